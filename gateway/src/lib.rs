@@ -1,0 +1,4 @@
+//! The Ringway gateway: what applications connect to.
+
+pub mod plan;
+pub mod wire;

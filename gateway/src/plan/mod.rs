@@ -1,0 +1,3 @@
+//! The planner: a pure function of statement, catalog and topology.
+
+pub mod types;

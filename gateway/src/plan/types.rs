@@ -1,0 +1,331 @@
+//! What the planner hands to execution: closed enums, one struct per variant. Pure values; no I/O, no clock.
+//!
+//! A [`Plan`] is made once per statement text, session `search_path`, catalog and topology *shape* (tables, keyspaces,
+//! the set of shards: not the ring, not moves), and cached. Routing ([`super::route`]) happens per execution, against the topology
+//! of that moment, and gives the shards. Where the shards' texts depend on a move (filters on rows that a shard holds but does not
+//! own), the plan carries the places where the text is to be spliced, and [`super::filter`] makes the text per shard.
+
+use std::sync::Arc;
+
+use ringway_topology::ids::KeyspaceId;
+use ringway_topology::model::TableName;
+use ringway_topology::token::{KeyType, KeyValue};
+
+use crate::wire::backend::PgError;
+
+/// What a statement does to rows; decides holding, mirroring, fencing and whether it may be run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// SELECT ... FOR UPDATE / SHARE, or a SELECT of functions that may write.
+    LockingRead,
+    Write,
+}
+
+#[derive(Clone, Debug)]
+pub enum Plan {
+    /// Handled by the session itself.
+    Session(SessionCommand),
+    /// Administration of the cluster in SQL.
+    Admin(AdminCommand),
+    /// SELECT, INSERT, UPDATE, DELETE, MERGE, VALUES, TABLE, WITH.
+    Query(Query),
+    /// Runs on every member shard in one transaction with one outcome.
+    Ddl(Ddl),
+    /// COPY table FROM STDIN.
+    CopyIn(CopyIn),
+    /// COPY table / query TO STDOUT.
+    CopyOut(CopyOut),
+    /// EXPLAIN: `inner` decides what is shown.
+    Explain(Explain),
+    /// Goes to the home shard as it is: VACUUM, ANALYZE of single tables, LISTEN, CALL of procedures, DO, ...
+    Home(Home),
+}
+
+#[derive(Clone, Debug)]
+pub enum SessionCommand {
+    Empty,
+    /// BEGIN / START TRANSACTION with its modes as written (without the verb), e.g. `ISOLATION LEVEL REPEATABLE READ`.
+    Begin { modes: TransactionModes },
+    Commit { chain: bool },
+    Rollback { chain: bool },
+    Savepoint { name: String },
+    Release { name: String },
+    RollbackTo { name: String },
+    /// SET [SESSION|LOCAL] name = value, also SET TIME ZONE; `sql` is the statement as the shards take it.
+    Set { name: String, local: bool, value: Option<String>, sql: String },
+    Reset { name: Option<String>, sql: String },
+    Show { name: String, sql: String },
+    /// SET TRANSACTION modes.
+    SetTransaction { modes: TransactionModes },
+    SetConstraints { sql: String },
+    /// DISCARD ALL / PLANS / SEQUENCES / TEMP.
+    Discard { all: bool },
+    /// PREPARE name [(types)] AS statement: the inner text as written.
+    Prepare { name: String, parameter_types: Vec<String>, sql: String },
+    /// EXECUTE name (arguments as SQL text).
+    Execute { name: String, arguments: Vec<String> },
+    Deallocate { name: Option<String> },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransactionModes {
+    pub isolation: Option<Isolation>,
+    pub read_only: Option<bool>,
+    pub deferrable: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+#[derive(Clone, Debug)]
+pub enum AdminCommand {
+    /// SELECT create_distributed_table('t', 'col' [, colocate_with => 'u']); column name of the single result.
+    CreateDistributedTable { table: String, column: String, colocate_with: Option<String> },
+    CreateReferenceTable { table: String },
+    UndistributeTable { table: String },
+    /// SHOW ringway.shards | ringway.moves | ringway.tables | ringway.ring | ringway.epoch | POOLS | STATS | VERSION ...
+    ShowCluster { what: String },
+    /// SET ringway.shard = 's2' | DEFAULT.
+    PinShard { name: Option<String> },
+}
+
+/// Which shards a statement concerns, before parameters and ring are known.
+#[derive(Clone, Debug)]
+pub enum Targets {
+    /// No rows of ours, or only reference tables' and catalogs': any member; prefer one that the transaction has open.
+    AnyOne,
+    /// Single tables: the home shard.
+    Home,
+    /// Held to keys: every execution evaluates them; the shards are the owners of all of them together. An empty list (IN ())
+    /// or only NULLs selects no row: any one shard answers.
+    Keys(Keys),
+    /// Rows everywhere in a keyspace: every shard that owns an arc of it.
+    Keyspace(KeyspaceId),
+    /// Every member shard (reference-table writes).
+    EveryMember,
+}
+
+#[derive(Clone, Debug)]
+pub struct Keys {
+    pub keyspace: KeyspaceId,
+    pub values: Vec<KeyExpression>,
+}
+
+/// Evaluates to a key without asking a shard.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KeyExpression {
+    /// A literal, already in the column's type. None is NULL.
+    Constant(Option<KeyValue>),
+    /// `$index` (from 0), cast by PostgreSQL to the key column's type. If the client declares another type for it than one of
+    /// the key's family, routing refuses.
+    Parameter { index: usize, key_type: KeyType },
+    /// `= ANY($index)`: every element of an array.
+    ParameterArray { index: usize, key_type: KeyType },
+}
+
+/// A statement over rows.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// As the client sent it (one statement, without its semicolon).
+    pub sql: Arc<str>,
+    pub access: Access,
+    pub targets: Targets,
+    /// Sharded tables that it touches anywhere: a statement with any of them is filtered during a move unless it goes to one
+    /// shard by its keys.
+    pub sharded: Vec<ShardedReference>,
+    /// How it runs when routing gives more than one shard. With exactly one, the text is forwarded verbatim.
+    pub multi: MultiShard,
+    /// The statement reads or writes a table that is being distributed: it waits for the next epoch.
+    pub tables: Vec<TableName>,
+    /// SELECT (or RETURNING): the client expects rows.
+    pub returns_rows: bool,
+}
+
+/// One appearance of a sharded table in a statement's text: where the filter on owned arcs is spliced in.
+#[derive(Clone, Debug)]
+pub struct ShardedReference {
+    pub table: TableName,
+    pub keyspace: KeyspaceId,
+    pub key_column: String,
+    pub splice: FilterSplice,
+}
+
+#[derive(Clone, Debug)]
+pub enum FilterSplice {
+    /// Bytes `start..end` name the table (with its ONLY or *), `alias` is how the statement calls it: replaced by
+    /// `(SELECT * FROM <table> WHERE <condition>) AS alias`. `aliased`: an alias follows in the text already.
+    Relation { start: usize, end: usize, alias: String, aliased: bool },
+    /// Target of UPDATE or DELETE called `alias`: `<condition>` on `alias.key` is added to the WHERE that spans `start..end`
+    /// (the expression after WHERE, parenthesised), or, with `start == end`, a WHERE is inserted there.
+    Where { start: usize, end: usize, alias: String },
+    /// Target of INSERT: never filtered.
+    None,
+    /// The extent is not exactly known: while a filter is needed the statement is refused.
+    Unknown,
+}
+
+/// More than one shard. Each variant says what each shard is sent and how the answers become one.
+#[derive(Clone, Debug)]
+pub enum MultiShard {
+    /// Rows of all shards, in any order, each shard asked the same text.
+    Concatenate(Concatenate),
+    MergeSort(MergeSort),
+    Aggregate(Aggregate),
+    /// UPDATE or DELETE everywhere in one transaction; counts are added, RETURNING rows concatenated.
+    Write,
+    /// A reference table's write on every member: one shard's count and RETURNING rows are the answer.
+    WriteEverywhere,
+    /// Multi-row INSERT: each row goes to its owner.
+    InsertSplit(InsertSplit),
+    /// Cannot be made exact.
+    Refused(Box<PgError>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Concatenate {
+    /// What each shard is sent, if it differs from the statement (LIMIT + OFFSET pushed down as their sum).
+    pub sql: Option<Arc<str>>,
+    pub limit: LimitOffset,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct LimitOffset {
+    pub limit: Option<CountExpression>,
+    pub offset: Option<CountExpression>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CountExpression {
+    Constant(u64),
+    /// `$index` (from 0), an int8; NULL means none.
+    Parameter { index: usize },
+}
+
+/// Rows arrive sorted from each shard and are merged with bounded memory.
+#[derive(Clone, Debug)]
+pub struct MergeSort {
+    /// What each shard is sent: ORDER BY kept, LIMIT/OFFSET as their sum, sort columns that are not in the output appended.
+    pub sql: Arc<str>,
+    pub order: Vec<SortKey>,
+    /// Columns appended to the output for sorting only, at its end: cut off before the client sees a row.
+    pub hidden_columns: usize,
+    pub limit: LimitOffset,
+    /// SELECT DISTINCT, or DISTINCT ON (first n sort keys): equal neighbours are dropped. None otherwise.
+    pub distinct: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SortKey {
+    /// Index into the shard's row.
+    pub column: usize,
+    pub descending: bool,
+    pub nulls_first: bool,
+}
+
+/// Partials on the shards, then a combine step by PostgreSQL itself on one shard:
+/// `combine_sql` selects from `unnest($1::type[], ...) AS p(c0, c1, ...)`, one array parameter per column of the partial.
+#[derive(Clone, Debug)]
+pub struct Aggregate {
+    /// What each shard is sent; its rows are the partials.
+    pub partial_sql: Arc<str>,
+    /// The final statement. In it `{partials}` stands for the FROM item; `p.c0`, `p.c1`, ... are the partial's columns.
+    /// Parameters of the client's statement that it uses (HAVING, LIMIT) are renumbered by `combine_parameters`.
+    pub combine_sql: Arc<str>,
+    /// For `$n` of the combine statement, in order: the index of the client's parameter. The arrays of the partials follow.
+    pub combine_parameters: Vec<usize>,
+    pub partial_columns: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct InsertSplit {
+    /// Text before the first row of VALUES and after the last one, as byte ranges of the statement.
+    pub head_end: usize,
+    pub tail_start: usize,
+    /// Byte range of each row `( ... )` and its key.
+    pub rows: Vec<InsertRow>,
+}
+
+#[derive(Clone, Debug)]
+pub struct InsertRow {
+    pub start: usize,
+    pub end: usize,
+    pub key: KeyExpression,
+}
+
+#[derive(Clone, Debug)]
+pub struct Ddl {
+    pub sql: Arc<str>,
+    /// Command tag on success comes from the shards.
+    pub kind: DdlKind,
+    /// Tables that it names, resolved where they exist: refused while a keyspace of theirs is moving.
+    pub tables: Vec<TableName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DdlKind {
+    /// One transaction over all members.
+    Transactional,
+    /// Cannot run in a transaction (CREATE INDEX CONCURRENTLY, VACUUM, ...): shard by shard.
+    ShardByShard,
+    /// CREATE TEMPORARY TABLE and the like: pins the session to one shard.
+    Temporary,
+}
+
+#[derive(Clone, Debug)]
+pub struct CopyIn {
+    pub sql: Arc<str>,
+    pub table: TableName,
+    pub destination: CopyDestination,
+    pub format: CopyFormat,
+}
+
+#[derive(Clone, Debug)]
+pub enum CopyDestination {
+    /// Index of the key among the columns that are copied.
+    Sharded { keyspace: KeyspaceId, key_position: usize, key_type: KeyType },
+    EveryMember,
+    Home,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyFormat {
+    Text { delimiter: u8, null: String },
+    Csv { delimiter: u8, quote: u8, escape: u8, null: String, header: bool },
+    Binary,
+}
+
+#[derive(Clone, Debug)]
+pub struct CopyOut {
+    pub sql: Arc<str>,
+    pub targets: Targets,
+    pub sharded: Vec<ShardedReference>,
+    pub format: CopyFormat,
+    /// Refused over more than one shard (a query that cannot be concatenated).
+    pub multi: Result<(), Box<PgError>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Explain {
+    pub sql: Arc<str>,
+    /// EXPLAIN (ROUTE): no shard is asked.
+    pub route_only: bool,
+    pub analyze: bool,
+    pub inner: Box<Plan>,
+    /// The explained statement's text.
+    pub inner_sql: Arc<str>,
+    /// Byte offset in `sql` where the explained statement begins.
+    pub inner_start: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Home {
+    pub sql: Arc<str>,
+    /// The connection must stay with the session (LISTEN, session advisory locks, ...).
+    pub pins: bool,
+}

@@ -1,0 +1,9 @@
+//! The topology of a Ringway cluster: its model, the ring, tokens, the stores that keep it and the client that watches it.
+//!
+//! It opens no PostgreSQL connection.
+
+pub mod ids;
+pub mod model;
+pub mod ring;
+pub mod service;
+pub mod token;
