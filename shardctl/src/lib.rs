@@ -1,0 +1,3 @@
+//! The control plane, its command line, and the local development cluster.
+
+pub mod dev;
