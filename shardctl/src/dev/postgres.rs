@@ -40,7 +40,7 @@ const DROP_MAX: Duration = Duration::from_secs(2);
 /// The longest Unix socket path that the kernel takes is 107 bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-pub const SERVICE_ROLE: &str = "ringway";
+pub const SERVICE_ROLE: &str = "ringway_service";
 pub const DATABASE: &str = "app";
 
 #[derive(Debug, thiserror::Error)]

@@ -73,7 +73,7 @@ async fn scram_wants_the_password() {
     let config = PostgresConfig::test(dir.path()).scram("p'w \\@/:%");
     assert!(!format!("{config:?}").contains("p'w"));
     let server = LocalPostgres::launch(config).await.unwrap();
-    for role in ["ringway", "postgres", "app"] {
+    for role in ["ringway_service", "postgres", "app"] {
         assert_eq!(sql(&server.dsn(role), "SELECT current_user").await.unwrap(), [role]);
     }
     let wrong = format!("postgresql://app:wrong@127.0.0.1:{}/app", server.port());
