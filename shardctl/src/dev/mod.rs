@@ -15,7 +15,7 @@ pub mod postgres;
 pub mod process;
 mod programs;
 mod spare;
-mod state;
+pub mod state;
 mod stop;
 mod supervisor;
 

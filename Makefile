@@ -1,0 +1,48 @@
+# Ringway. `make demo` and `make test` do everything on a fresh Debian or Ubuntu machine with Rust.
+
+CARGO ?= cargo
+DATA ?= data
+LISTEN ?= 127.0.0.1:6432
+GRPC ?= 127.0.0.1:7432
+PREFIX ?= /usr/local
+
+.PHONY: demo test test-quick test-postgres test-faults up down bench build postgresql install fmt lint soak
+
+# The live split, with its audit.
+demo: postgresql
+	$(CARGO) build --release --locked
+	target/release/ringway-demo $(DEMO_ARGS)
+
+# A local cluster for psql: make up, psql -h 127.0.0.1 -p 6432 -U postgres app, make down.
+up: postgresql
+	$(CARGO) build --release --locked
+	target/release/shardctl dev --shards 2 --data $(DATA) --listen $(LISTEN) --grpc $(GRPC) --detach
+
+down:
+	target/release/shardctl dev stop --data $(DATA)
+
+# Everything CI runs, quick suites first.
+test: postgresql lint
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace --no-fail-fast
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+bench: postgresql
+	$(CARGO) build --release --locked
+	target/release/ringway-bench $(BENCH_ARGS)
+
+build:
+	$(CARGO) build --release --locked
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 target/release/shardctl target/release/ringway-gateway $(DESTDIR)$(PREFIX)/bin
+
+postgresql:
+	@sh scripts/install-postgresql.sh
+
+fmt:
+	$(CARGO) fmt --all

@@ -1,0 +1,81 @@
+//! Numbers out of samples.
+
+use hdrhistogram::Histogram;
+use ringway_proto::v1::{Move, MoveStatus};
+use ringway_topology::token::token_of_int;
+
+use crate::shop::traffic::{Finished, Sample};
+
+/// A span of wall-clock time, in microseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub from: u64,
+    pub to: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    pub operations_per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+}
+
+/// What the clients got done, and how fast, in a span.
+pub fn traffic(finished: &Finished, span: Span) -> Traffic {
+    let mut histogram = Histogram::<u64>::new(3).expect("three digits are allowed");
+    for (started, duration) in &finished.latencies {
+        if (span.from..span.to).contains(started) {
+            histogram.saturating_record(u64::from(*duration));
+        }
+    }
+    Traffic {
+        operations_per_second: histogram.len() as f64 * 1e6 / (span.to - span.from).max(1) as f64,
+        p50_ms: histogram.value_at_quantile(0.5) as f64 / 1000.0,
+        p99_ms: histogram.value_at_quantile(0.99) as f64 / 1000.0,
+    }
+}
+
+/// Writes to moving rows whose time overlaps a cutover's hold, as their clients measured them from end to end.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    pub count: u64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+}
+
+fn moves(movement: &Move, tenant: i64) -> bool {
+    let token = token_of_int(tenant).0;
+    movement.arcs.iter().any(|arc| arc.after.is_none_or(|after| token > after) && token <= arc.through)
+}
+
+pub fn held(samples: &[Sample], status: &MoveStatus) -> Held {
+    let Some(movement) = &status.r#move else { return Held::default() };
+    let mut histogram = Histogram::<u64>::new(3).expect("three digits are allowed");
+    for sample in samples {
+        let end = sample.started_unix_us + sample.duration_us;
+        let overlaps =
+            status.cutovers.iter().any(|c| sample.started_unix_us < c.released_unix_us && end > c.held_from_unix_us);
+        if overlaps && (moves(movement, sample.tenant) || moves(movement, sample.other_tenant)) {
+            histogram.saturating_record(sample.duration_us);
+        }
+    }
+    if histogram.is_empty() {
+        return Held::default();
+    }
+    Held {
+        count: histogram.len(),
+        p50_ms: histogram.value_at_quantile(0.5) as f64 / 1000.0,
+        p99_ms: histogram.value_at_quantile(0.99) as f64 / 1000.0,
+        max_ms: histogram.max() as f64 / 1000.0,
+    }
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.count == 0 {
+            return write!(f, "none: no write to a moving row met the cutover");
+        }
+        write!(f, "{} writes, p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", self.count, self.p50_ms, self.p99_ms, self.max_ms)
+    }
+}
