@@ -216,6 +216,10 @@ BEGIN
     PERFORM pg_advisory_xact_lock_shared(x'52570010'::int, in_keyspace);
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         SELECT g.closed INTO closed_arcs FROM ringway.guard_state g WHERE g.keyspace = in_keyspace FOR SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'could not serialize access: the keyspace is younger than this transaction''s snapshot'
+                USING ERRCODE = '40001';
+        END IF;
     ELSE
         SELECT g.closed INTO closed_arcs FROM ringway.guard_state g WHERE g.keyspace = in_keyspace;
     END IF;
@@ -263,6 +267,26 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND a.attrelid = rel AND a.attnum = k.attnum
 $$;
 
+-- Condition that two row variables have the same primary key, with the operators of the key's own index: under the fixed
+-- search_path a bare `=` would miss those of extension types.
+CREATE FUNCTION ringway.same_key(rel regclass, a text, b text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(format('%I.%I OPERATOR(%I.%s) %I.%I', a, at.attname, ns.nspname, o.oprname, b, at.attname),
+                      ' AND ' ORDER BY k.ord)
+    FROM pg_index i, unnest(i.indkey, i.indclass) WITH ORDINALITY k(attnum, class, ord), pg_attribute at, pg_opclass oc,
+         pg_amop am, pg_operator o, pg_namespace ns
+    WHERE i.indrelid = rel AND i.indisprimary AND k.ord <= i.indnkeyatts
+      AND at.attrelid = rel AND at.attnum = k.attnum AND oc.oid = k.class
+      AND am.amopfamily = oc.opcfamily AND am.amopstrategy = 3
+      AND am.amoplefttype = oc.opcintype AND am.amoprighttype = oc.opcintype
+      AND o.oid = am.amopopr AND ns.oid = o.oprnamespace
+$$;
+
+CREATE FUNCTION ringway.row_type(rel regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel
+$$;
+
 -- Generates, for one sharded table, the functions that capture, apply and re-read its rows. Static SQL, so that their
 -- plans are cached. Idempotent; run again after the table's shape has changed.
 --   ringway.guard_<oid>()                              row trigger: fence and capture
@@ -274,19 +298,19 @@ DECLARE
     t ringway.sharded_table;
     pk name[] := ringway.primary_key_columns(rel);
     cols name[] := ringway.writable_columns(rel);
-    row_type text := (SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = rel);
+    col_names text := (SELECT string_agg(quote_ident(c), ', ') FROM unnest(ringway.writable_columns(rel)) c);
+    row_type text := ringway.row_type(rel);
     settings text := $s$ SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' $s$;
     service name := (SELECT s.service_role FROM ringway.shard s);
-    assignments text;
     pk_name name := (SELECT c.conname FROM pg_constraint c WHERE c.conrelid = rel AND c.contype = 'p');
+    assignments text;
+    write_row text;
+    f text;
 BEGIN
     SELECT * INTO STRICT t FROM ringway.sharded_table s WHERE s.relation = rel;
     IF pk IS NULL THEN
         RAISE EXCEPTION 'table % has no primary key', rel USING ERRCODE = '55000';
     END IF;
-    SELECT string_agg(format('%1$I = excluded.%1$I', c), ', ') INTO assignments
-        FROM unnest(cols) c WHERE NOT (c = ANY (pk));
-    IF assignments IS NULL THEN assignments := format('%1$I = excluded.%1$I', pk[1]); END IF;
 
     EXECUTE format($f$
         CREATE OR REPLACE FUNCTION ringway.%I() RETURNS trigger LANGUAGE plpgsql VOLATILE SECURITY DEFINER %s AS $guard$
@@ -315,31 +339,65 @@ BEGIN
         (SELECT string_agg(format('NEW.%I', c), ', ') FROM unnest(pk) c),
         rel::oid);
 
+    -- Key columns are written too where equal values may look different (numeric 1.0 and 1.00).
+    SELECT string_agg(format('%1$I = excluded.%1$I', a.attname), ', ') INTO assignments
+        FROM pg_attribute a
+        WHERE a.attrelid = rel AND a.attname = ANY (cols)
+          AND (NOT a.attname = ANY (pk) OR a.atttypid NOT IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+               'text'::regtype, 'varchar'::regtype, 'uuid'::regtype, 'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype));
+    IF assignments IS NULL THEN assignments := format('%1$I = excluded.%1$I', pk[1]); END IF;
+    IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = rel AND a.attidentity = 'a'
+               AND (NOT a.attname = ANY (pk) OR assignments = format('%1$I = excluded.%1$I', a.attname))) THEN
+        -- A GENERATED ALWAYS identity column cannot be set by UPDATE: the row is replaced. The INSERT waits for whoever is
+        -- writing this key; what it met is then there to be deleted.
+        write_row := format($w$
+                    FOR attempt IN 1 .. 8 LOOP
+                        DELETE FROM %s t WHERE %s AND arcs @> ringway.token(t.%I);
+                        INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s) ON CONFLICT ON CONSTRAINT %I DO NOTHING;
+                        written := FOUND;
+                        EXIT WHEN written;
+                    END LOOP; $w$,
+            row_type, ringway.same_key(rel, 't', 'n'), t.key_column, row_type, col_names, ringway.column_list(cols, 'n'), pk_name);
+    ELSE
+        write_row := format($w$
+                    INSERT INTO %s AS t (%s) OVERRIDING SYSTEM VALUE VALUES (%s)
+                        ON CONFLICT ON CONSTRAINT %I DO UPDATE SET %s WHERE arcs @> ringway.token(t.%I);
+                    written := FOUND; $w$,
+            row_type, col_names, ringway.column_list(cols, 'n'), pk_name, assignments, t.key_column);
+    END IF;
+
     EXECUTE format($f$
         CREATE OR REPLACE FUNCTION ringway.%I(arcs int8multirange, olds text[], news text[]) RETURNS int
         LANGUAGE plpgsql VOLATILE %s AS $apply$
         #variable_conflict use_variable
-        DECLARE o %s; n %s; applied int := 0;
+        DECLARE o %s; n %s; written bool; placed bool; applied int := 0;
         BEGIN
-            FOR i IN 1 .. coalesce(array_length(news, 1), 0) LOOP
+            FOR i IN 1 .. greatest(coalesce(array_length(olds, 1), 0), coalesce(array_length(news, 1), 0)) LOOP
                 IF olds[i] IS NOT NULL THEN
                     o := olds[i]::%s;
-                    DELETE FROM %s t WHERE ROW(%s) = ROW(%s) AND arcs @> ringway.token(t.%I);
-                    IF NOT FOUND THEN
-                        -- Never blind: an INSERT waits for another transaction's prepared row with this key, a DELETE does not see it.
-                        INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s) ON CONFLICT ON CONSTRAINT %I DO NOTHING;
-                        DELETE FROM %s t WHERE ROW(%s) = ROW(%s) AND arcs @> ringway.token(t.%I);
+                    DELETE FROM %s t WHERE %s AND arcs @> ringway.token(t.%I);
+                    IF FOUND THEN
+                        applied := applied + 1;
+                    ELSE
+                        -- Never blind: an INSERT waits for another transaction's prepared row with this key, a DELETE does
+                        -- not see it. It has waited for the key before it can fail on another constraint.
+                        BEGIN
+                            INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE VALUES (%s) ON CONFLICT ON CONSTRAINT %I DO NOTHING;
+                            placed := FOUND;
+                        EXCEPTION WHEN unique_violation OR exclusion_violation THEN
+                            placed := false;
+                        END;
+                        DELETE FROM %s t WHERE %s AND arcs @> ringway.token(t.%I);
+                        IF FOUND AND NOT placed THEN applied := applied + 1; END IF;
                     END IF;
-                    applied := applied + 1;
                 END IF;
                 IF news[i] IS NOT NULL THEN
                     n := news[i]::%s;
-                    INSERT INTO %s AS t (%s) OVERRIDING SYSTEM VALUE VALUES (%s)
-                        ON CONFLICT ON CONSTRAINT %I DO UPDATE SET %s WHERE arcs @> ringway.token(t.%I);
-                    IF NOT FOUND THEN
+                    %s
+                    IF NOT written THEN
                         RAISE EXCEPTION 'a moving row of table %% meets a row of this shard with the same primary key', %L
                             USING ERRCODE = 'RW005', DETAIL = format('Moving row: %%s. Row of this shard: %%s.', news[i],
-                                (SELECT t::text FROM %s t WHERE ROW(%s) = ROW(%s)));
+                                (SELECT t::text FROM %s t WHERE %s));
                     END IF;
                     applied := applied + 1;
                 END IF;
@@ -347,12 +405,10 @@ BEGIN
             RETURN applied;
         END $apply$ $f$,
         'apply_' || rel::oid, settings, row_type, row_type, row_type,
-        row_type, ringway.column_list(pk, 't'), ringway.column_list(pk, 'o'), t.key_column,
-        row_type, (SELECT string_agg(quote_ident(c), ', ') FROM unnest(cols) c), ringway.column_list(cols, 'o'), pk_name,
-        row_type, ringway.column_list(pk, 't'), ringway.column_list(pk, 'o'), t.key_column,
-        row_type,
-        row_type, (SELECT string_agg(quote_ident(c), ', ') FROM unnest(cols) c), ringway.column_list(cols, 'n'), pk_name, assignments, t.key_column,
-        row_type, row_type, ringway.column_list(pk, 't'), ringway.column_list(pk, 'n'));
+        row_type, ringway.same_key(rel, 't', 'o'), t.key_column,
+        row_type, col_names, ringway.column_list(cols, 'o'), pk_name,
+        row_type, ringway.same_key(rel, 't', 'o'), t.key_column,
+        row_type, write_row, row_type, row_type, ringway.same_key(rel, 't', 'n'));
 
     EXECUTE format($f$
         CREATE OR REPLACE FUNCTION ringway.%I(arcs int8multirange, images text[]) RETURNS TABLE (image int, row_now text)
@@ -363,18 +419,89 @@ BEGIN
             FOR i IN 1 .. coalesce(array_length(images, 1), 0) LOOP
                 o := images[i]::%s;
                 SELECT t::text INTO found_row FROM %s t
-                    WHERE ROW(%s) = ROW(%s) AND arcs @> ringway.token(t.%I) FOR SHARE;
+                    WHERE %s AND arcs @> ringway.token(t.%I) FOR SHARE;
                 image := i; row_now := CASE WHEN FOUND THEN found_row END;
                 RETURN NEXT;
             END LOOP;
         END $current$ $f$,
-        'current_' || rel::oid, settings, row_type, row_type, row_type,
-        ringway.column_list(pk, 't'), ringway.column_list(pk, 'o'), t.key_column);
+        'current_' || rel::oid, settings, row_type, row_type, row_type, ringway.same_key(rel, 't', 'o'), t.key_column);
+
+    -- How many of the images' rows no captured row of the move speaks of.
+    EXECUTE format($f$
+        CREATE OR REPLACE FUNCTION ringway.%I(in_move_id bigint, images text[]) RETURNS bigint
+        LANGUAGE plpgsql VOLATILE %s AS $uncaptured$
+        #variable_conflict use_variable
+        BEGIN
+            RETURN (SELECT count(*) FROM unnest(images) i(image), LATERAL (SELECT (i.image::%s).*) n
+                WHERE NOT EXISTS (
+                    SELECT FROM ringway.capture c, unnest(ARRAY[c.old_row, c.new_row]) x(image), LATERAL (SELECT (x.image::%s).*) o
+                    WHERE c.move_id = in_move_id AND c.relation = %s AND x.image IS NOT NULL AND %s));
+        END $uncaptured$ $f$,
+        'uncaptured_' || rel::oid, settings, row_type, row_type, rel::oid, ringway.same_key(rel, 'n', 'o'));
+
+    FOREACH f IN ARRAY ARRAY['guard_%s()', 'apply_%s(int8multirange, text[], text[])', 'current_%s(int8multirange, text[])',
+                             'uncaptured_%s(bigint, text[])'] LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION ringway.' || f || ' FROM PUBLIC', rel::oid);
+    END LOOP;
 END $body$;
 
 CREATE FUNCTION ringway.column_list(columns name[], prefix text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT string_agg(format('%I.%I', prefix, c), ', ' ORDER BY ord) FROM unnest(columns) WITH ORDINALITY u(c, ord)
+$$;
+
+-- Rows of this shard that meet one of the images in a UNIQUE index other than the primary key's, and whether they lie in the
+-- arcs: what a write of those images would be refused for with 23505.
+CREATE FUNCTION ringway.unique_conflicts(rel regclass, arcs int8multirange, images text[])
+RETURNS TABLE (row_now text, moving bool)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET TimeZone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmloption = 'content' AS $$
+DECLARE
+    t ringway.sharded_table;
+    index_id oid;
+BEGIN
+    SELECT * INTO STRICT t FROM ringway.sharded_table s WHERE s.relation = rel;
+    FOR index_id IN SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = rel AND i.indisunique AND NOT i.indisprimary LOOP
+        RETURN QUERY EXECUTE (
+            SELECT format('SELECT t::text, coalesce($1 @> ringway.token(t.%I), false) FROM (SELECT %s FROM (SELECT (i.image::%s).* FROM unnest($2) i(image)) n) k, %s t WHERE %s',
+                t.key_column,
+                string_agg(format('%s AS "ringway key %s"', pg_get_indexdef(index_id, g, true), g), ', '),
+                ringway.row_type(rel), ringway.row_type(rel),
+                string_agg(format('%s = k."ringway key %s"', pg_get_indexdef(index_id, g, true), g), ' AND '))
+            FROM pg_index i, generate_series(1, i.indnkeyatts) g WHERE i.indexrelid = index_id)
+            USING arcs, images;
+    END LOOP;
+END $$;
+
+-- What must be the same on both ends of a move: one line per column, constraint and unique index.
+CREATE FUNCTION ringway.table_shape(rel regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(line, E'\n' ORDER BY part, place, line) FROM (
+        SELECT 1 AS part, row_number() OVER (ORDER BY a.attnum) AS place,
+               format('column %I %s%s%s%s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+                      CASE WHEN a.attnotnull THEN ' not null' END,
+                      CASE WHEN a.attidentity <> '' THEN ' identity ' || a.attidentity::text END,
+                      CASE WHEN a.attgenerated <> '' THEN ' generated ' || (
+                          SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = rel AND d.adnum = a.attnum) END,
+                      CASE WHEN a.attcollation <> 0 THEN ' collate ' || a.attcollation::regcollation END) AS line
+        FROM pg_attribute a WHERE a.attrelid = rel AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT 2, 0, format('constraint %I %s', c.conname, pg_get_constraintdef(c.oid))
+        FROM pg_constraint c WHERE c.conrelid = rel AND c.contype IN ('p', 'u', 'x', 'c')
+        UNION ALL
+        SELECT 3, 0, format('index %s', pg_get_indexdef(i.indexrelid))
+        FROM pg_index i WHERE i.indrelid = rel AND i.indisunique AND NOT i.indisprimary
+    ) lines
+$$;
+
+-- What changes when DDL rewrites, truncates, repartitions or unguards a table: rows that were copied before such a change are
+-- worth nothing.
+CREATE FUNCTION ringway.table_identity(rel regclass) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(format('%s:%s:%s', part.relid::oid, pg_relation_filenode(part.relid),
+            (SELECT string_agg(tg.tgname::text || tg.tgenabled::text, ',' ORDER BY tg.tgname) FROM pg_trigger tg
+             WHERE tg.tgrelid = part.relid AND tg.tgname LIKE 'ringway\_guard\_%')), ';' ORDER BY part.relid::oid)
+    FROM (SELECT rel::oid AS relid UNION SELECT p.relid FROM pg_partition_tree(rel) p) part
 $$;
 
 -- (Re)creates the guard triggers of one table so that they fire for exactly the arcs that concern this shard now, or
@@ -384,12 +511,12 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t ringway.sharded_table;
     arcs int8multirange;
-    moving bool;
 BEGIN
     SELECT * INTO STRICT t FROM ringway.sharded_table s WHERE s.relation = rel;
+    -- First the lock, then the look: another move's installation, begun earlier with fewer arcs, must not come after this one.
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', rel);
     arcs := (SELECT g.closed FROM ringway.guard_state g WHERE g.keyspace = t.keyspace)
         + coalesce((SELECT range_agg(r) FROM ringway.move m, unnest(m.arcs) r WHERE m.keyspace = t.keyspace), '{}');
-    moving := EXISTS (SELECT FROM ringway.move m WHERE m.keyspace = t.keyspace);
     IF arcs = '{}'::int8multirange THEN
         EXECUTE format('DROP TRIGGER IF EXISTS ringway_guard_insert ON %s', rel);
         EXECUTE format('DROP TRIGGER IF EXISTS ringway_guard_update ON %s', rel);
@@ -408,7 +535,7 @@ BEGIN
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER ringway_guard_insert,
             ENABLE ALWAYS TRIGGER ringway_guard_update, ENABLE ALWAYS TRIGGER ringway_guard_delete', rel);
     END IF;
-    IF moving OR arcs <> '{}'::int8multirange THEN
+    IF arcs <> '{}'::int8multirange THEN
         EXECUTE format('CREATE OR REPLACE TRIGGER ringway_guard_truncate BEFORE TRUNCATE ON %s
             FOR EACH STATEMENT EXECUTE FUNCTION ringway.guard_truncate(%s)', rel, t.keyspace);
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER ringway_guard_truncate', rel);
@@ -463,6 +590,10 @@ BEGIN
     PERFORM pg_advisory_xact_lock_shared(x'52570010'::int, in_keyspace);
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         SELECT g.closed INTO closed_arcs FROM ringway.guard_state g WHERE g.keyspace = in_keyspace FOR SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'could not serialize access: the keyspace is younger than this transaction''s snapshot'
+                USING ERRCODE = '40001';
+        END IF;
     ELSE
         SELECT g.closed INTO closed_arcs FROM ringway.guard_state g WHERE g.keyspace = in_keyspace;
     END IF;
