@@ -1,5 +1,6 @@
-//! What needs more than one crate: clusters for tests, the shop that demo and fault tests run, and its audit.
+//! What needs more than one crate: clusters for tests, the shop that demo, benches and fault tests run, and its audit.
 
+pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod shop;

@@ -1,6 +1,6 @@
 //! The demonstration that is also the acceptance test: two shards, a million rows, 16 clients, and a split while they write.
 
-mod figures;
+pub mod figures;
 mod story;
 pub mod watch;
 
