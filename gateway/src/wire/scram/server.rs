@@ -1,0 +1,89 @@
+//! The server's half: what the gateway does with its clients.
+
+use super::keys::{constant_time_eq, hmac, sha256, xor, ScramKeys, Verifier};
+use super::message::{encode, nonce, ClientFinalMessage, ClientFirstMessage};
+use super::ScramError;
+
+/// Waits for the client's first message.
+#[derive(Debug)]
+pub struct ServerFirst {
+    verifier: Verifier,
+    /// No such user: the exchange runs to its end and fails.
+    doomed: bool,
+}
+
+/// Waits for the client's final message.
+#[derive(Debug)]
+pub struct ServerFinal {
+    verifier: Verifier,
+    doomed: bool,
+    gs2_header: &'static str,
+    nonce: String,
+    /// `client-first-bare,server-first`: the first part of what both sign.
+    signed: String,
+}
+
+/// The client knows the password.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The server-final message: send it as AuthenticationSASLFinal.
+    pub message: String,
+    /// What the client proved itself with; proves the gateway to servers that have the same verifier.
+    pub keys: ScramKeys,
+}
+
+impl ServerFirst {
+    /// For a user with this verifier. (For a password in clear text, make its verifier once, when it is configured.)
+    pub fn new(verifier: Verifier) -> Self {
+        ServerFirst { verifier, doomed: false }
+    }
+
+    /// For a user that does not exist or has no verifier: what the client sees does not differ from a wrong password.
+    /// `secret` is random and stays the same as long as it can, so that `user`'s salt does.
+    pub fn mock(user: &str, secret: &[u8; 32]) -> Self {
+        ServerFirst { verifier: Verifier::mock(user, secret), doomed: true }
+    }
+
+    /// Takes the client-first message (the data of SASLInitialResponse). Returns what comes next and the server-first
+    /// message: send it as AuthenticationSASLContinue.
+    pub fn respond(self, client_first: &[u8]) -> Result<(ServerFinal, String), ScramError> {
+        self.respond_with_nonce(client_first, &nonce())
+    }
+
+    pub(in crate::wire) fn respond_with_nonce(
+        self,
+        client_first: &[u8],
+        server_nonce: &str,
+    ) -> Result<(ServerFinal, String), ScramError> {
+        let first = ClientFirstMessage::parse(client_first)?;
+        let nonce = format!("{}{server_nonce}", first.nonce);
+        let message = format!("r={nonce},s={},i={}", encode(&self.verifier.salt), self.verifier.iterations);
+        let signed = format!("{},{message}", first.bare);
+        let ServerFirst { verifier, doomed } = self;
+        Ok((ServerFinal { verifier, doomed, gs2_header: first.gs2_header, nonce, signed }, message))
+    }
+}
+
+impl ServerFinal {
+    /// Takes the client-final message (the data of SASLResponse).
+    ///
+    /// Errors: [`ScramError::WrongPassword`], after the same work for a user that does not exist.
+    pub fn respond(self, client_final: &[u8]) -> Result<Accepted, ScramError> {
+        let last = ClientFinalMessage::parse(client_final)?;
+        if last.channel_binding != self.gs2_header.as_bytes() {
+            return Err(ScramError::ChannelBindingCheck);
+        }
+        if last.nonce != self.nonce {
+            return Err(ScramError::Nonce);
+        }
+        let Verifier { iterations, salt, stored_key, server_key } = self.verifier;
+        let signed: [&[u8]; 3] = [self.signed.as_bytes(), b",", last.without_proof.as_bytes()];
+        let client_key = xor(&last.proof, &hmac(&stored_key, &signed));
+        let knows_the_key = constant_time_eq(&sha256(&client_key), &stored_key);
+        if !knows_the_key | self.doomed {
+            return Err(ScramError::WrongPassword);
+        }
+        let message = format!("v={}", encode(&hmac(&server_key, &signed)));
+        Ok(Accepted { message, keys: ScramKeys { iterations, salt, client_key, server_key } })
+    }
+}
