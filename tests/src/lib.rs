@@ -3,4 +3,5 @@
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod scenario;
 pub mod shop;

@@ -1,0 +1,102 @@
+//! Traffic that is started and stopped around audits, with one journal over all its runs.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::{ensure, Result};
+
+use crate::cluster::Cluster;
+use crate::shop::audit::{audit, Mode, Report};
+use crate::shop::journal::Journal;
+use crate::shop::traffic::{self, Traffic};
+use crate::shop::Size;
+
+const SEED: u64 = 20_240_601;
+
+pub struct Shopping {
+    options: traffic::Options,
+    running: Option<Traffic>,
+    runs: u64,
+    pub journal: Journal,
+    pub operations: u64,
+    pub errors: u64,
+    pub error_texts: Vec<String>,
+}
+
+impl Shopping {
+    pub fn new(cluster: &Cluster, clients: usize, size: Size) -> Shopping {
+        Shopping {
+            options: traffic::Options {
+                dsn: cluster.dsn("postgres"),
+                clients,
+                size,
+                seed: SEED,
+                survive_errors: false,
+                reports: true,
+            },
+            running: None,
+            runs: 0,
+            journal: Journal::default(),
+            operations: 0,
+            errors: 0,
+            error_texts: Vec::new(),
+        }
+    }
+
+    /// From the next start on: lost connections are made again, and unknown outcomes are recorded as such.
+    pub fn survive_errors(&mut self) {
+        self.options.survive_errors = true;
+    }
+
+    /// Starts the clients and waits until they have got something done.
+    pub async fn start(&mut self) -> Result<()> {
+        let traffic = Traffic::start(&self.options, self.runs);
+        self.runs += 1;
+        let counters = traffic.counters.clone();
+        self.running = Some(traffic);
+        super::until("the first operations of the traffic", std::time::Duration::from_secs(30), || async {
+            let errors = counters.errors.load(Ordering::Relaxed);
+            ensure!(errors == 0 || self.options.survive_errors, "{:?}", counters.error_texts());
+            Ok(counters.operations.load(Ordering::Relaxed) >= 20)
+        })
+        .await
+    }
+
+    /// What the running clients have done so far.
+    pub fn operations_now(&self) -> u64 {
+        self.running.as_ref().map_or(0, |running| running.counters.operations.load(Ordering::Relaxed))
+    }
+
+    /// Waits until the running clients have done some operations more: they are not stuck.
+    pub async fn goes_on(&self, operations: u64, bound: std::time::Duration) -> Result<()> {
+        let from = self.operations_now();
+        super::until("traffic going on", bound, || async { Ok(self.operations_now() >= from + operations) }).await
+    }
+
+    /// Stops the clients; errors are counted, not judged.
+    pub async fn stop(&mut self) -> Result<()> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let (finished, counters) = running.stop().await?;
+        self.journal.merge(finished.journal);
+        self.operations += counters.operations.load(Ordering::Relaxed);
+        self.errors += counters.errors.load(Ordering::Relaxed);
+        self.error_texts.extend(counters.error_texts());
+        Ok(())
+    }
+
+    /// No client has seen any error so far.
+    pub fn saw_no_errors(&self) -> Result<()> {
+        ensure!(self.errors == 0, "clients saw {} errors: {:#?}", self.errors, self.error_texts);
+        Ok(())
+    }
+
+    pub async fn audit(&self, cluster: &Cluster, mode: Mode) -> Result<Report> {
+        let report = audit(&cluster.audited().await?, self.options.size, &self.journal, mode).await?;
+        println!("  audit ({mode:?}): {}", report.summary());
+        ensure!(report.passed(), "the audit ({mode:?}) finds\n{}", report.findings());
+        Ok(report)
+    }
+
+    pub fn size(&self) -> Size {
+        self.options.size
+    }
+}

@@ -1,0 +1,233 @@
+//! The failure table's two processes of ours, killed at every named step: every move goes on to its end, nothing is lost, and no
+//! client notices a killed control plane.
+//!
+//! All points of one process are armed at once and each kills once, so that a tour through every kind of step dies at each.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context as _, Result};
+use ringway_proto::v1::TokenArc;
+use ringway_tests::cluster::temporary_directory;
+use ringway_tests::scenario::faults::{self, Faults};
+use ringway_tests::scenario::mover::{Command, Order};
+use ringway_tests::scenario::{sql, traces, turn, Scenario};
+use ringway_tests::shop::audit::Mode;
+
+const CLIENTS: usize = 4;
+/// Tours before a point counts as never reached.
+const TOURS_MAX: usize = 3;
+const GOES_ON: Duration = Duration::from_secs(30);
+/// A transaction that holds a cutover up is let go after this; the cutover must have undone itself before.
+const BLOCKED_MAX: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_control_plane_dies_at_every_step() -> Result<()> {
+    let points = faults::list("shardctl", &["serve"]).await?;
+    play(points, false).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_dies_at_every_step() -> Result<()> {
+    let points = faults::list("ringway-gateway", &[]).await?;
+    play(points, true).await
+}
+
+async fn play(points: Vec<String>, survive: bool) -> Result<()> {
+    let _turn = turn().await?;
+    let directory = temporary_directory()?;
+    let faults = Faults::new(directory.path())?;
+    let mut scenario = Scenario::start(CLIENTS, faults.environment()).await?;
+    if survive {
+        scenario.shopping.survive_errors();
+    }
+    println!("{} points: {}", points.len(), points.join(" "));
+    let started = Instant::now();
+    let outcome = tours(&mut scenario, &faults, &points, survive).await;
+    println!("{} of {} points in {:?}", faults.reached().len(), points.len(), started.elapsed());
+    let outcome = outcome.with_context(|| format!("points reached, in order: {:?}", faults.reached()));
+    scenario.finish(outcome).await
+}
+
+async fn tours(scenario: &mut Scenario, faults: &Faults, points: &[String], survive: bool) -> Result<()> {
+    let mut ends = Ends { source: "s1", target: "s2" };
+    for tour in 0..TOURS_MAX {
+        let left = match tour {
+            0 => points.to_vec(),
+            _ => faults.disarm()?,
+        };
+        if left.is_empty() {
+            break;
+        }
+        println!("tour {tour}, {} points to reach", left.len());
+        faults.arm(left)?;
+        scenario.shopping.start().await?;
+        if tour == 0 {
+            join(scenario).await.context("a split onto a new shard, cancelled")?;
+        }
+        back_and_forth(scenario, ends)
+            .await
+            .with_context(|| format!("a move from {} to {}", ends.source, ends.target))?;
+        cancel(scenario, ends).await.context("a cancelled move")?;
+        leftovers(scenario).await.context("prepared transactions that a dead gateway left")?;
+        scenario.shopping.goes_on(50, GOES_ON).await?;
+        scenario.shopping.stop().await?;
+        if !survive {
+            scenario.shopping.saw_no_errors()?;
+        }
+        traces::none_stays_prepared(&scenario.cluster).await?;
+        scenario.shopping.audit(&scenario.cluster, Mode::Complete).await?;
+        ends = Ends { source: ends.target, target: ends.source };
+    }
+    let reached: BTreeSet<String> = faults.reached().into_iter().collect();
+    let missed: Vec<&String> = points.iter().filter(|point| !reached.contains(*point)).collect();
+    ensure!(missed.is_empty(), "never reached: {missed:?}");
+    println!("  {} errors seen by clients {:?}", scenario.shopping.errors, scenario.shopping.error_texts.first());
+    scenario.cluster.shardctl(&["verify"]).await.context("shardctl verify")?;
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Ends {
+    source: &'static str,
+    target: &'static str,
+}
+
+/// A new shard joins; its rows come back by a cancellation.
+async fn join(scenario: &Scenario) -> Result<()> {
+    let spare = scenario.cluster.spare().await?;
+    let id = scenario.mover.start(&Order::half("s1", "s3").onto(&spare)).await?;
+    scenario.mover.reach(id, &["ready"]).await?;
+    scenario.mover.drive(id, Command::Cancel, "cancelled").await?;
+    Ok(())
+}
+
+/// A cutover that must undo itself, the switch, the rollback, the switch again, completion.
+async fn back_and_forth(scenario: &Scenario, ends: Ends) -> Result<()> {
+    let mover = &scenario.mover;
+    let id = mover.start(&Order::half(ends.source, ends.target)).await?;
+    let status = mover.reach(id, &["ready"]).await?;
+    let arcs = status.r#move.context("a status without its move")?.arcs;
+    direct_write(scenario, ends.source, &arcs).await.context("a write that no gateway sees")?;
+    blocked_cutover(scenario, id, &arcs).await?;
+    mover.reach(id, &["switched"]).await?;
+    scenario.shopping.goes_on(50, GOES_ON).await?;
+    direct_write(scenario, ends.target, &arcs).await.context("a write that no gateway sees, after the switch")?;
+    mover.drive(id, Command::RollBack, "ready").await?;
+    scenario.shopping.goes_on(50, GOES_ON).await?;
+    mover.drive(id, Command::CutOver, "switched").await?;
+    scenario.shopping.goes_on(50, GOES_ON).await?;
+    mover.drive(id, Command::Complete, "done").await?;
+    Ok(())
+}
+
+/// A client holds a row of the arcs when the cutover begins, until an attempt has undone itself.
+async fn blocked_cutover(scenario: &Scenario, id: u64, arcs: &[TokenArc]) -> Result<()> {
+    let tenant = a_tenant(scenario, arcs).await?;
+    let mut client = sql::connect(&scenario.cluster.dsn("postgres")).await?;
+    let blocked = async {
+        let transaction = client.transaction().await?;
+        // No other client waits for this row: nobody writes loaded orders.
+        transaction.execute("UPDATE orders SET note = note WHERE tenant_id = $1 AND id = -1", &[&tenant]).await?;
+        anyhow::Ok(transaction)
+    };
+    // A gateway that is killed under this transaction ends it; then the cutover is not blocked, and another tour tries again.
+    let transaction = blocked.await;
+    scenario.mover.command(id, Command::CutOver).await?;
+    let Ok(transaction) = transaction else { return Ok(()) };
+    let started = Instant::now();
+    loop {
+        let status = scenario.mover.status(id).await?;
+        if status.cutover_attempts_undone > 0 || started.elapsed() > BLOCKED_MAX {
+            println!("  {} attempts undone after {:?}", status.cutover_attempts_undone, started.elapsed());
+            break;
+        }
+        if transaction.query_one("SELECT 1", &[]).await.is_err() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let _ = transaction.rollback().await;
+    // Some engines try again by themselves, a manual move may wait for the command.
+    let status = scenario.mover.status(id).await?;
+    if status.r#move.is_some_and(|m| m.phase == "ready") {
+        let _ = scenario.mover.command(id, Command::CutOver).await;
+    }
+    Ok(())
+}
+
+async fn a_tenant(scenario: &Scenario, arcs: &[TokenArc]) -> Result<i64> {
+    let client = sql::connect(&scenario.cluster.shard_dsn("s1").await?).await?;
+    let size = scenario.shopping.size();
+    let query = format!(
+        "SELECT t FROM generate_series(1::int8, {}) t WHERE {} ORDER BY t LIMIT 1",
+        size.tenants,
+        traces::in_arcs(arcs, "t")
+    );
+    Ok(client.query_one(&query, &[]).await.context("no tenant in the arcs")?.get(0))
+}
+
+/// Captured rows that only the sweeper can settle. The values stay as they are: the shop's journals know nothing of this.
+async fn direct_write(scenario: &Scenario, shard: &str, arcs: &[TokenArc]) -> Result<()> {
+    let dsn = scenario.cluster.shard_dsn(shard).await?;
+    let client = sql::connect(&as_postgres(&dsn)?).await?;
+    let touched = client
+        .execute(
+            &format!(
+                "UPDATE public.customers SET email = email WHERE id = 2 AND {}",
+                traces::in_arcs(arcs, "tenant_id")
+            ),
+            &[],
+        )
+        .await?;
+    ensure!(touched > 0, "no customer in the arcs on {shard}");
+    Ok(())
+}
+
+/// The same server for a client that is not the service role.
+fn as_postgres(dsn: &str) -> Result<String> {
+    let (_, rest) = dsn.split_once('@').with_context(|| format!("no user in {dsn}"))?;
+    Ok(format!("postgresql://postgres@{rest}"))
+}
+
+async fn cancel(scenario: &Scenario, ends: Ends) -> Result<()> {
+    // After completion the target has the arcs: some of them travel back, and stay.
+    let id = scenario.mover.start(&Order::half(ends.target, ends.source)).await?;
+    scenario.mover.reach(id, &["ready"]).await?;
+    scenario.mover.drive(id, Command::Cancel, "cancelled").await?;
+    Ok(())
+}
+
+/// What a dead gateway may leave: one transaction that was decided, one that was not.
+async fn leftovers(scenario: &Scenario) -> Result<()> {
+    let topology = scenario.cluster.topology().await?;
+    let anchor = topology.shards.iter().find(|s| s.name == "s1").context("no s1")?;
+    let other = topology.shards.iter().find(|s| s.name == "s2").context("no s2")?;
+    let on_anchor = sql::connect(&anchor.dsn).await?;
+    let on_other = sql::connect(&other.dsn).await?;
+    on_other.batch_execute("CREATE TABLE IF NOT EXISTS public.leftover (outcome text)").await?;
+    on_other.batch_execute("DELETE FROM public.leftover").await?;
+    let gateway = 0x7fff_0000_0000_0000_u64;
+    for (n, outcome) in [(1, "committed"), (2, "rolled back")] {
+        let xid: String = sql::value(&on_anchor, "SELECT pg_current_xact_id()::text").await?;
+        let gid = format!("ringway:1:{}:{xid}:{gateway}:{n}", anchor.number);
+        if n == 1 {
+            on_anchor.execute("INSERT INTO ringway.decided (gid) VALUES ($1)", &[&gid]).await?;
+        }
+        on_other
+            .batch_execute(&format!(
+                "BEGIN; INSERT INTO public.leftover VALUES ('{outcome}'); PREPARE TRANSACTION '{gid}'"
+            ))
+            .await?;
+    }
+    let pattern = format!("ringway:1:{}:%:{gateway}:%", anchor.number);
+    ringway_tests::scenario::until("the end of both", traces::RESOLVED_MAX * 2, || async {
+        let query = "SELECT count(*) FROM pg_prepared_xacts WHERE gid LIKE $1";
+        Ok(on_other.query_one(query, &[&pattern]).await?.get::<_, i64>(0) == 0)
+    })
+    .await?;
+    let left = sql::column(&on_other, "SELECT outcome FROM public.leftover").await?;
+    ensure!(left == ["committed"], "of a decided and an undecided transaction there is {left:?}");
+    on_other.batch_execute("DROP TABLE public.leftover").await?;
+    Ok(())
+}
