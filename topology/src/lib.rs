@@ -2,8 +2,11 @@
 //!
 //! It opens no PostgreSQL connection.
 
+pub mod client;
+pub mod convert;
 pub mod ids;
 pub mod model;
 pub mod ring;
 pub mod service;
+pub mod store;
 pub mod token;
