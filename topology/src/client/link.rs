@@ -119,7 +119,8 @@ impl<'a> Session<'a> {
         send(&outgoing, FromGateway::Register(register))?;
         let request = shared.request(ReceiverStream::new(messages));
         let mut client = GatewayLinkClient::new(shared.channel.clone());
-        let answer = tokio::time::timeout(SILENCE_MAX, client.attach(request)).await.map_err(|_| LinkError::Silent)??;
+        let answer =
+            tokio::time::timeout(SILENCE_MAX, client.attach(request)).await.map_err(|_| LinkError::Silent)??;
         Ok(Session {
             shared,
             outgoing,
@@ -139,9 +140,9 @@ impl<'a> Session<'a> {
                 let topology = Arc::new(topology_from_proto(&snapshot, &welcome.cluster_secret)?);
                 self.shared.topology.send_if_modified(|known| {
                     // A snapshot of another cluster's, or an imported one's, is none of ours to compare with.
-                    let newer = known.as_ref().is_none_or(|known| {
-                        known.cluster_id != topology.cluster_id || known.epoch < topology.epoch
-                    });
+                    let newer = known
+                        .as_ref()
+                        .is_none_or(|known| known.cluster_id != topology.cluster_id || known.epoch < topology.epoch);
                     if newer {
                         *known = Some(topology);
                     }

@@ -34,11 +34,7 @@ impl Cache {
 }
 
 /// Saves each topology, off the path of those who route by it; skips those that are replaced meanwhile.
-pub(super) async fn keep(
-    cache: Cache,
-    mut topology: watch::Receiver<Option<Arc<Topology>>>,
-    token: CancellationToken,
-) {
+pub(super) async fn keep(cache: Cache, mut topology: watch::Receiver<Option<Arc<Topology>>>, token: CancellationToken) {
     loop {
         let changed = token.run_until_cancelled(topology.changed()).await;
         if !matches!(changed, Some(Ok(()))) {

@@ -14,9 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 
 use crate::ids::{Epoch, KeyspaceId, MoveId, ShardId};
-use crate::model::{
-    Keyspace, Move, MoveRouting, Placement, Shard, ShardState, Table, TableKind, TableName, Topology,
-};
+use crate::model::{Keyspace, Move, MoveRouting, Placement, Shard, ShardState, Table, TableKind, TableName, Topology};
 use crate::ring::{ArcError, Ring, RingError, RingPoint, TokenArc};
 use crate::token::Token;
 
@@ -125,9 +123,8 @@ fn keyspace_to_proto(keyspace: &Keyspace) -> v1::Keyspace {
 }
 
 fn keyspace_from_proto(keyspace: &v1::Keyspace) -> Result<Keyspace, ConvertError> {
-    let point = |point: &v1::RingPoint| {
-        shard_number(point.shard).map(|shard| RingPoint { token: Token(point.token), shard })
-    };
+    let point =
+        |point: &v1::RingPoint| shard_number(point.shard).map(|shard| RingPoint { token: Token(point.token), shard });
     let points = keyspace.ring.iter().map(point).collect::<Result<Vec<_>, _>>()?;
     Ok(Keyspace {
         id: KeyspaceId(keyspace.id),

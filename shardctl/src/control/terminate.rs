@@ -1,0 +1,44 @@
+//! Ending gateways' sessions on a shard, which are found by the advisory lock that each holds from its start.
+
+use std::time::Duration;
+
+use ringway_topology::ids::GatewayId;
+use ringway_topology::service::{gateway_lock_object, GATEWAY_LOCK_CLASS};
+use tokio_postgres::Client;
+
+const POLL_EVERY: Duration = Duration::from_millis(10);
+
+/// `pg_locks.classid` and `objid` are oids: unsigned.
+const SESSIONS: &str = "SELECT l.pid FROM pg_catalog.pg_locks l
+    WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.classid = $1
+      AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())";
+
+/// Terminates the sessions of all gateways but those `spared`, and returns when they are gone. Sessions that begin
+/// meanwhile are not its concern. The caller bounds it.
+pub(super) async fn end_sessions_except(client: &Client, spared: &[GatewayId]) -> Result<(), tokio_postgres::Error> {
+    let objects: Vec<u32> = spared.iter().map(|gateway| gateway_lock_object(*gateway) as u32).collect();
+    let sql = format!("{SESSIONS} AND NOT (l.objid = ANY ($2))");
+    let rows = client.query(&sql, &[&(GATEWAY_LOCK_CLASS as u32), &objects]).await?;
+    end_backends(client, rows.iter().map(|row| row.get(0)).collect()).await
+}
+
+/// Terminates these backends, and returns when they are gone.
+pub(crate) async fn end_backends(client: &Client, mut backends: Vec<i32>) -> Result<(), tokio_postgres::Error> {
+    while !backends.is_empty() {
+        let left = "SELECT a.pid FROM pg_catalog.pg_stat_activity a
+            WHERE a.pid = ANY ($1) AND pg_catalog.pg_terminate_backend(a.pid) IS NOT NULL";
+        let rows = client.query(left, &[&backends]).await?;
+        backends = rows.iter().map(|row| row.get(0)).collect();
+        if !backends.is_empty() {
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+    Ok(())
+}
+
+/// The gateway that holds a session's lock, by the low 32 bits of its number; `None` for a session of no gateway.
+pub(crate) async fn gateway_object_of(client: &Client, backend: i32) -> Result<Option<u32>, tokio_postgres::Error> {
+    let sql = "SELECT l.objid FROM pg_catalog.pg_locks l
+        WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.classid = $1 AND l.pid = $2 LIMIT 1";
+    Ok(client.query_opt(sql, &[&(GATEWAY_LOCK_CLASS as u32), &backend]).await?.map(|row| row.get(0)))
+}
