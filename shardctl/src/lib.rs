@@ -7,3 +7,4 @@
 pub mod control;
 pub mod dev;
 pub mod pg;
+pub mod shards;
