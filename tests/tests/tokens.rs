@@ -297,7 +297,7 @@ fn random_date(random: &mut StdRng, year_max: i32) -> String {
         1 => random.random_range(10_000..year_max),
         _ => random.random_range(1900..2100),
     };
-    let era = if year < 4713 && year < 1900 && random.random() { " BC" } else { "" };
+    let era = if year < 1900 && random.random() { " BC" } else { "" };
     format!("{year:04}-{:02}-{:02}{era}", random.random_range(1..=12), random.random_range(1..=28))
 }
 

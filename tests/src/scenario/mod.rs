@@ -2,9 +2,13 @@
 //! control plane, fault points, and checks that read the shards directly.
 
 pub mod faults;
+pub mod gateway;
 pub mod mover;
+pub mod raw;
 pub mod shopping;
+pub mod sick;
 pub mod sql;
+pub mod stages;
 pub mod traces;
 
 use std::time::Duration;

@@ -53,6 +53,8 @@ pub struct Order {
     pub target_dsn: String,
     pub what: Option<What>,
     pub manual: bool,
+    /// 0: none.
+    pub bytes_per_second_max: u64,
 }
 
 impl Order {
@@ -68,6 +70,11 @@ impl Order {
 
     pub fn onto(self, dsn: &str) -> Order {
         Order { target_dsn: dsn.into(), ..self }
+    }
+
+    /// Slow enough that a test meets the backfill at work.
+    pub fn slowly(self, bytes_per_second_max: u64) -> Order {
+        Order { bytes_per_second_max, ..self }
     }
 
     pub fn automatic(self) -> Order {
@@ -130,6 +137,7 @@ impl Mover {
             manual: order.manual,
             rollback_window_ms: ROLLBACK_WINDOW.as_millis() as u64,
             kind: if order.target_dsn.is_empty() { "move" } else { "split" }.into(),
+            rate_limit_bytes_per_second: order.bytes_per_second_max,
             ..StartMoveRequest::default()
         };
         let known: Vec<u64> = self.list(true).await?.iter().filter_map(|s| s.r#move.as_ref().map(|m| m.id)).collect();

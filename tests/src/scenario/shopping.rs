@@ -1,6 +1,7 @@
 //! Traffic that is started and stopped around audits, with one journal over all its runs.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{ensure, Result};
 
@@ -20,6 +21,8 @@ pub struct Shopping {
     pub operations: u64,
     pub errors: u64,
     pub error_texts: Vec<String>,
+    /// Of the last run, the operation that took longest.
+    pub slowest: Duration,
 }
 
 impl Shopping {
@@ -39,6 +42,7 @@ impl Shopping {
             operations: 0,
             errors: 0,
             error_texts: Vec::new(),
+            slowest: Duration::ZERO,
         }
     }
 
@@ -53,7 +57,7 @@ impl Shopping {
         self.runs += 1;
         let counters = traffic.counters.clone();
         self.running = Some(traffic);
-        super::until("the first operations of the traffic", std::time::Duration::from_secs(30), || async {
+        super::until("the first operations of the traffic", Duration::from_secs(30), || async {
             let errors = counters.errors.load(Ordering::Relaxed);
             ensure!(errors == 0 || self.options.survive_errors, "{:?}", counters.error_texts());
             Ok(counters.operations.load(Ordering::Relaxed) >= 20)
@@ -67,7 +71,7 @@ impl Shopping {
     }
 
     /// Waits until the running clients have done some operations more: they are not stuck.
-    pub async fn goes_on(&self, operations: u64, bound: std::time::Duration) -> Result<()> {
+    pub async fn goes_on(&self, operations: u64, bound: Duration) -> Result<()> {
         let from = self.operations_now();
         super::until("traffic going on", bound, || async { Ok(self.operations_now() >= from + operations) }).await
     }
@@ -76,6 +80,8 @@ impl Shopping {
     pub async fn stop(&mut self) -> Result<()> {
         let Some(running) = self.running.take() else { return Ok(()) };
         let (finished, counters) = running.stop().await?;
+        let slowest = finished.latencies.iter().map(|(_, us)| u64::from(*us)).max().unwrap_or(0);
+        self.slowest = Duration::from_micros(slowest);
         self.journal.merge(finished.journal);
         self.operations += counters.operations.load(Ordering::Relaxed);
         self.errors += counters.errors.load(Ordering::Relaxed);

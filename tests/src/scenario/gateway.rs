@@ -1,0 +1,81 @@
+//! One more gateway of a cluster, as a child process of the test.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{ensure, Context as _, Result};
+use shardctl::dev::ports::free_port;
+use shardctl::dev::process::ProcessId;
+use tokio::process::{Child, Command};
+
+use super::{sql, until};
+use crate::cluster::{binaries, Cluster};
+
+const READY_MAX: Duration = Duration::from_secs(30);
+
+/// Ends with its owner.
+pub struct Gateway {
+    child: Child,
+    pub port: u16,
+    log: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Gateway {
+    /// Waits until it listens; `options` come after the usual ones.
+    pub async fn start(cluster: &Cluster, options: &[&str]) -> Result<Gateway> {
+        let directory = tempfile::tempdir()?;
+        let port = free_port()?;
+        let log = directory.path().join("gateway.log");
+        let out = std::fs::File::create(&log)?;
+        let child = Command::new(binaries()?.join("ringway-gateway"))
+            .args(["--topology", &cluster.grpc(), "--listen", &format!("127.0.0.1:{port}"), "--data"])
+            .arg(directory.path().join("snapshot"))
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting ringway-gateway")?;
+        let mut gateway = Gateway { child, port, log, _directory: directory };
+        let ready = until("a gateway that listens", READY_MAX, || async {
+            Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+        })
+        .await;
+        if ready.is_err() || !gateway.is_running() {
+            let log = gateway.log();
+            return ready.context(log).and_then(|()| anyhow::bail!("the gateway ended: {}", gateway.log()));
+        }
+        Ok(gateway)
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    pub fn dsn(&self, role: &str) -> String {
+        format!("postgresql://{role}@127.0.0.1:{}/app", self.port)
+    }
+
+    pub fn process(&self) -> Result<ProcessId> {
+        let pid = self.child.id().context("the gateway has ended")?;
+        ProcessId::of(pid).context("the gateway has ended")
+    }
+
+    /// Waits until statements are answered.
+    pub async fn serves(&self, role: &str) -> Result<()> {
+        until("a gateway that serves", READY_MAX, || async {
+            let client = sql::connect(&self.dsn(role)).await?;
+            ensure!(sql::value(&client, "SELECT 1").await? == "1");
+            Ok(true)
+        })
+        .await
+        .with_context(|| self.log())
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}

@@ -1,0 +1,287 @@
+//! Somebody who writes to a shard past every gateway: the triggers see it all, and the fence stops it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{bail, ensure, Context as _, Result};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use ringway_proto::v1::TokenArc;
+use ringway_tests::cluster::{Cluster, Options};
+use ringway_tests::scenario::mover::{Command, Mover, Order};
+use ringway_tests::scenario::{sql, traces, turn, until};
+use tokio_postgres::Client;
+
+const KEYS: i64 = 400;
+const ARRIVES_MAX: Duration = Duration::from_secs(20);
+const UNDONE_MAX: Duration = Duration::from_secs(30);
+/// Rows of the writer's own have ids from here.
+const OWN_IDS: i64 = 1_000;
+
+/// Acknowledged rows of a key and id.
+type Account = BTreeMap<(i64, i64), String>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn direct_writes_are_captured_and_then_refused() -> Result<()> {
+    let _turn = turn().await?;
+    let cluster = Cluster::start(Options { shards: 2, ..Options::default() }).await?;
+    let outcome = play(&cluster).await;
+    if outcome.is_err() {
+        eprintln!("{}", cluster.logs());
+        return outcome;
+    }
+    cluster.stop().await
+}
+
+async fn play(cluster: &Cluster) -> Result<()> {
+    let gateway = sql::connect(&cluster.dsn("postgres")).await?;
+    gateway.batch_execute("CREATE TABLE notes (k bigint, id bigint, v text, PRIMARY KEY (k, id))").await?;
+    gateway.batch_execute("SELECT create_distributed_table('notes', 'k')").await?;
+    for k in 1..=KEYS {
+        gateway.execute("INSERT INTO notes SELECT $1, i, 'loaded' FROM generate_series(1, 5) i", &[&k]).await?;
+    }
+    let mover = Mover::new(cluster.grpc());
+    let s1 = direct(cluster, "s1").await?;
+    let s2 = direct(cluster, "s2").await?;
+
+    // A rate limit, so that the writer meets every phase.
+    let id = mover.start(&Order::half("s1", "s2").slowly(20_000)).await?;
+    let arcs = mover.status(id).await?.r#move.context("a status without its move")?.arcs;
+    let keys = keys_in(&s1, &arcs).await?;
+    ensure!(keys.len() > 10, "only {} keys move", keys.len());
+
+    let mut account = Account::new();
+    let writer = Writer::start(direct(cluster, "s1").await?, keys.clone(), 1);
+    mover.reach(id, &["ready"]).await?;
+    arrives(&mut account, writer.stop().await?, &s1, &s2, &arcs).await.context("until the move was ready")?;
+
+    // It writes on while the switch takes place: each write arrives, or is refused.
+    println!("an old snapshot, an open transaction, and a switch");
+    let mut old = direct(cluster, "s1").await?;
+    let old = old.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await?;
+    let seen: i64 = old.query_one("SELECT count(*) FROM notes", &[]).await?.get(0);
+    ensure!(seen > 0);
+    open_transaction_holds_the_switch(cluster, &mover, id, keys[0], &mut account).await?;
+    let writer = Writer::start(direct(cluster, "s1").await?, keys.clone(), 2);
+    mover.reach(id, &["switched"]).await?;
+    let written = writer.stop().await?;
+    ensure!(written.refused > 0 || written.count > 0, "the writer did nothing during the switch");
+    println!("  {} writes, {} refused during the switch", written.count, written.refused);
+    // After the switch, T mirrors to S: both ends are alike again.
+    arrives(&mut account, written, &s2, &s1, &arcs).await.context("after the switch")?;
+
+    println!("after the switch");
+    let k = keys[0];
+    for statement in [
+        format!("INSERT INTO notes VALUES ({k}, 77, 'late')"),
+        format!("UPDATE notes SET v = 'late' WHERE k = {k}"),
+        format!("DELETE FROM notes WHERE k = {k}"),
+        format!("SELECT 1; INSERT INTO notes SELECT {k}, 78, 'late'"),
+    ] {
+        let (code, message) = sql::failure(&s1, &statement).await?;
+        ensure!(code == "RW002", "{statement}: {code} {message}");
+    }
+    ensure!(s1
+        .execute("UPDATE notes SET v = 'late' WHERE k = $1", &[&k])
+        .await
+        .is_err_and(|e| sql::code(&e) == "RW002"));
+    let refused = old.execute("UPDATE notes SET v = 'from an old snapshot' WHERE k = $1 AND id = 1", &[&k]).await;
+    let code = refused.err().map(|error| sql::code(&error)).context("an old snapshot wrote to the old owner")?;
+    ensure!(code == "40001" || code == "RW002", "the old snapshot was refused with {code}");
+    drop(old);
+    // Rows that do not move are nobody's business.
+    let stays = a_key_that_stays(&s1, &arcs).await?;
+    ensure!(s1.execute("UPDATE notes SET v = v WHERE k = $1", &[&stays]).await? == 5);
+
+    println!("writes to the new owner, and a rollback");
+    let writer = Writer::start(direct(cluster, "s2").await?, keys.clone(), 3);
+    until("writes on the new owner", ARRIVES_MAX, || async { Ok(writer.count() > 50) }).await?;
+    mover.drive(id, Command::RollBack, "ready").await?;
+    let written = writer.stop().await?;
+    println!("  {} writes, {} refused", written.count, written.refused);
+    arrives(&mut account, written, &s1, &s2, &arcs).await.context("after the rollback")?;
+    let (code, _) = sql::failure(&s2, &format!("UPDATE notes SET v = 'late' WHERE k = {k}")).await?;
+    ensure!(code == "RW002", "after the rollback the target refuses with {code}");
+
+    mover.drive(id, Command::CutOver, "switched").await?;
+    mover.drive(id, Command::Complete, "done").await?;
+    let left = sql::value(&s1, &format!("SELECT count(*) FROM notes WHERE {}", traces::in_arcs(&arcs, "k"))).await?;
+    ensure!(left == "0", "{left} moved rows are left on s1");
+    // The standing fence.
+    let (code, _) = sql::failure(&s1, &format!("INSERT INTO notes VALUES ({k}, 77, 'late')")).await?;
+    ensure!(code == "RW002", "after completion the source refuses with {code}");
+    let rows = gateway.query("SELECT k, id, v FROM notes WHERE id >= $1 ORDER BY k, id", &[&OWN_IDS]).await?;
+    let seen: Account = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
+    ensure!(seen == account, "through the gateway: {}", difference(&account, &seen));
+    println!("  {} rows of the direct writer are where they belong", seen.len());
+    Ok(())
+}
+
+/// A client of a shard that is not the service role.
+async fn direct(cluster: &Cluster, shard: &str) -> Result<Client> {
+    let dsn = cluster.shard_dsn(shard).await?;
+    let (_, rest) = dsn.split_once('@').with_context(|| format!("no user in {dsn}"))?;
+    sql::connect(&format!("postgresql://postgres@{rest}")).await
+}
+
+async fn keys_in(client: &Client, arcs: &[TokenArc]) -> Result<Vec<i64>> {
+    let query =
+        format!("SELECT k FROM generate_series(1::int8, {KEYS}) k WHERE {} ORDER BY k", traces::in_arcs(arcs, "k"));
+    Ok(client.query(&query, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+async fn a_key_that_stays(client: &Client, arcs: &[TokenArc]) -> Result<i64> {
+    let query = format!("SELECT min(k) FROM notes WHERE NOT {}", traces::in_arcs(arcs, "k"));
+    client.query_one(&query, &[]).await?.get::<_, Option<i64>>(0).context("every key moves")
+}
+
+struct Written {
+    account: Account,
+    /// Rows that were there and were acknowledged as deleted.
+    deleted: Vec<(i64, i64)>,
+    count: u64,
+    refused: u64,
+}
+
+/// Inserts, updates and deletes as fast as it can, in every kind of transaction.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    count: Arc<std::sync::atomic::AtomicU64>,
+    task: tokio::task::JoinHandle<Result<Written>>,
+}
+
+impl Writer {
+    fn start(mut client: Client, keys: Vec<i64>, run: i64) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let (stopped, counted) = (stop.clone(), count.clone());
+        let task = tokio::spawn(async move {
+            let mut random = StdRng::seed_from_u64(run as u64);
+            let mut written = Written { account: Account::new(), deleted: Vec::new(), count: 0, refused: 0 };
+            let mut sequence = OWN_IDS * run * 1_000;
+            while !stopped.load(Ordering::Relaxed) {
+                sequence += 1;
+                let k = keys[random.random_range(0..keys.len())];
+                match one_write(&mut client, &mut random, &mut written, k, sequence).await {
+                    Ok(()) => {
+                        written.count += 1;
+                        counted.store(written.count, Ordering::Relaxed);
+                    }
+                    Err(error) if sql::code(&error) == "RW002" => written.refused += 1,
+                    Err(error) => bail!("a direct write failed: {error:?}"),
+                }
+            }
+            Ok(written)
+        });
+        Writer { stop, count, task }
+    }
+
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    async fn stop(self) -> Result<Written> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
+}
+
+async fn one_write(
+    client: &mut Client,
+    random: &mut StdRng,
+    written: &mut Written,
+    k: i64,
+    id: i64,
+) -> Result<(), tokio_postgres::Error> {
+    let own: Vec<(i64, i64)> = written.account.keys().copied().collect();
+    let value = format!("value {id} – ü");
+    match random.random_range(0..5) {
+        0 | 1 => {
+            client.execute("INSERT INTO notes VALUES ($1, $2, $3)", &[&k, &id, &value]).await?;
+            written.account.insert((k, id), value);
+        }
+        2 if !own.is_empty() => {
+            let key = own[random.random_range(0..own.len())];
+            client.execute("UPDATE notes SET v = $3 WHERE k = $1 AND id = $2", &[&key.0, &key.1, &value]).await?;
+            written.account.insert(key, value);
+        }
+        3 if !own.is_empty() => {
+            let key = own[random.random_range(0..own.len())];
+            client.execute("DELETE FROM notes WHERE k = $1 AND id = $2", &[&key.0, &key.1]).await?;
+            written.account.remove(&key);
+            written.deleted.push(key);
+        }
+        _ => {
+            // Insert, change the primary key, and one savepoint that is rolled back; now and then all of it.
+            let new = id + 500_000_000;
+            let transaction = client.transaction().await?;
+            transaction.execute("INSERT INTO notes VALUES ($1, $2, 'first')", &[&k, &id]).await?;
+            transaction.batch_execute("SAVEPOINT a").await?;
+            transaction.execute("INSERT INTO notes VALUES ($1, $2 + 700000000, 'gone')", &[&k, &id]).await?;
+            transaction.batch_execute("ROLLBACK TO a").await?;
+            transaction
+                .execute("UPDATE notes SET id = $3, v = $4 WHERE k = $1 AND id = $2", &[&k, &id, &new, &value])
+                .await?;
+            if random.random_range(0..3) == 0 {
+                transaction.rollback().await?;
+            } else {
+                transaction.commit().await?;
+                written.account.insert((k, new), value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Both ends have what the writer was acknowledged, and nothing else of its own.
+async fn arrives(account: &mut Account, written: Written, from: &Client, to: &Client, arcs: &[TokenArc]) -> Result<()> {
+    ensure!(written.count > 0, "the writer was never let in");
+    account.extend(written.account);
+    for (end, client) in [("owner", from), ("other end", to)] {
+        let mut seen = Account::new();
+        let waited = until("the writes", ARRIVES_MAX, || async { Ok(own_rows(client, arcs).await? == *account) }).await;
+        if waited.is_err() {
+            seen = own_rows(client, arcs).await?;
+        }
+        waited.with_context(|| format!("on the {end}: {}", difference(account, &seen)))?;
+    }
+    println!("  {} writes of {} rows arrived", written.count, account.len());
+    Ok(())
+}
+
+async fn own_rows(client: &Client, arcs: &[TokenArc]) -> Result<Account> {
+    let query = format!("SELECT k, id, v FROM public.notes WHERE id >= {OWN_IDS} AND {}", traces::in_arcs(arcs, "k"));
+    Ok(client.query(&query, &[]).await?.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
+}
+
+fn difference(expected: &Account, seen: &Account) -> String {
+    let missing: Vec<_> = expected.iter().filter(|(key, value)| seen.get(key) != Some(value)).take(5).collect();
+    let extra: Vec<_> = seen.iter().filter(|(key, _)| !expected.contains_key(key)).take(5).collect();
+    format!("{} rows of {}; missing or different: {missing:?}; too many: {extra:?}", seen.len(), expected.len())
+}
+
+/// A direct transaction that has written to moving rows is waited for, within a bound, and nothing of it is lost.
+async fn open_transaction_holds_the_switch(
+    cluster: &Cluster,
+    mover: &Mover,
+    id: u64,
+    k: i64,
+    account: &mut Account,
+) -> Result<()> {
+    let mut client = direct(cluster, "s1").await?;
+    let transaction = client.transaction().await?;
+    let key = (k, OWN_IDS + 1);
+    transaction.execute("INSERT INTO notes VALUES ($1, $2, 'open during the switch')", &[&key.0, &key.1]).await?;
+    mover.command(id, Command::CutOver).await?;
+    until("an attempt that undoes itself", UNDONE_MAX, || async {
+        let status = mover.status(id).await?;
+        ensure!(ringway_tests::demo::watch::phase(&status) != "switched", "switched over an open writer");
+        Ok(status.cutover_attempts_undone > 0)
+    })
+    .await?;
+    transaction.commit().await?;
+    account.insert(key, "open during the switch".into());
+    Ok(())
+}
