@@ -57,7 +57,9 @@ pub fn binaries() -> Result<PathBuf> {
         .take(3)
         .find(|dir| dir.join("shardctl").is_file() && dir.join("ringway-gateway").is_file())
         .map(Path::to_path_buf)
-        .with_context(|| format!("no shardctl and ringway-gateway near {}: run cargo build first", executable.display()))
+        .with_context(|| {
+            format!("no shardctl and ringway-gateway near {}: run cargo build first", executable.display())
+        })
 }
 
 /// A temporary directory that the servers' unprivileged user can reach.

@@ -54,7 +54,8 @@ pub async fn measure(
     }
     let held = figures::held(&finished.samples, &status);
     let (before, during) = (figures::traffic(&finished, before), figures::traffic(&finished, during));
-    let mut holds: Vec<u64> = status.cutovers.iter().map(|c| c.released_unix_us.saturating_sub(c.held_from_unix_us)).collect();
+    let mut holds: Vec<u64> =
+        status.cutovers.iter().map(|c| c.released_unix_us.saturating_sub(c.held_from_unix_us)).collect();
     holds.sort_unstable();
     println!(
         "{} cutovers with {} clients: hold to release p50 {:.1} ms, max {:.1} ms; {} undone and tried again",

@@ -43,7 +43,10 @@ async fn measure(arguments: &Arguments, cluster: &Cluster, size: Size) -> Result
     let client = audit::connect(&cluster.dsn("postgres")).await?;
     load::create_schema(&client).await?;
     let rows = load::load_rows(&client, size).await?;
-    println!("{rows} rows over 2 shards, {}", cluster.banner.iter().find(|l| l.contains("fsync")).map_or("", |l| l.as_str()));
+    println!(
+        "{rows} rows over 2 shards, {}",
+        cluster.banner.iter().find(|l| l.contains("fsync")).map_or("", |l| l.as_str())
+    );
 
     point_reads::compare(cluster, size, arguments.rounds).await?;
 

@@ -76,6 +76,10 @@ impl std::fmt::Display for Held {
         if self.count == 0 {
             return write!(f, "none: no write to a moving row met the cutover");
         }
-        write!(f, "{} writes, p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", self.count, self.p50_ms, self.p99_ms, self.max_ms)
+        write!(
+            f,
+            "{} writes, p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+            self.count, self.p50_ms, self.p99_ms, self.max_ms
+        )
     }
 }

@@ -87,7 +87,9 @@ async fn play(arguments: &Arguments, cluster: &Cluster) -> Result<bool> {
     let mut operations = cluster.operations().await?;
 
     let client = audit::connect(&cluster.dsn("postgres")).await?;
-    println!("Creating the shop: tenants, customers, orders, order_items, ledger, settings; countries as a reference table.");
+    println!(
+        "Creating the shop: tenants, customers, orders, order_items, ledger, settings; countries as a reference table."
+    );
     load::create_schema(&client).await?;
     let started = Instant::now();
     let rows = load::load_rows(&client, size).await?;
@@ -131,7 +133,10 @@ async fn play(arguments: &Arguments, cluster: &Cluster) -> Result<bool> {
     println!("Audit before completion, by ownership:");
     let report = audit(&cluster.audited().await?, size, &load.journal, Mode::ByOwnership).await?;
     verdict.check(report.passed(), report.summary());
-    verdict.check(report.foreign_rows > 0, format!("{} moved rows are still on s1, current and hidden", report.foreign_rows));
+    verdict.check(
+        report.foreign_rows > 0,
+        format!("{} moved rows are still on s1, current and hidden", report.foreign_rows),
+    );
 
     println!("Completing, with traffic:");
     load.start();
@@ -156,8 +161,12 @@ async fn play(arguments: &Arguments, cluster: &Cluster) -> Result<bool> {
     table(&load, &finished, &status, &rolled_back, [("before", before), ("during", during), ("after", after)]);
     verdict.check(load.errors == 0, format!("{} errors seen by clients{}", load.errors, lines(&load.error_texts)));
     let verification = finished.verification.clone().unwrap_or_default();
-    verdict.check(verification.passed, format!("verified before the switch: {} rows in {} chunks", verification.rows, verification.chunks));
-    verdict.check(load.reports > 0, format!("{} reports over all shards counted every tenant exactly once", load.reports));
+    verdict.check(
+        verification.passed,
+        format!("verified before the switch: {} rows in {} chunks", verification.rows, verification.chunks),
+    );
+    verdict
+        .check(load.reports > 0, format!("{} reports over all shards counted every tenant exactly once", load.reports));
     Ok(verdict.held)
 }
 
@@ -218,7 +227,13 @@ async fn roll_back_a_split(
     Ok(status)
 }
 
-fn table(load: &Load, finished: &MoveStatus, switched: &MoveStatus, rolled_back: &MoveStatus, spans: [(&str, Span); 3]) {
+fn table(
+    load: &Load,
+    finished: &MoveStatus,
+    switched: &MoveStatus,
+    rolled_back: &MoveStatus,
+    spans: [(&str, Span); 3],
+) {
     println!("\n{:<10} {:>14} {:>10} {:>10}", "traffic", "operations/s", "p50 ms", "p99 ms");
     let mut first_p99 = None;
     for (name, span) in spans {

@@ -129,6 +129,15 @@ impl Raw {
         Ok(messages)
     }
 
+    /// Everything up to the end of the stream, as it is: an old protocol's error has no length.
+    pub async fn bytes_until_closed(&mut self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        tokio::time::timeout(ANSWER_MAX, self.stream.read_to_end(&mut bytes))
+            .await
+            .context("the stream does not end")??;
+        Ok(bytes)
+    }
+
     /// Sends frames that end in a Sync or are a query; the SQLSTATE of the error that comes, if one does.
     pub async fn ask(&mut self, bytes: &[u8]) -> Result<Option<String>> {
         self.send(bytes).await?;

@@ -86,7 +86,8 @@ impl Report {
 }
 
 pub async fn connect(dsn: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.with_context(|| format!("connecting to {dsn}"))?;
+    let (client, connection) =
+        tokio_postgres::connect(dsn, NoTls).await.with_context(|| format!("connecting to {dsn}"))?;
     tokio::spawn(async move {
         let _ = connection.await;
     });
@@ -162,7 +163,10 @@ async fn count_tables(
         };
         let unknown = journal.unknown_inserts as i64 * 3 + journal.unknown_settings.len() as i64;
         if (total - expected).abs() > unknown {
-            report.find("wrong total", format!("{table}: {total} rows on their owners, {expected} expected (± {unknown})"));
+            report.find(
+                "wrong total",
+                format!("{table}: {total} rows on their owners, {expected} expected (± {unknown})"),
+            );
         }
     }
     Ok(())
@@ -213,7 +217,10 @@ async fn ask_owners(
     for (number, (shard, client)) in clients {
         let owned = cluster.owned_condition(*number, "k.tenant");
         rows.extend(
-            client.query(&query(&owned), &[&tenants, &ids]).await.with_context(|| format!("auditing {}", shard.name))?,
+            client
+                .query(&query(&owned), &[&tenants, &ids])
+                .await
+                .with_context(|| format!("auditing {}", shard.name))?,
         );
     }
     Ok(rows)
@@ -239,7 +246,10 @@ async fn check_orders(cluster: &Cluster, clients: &Clients<'_>, journal: &Journa
         match (&journal.orders[&key], status, total) {
             (Some(expected), Some(status), Some(total)) => {
                 if (&status, total, items) != (&expected.status, expected.total_cents, expected.items) {
-                    report.find("wrong row", format!("order {key:?} is {status} {total} with {items} items, not {expected:?}"));
+                    report.find(
+                        "wrong row",
+                        format!("order {key:?} is {status} {total} with {items} items, not {expected:?}"),
+                    );
                 }
             }
             (Some(expected), ..) => report.find("lost row", format!("order {key:?}, acknowledged as {expected:?}")),
@@ -278,7 +288,12 @@ async fn check_ledger(cluster: &Cluster, clients: &Clients<'_>, journal: &Journa
     Ok(())
 }
 
-async fn check_settings(cluster: &Cluster, clients: &Clients<'_>, journal: &Journal, report: &mut Report) -> Result<()> {
+async fn check_settings(
+    cluster: &Cluster,
+    clients: &Clients<'_>,
+    journal: &Journal,
+    report: &mut Report,
+) -> Result<()> {
     let known: Vec<(&(i64, String), &i64)> =
         journal.settings.iter().filter(|(k, _)| !journal.unknown_settings.contains(*k)).collect();
     let tenants: Vec<i64> = known.iter().map(|(k, _)| k.0).collect();

@@ -35,9 +35,17 @@ pub async fn create_schema(client: &Client) -> Result<()> {
 /// Loads every table by COPY. Returns the rows loaded.
 pub async fn load_rows(client: &Client, size: Size) -> Result<i64> {
     let country = |t: i64| COUNTRIES[(t as usize) % COUNTRIES.len()].0;
-    copy(client, "COPY tenants (id, name, country, attributes) FROM STDIN", (1..=size.tenants).map(|t| {
-        format!("{t}\tTenant \"{t}\", inc.\t{}\t{{\"tier\": {}, \"tags\": [\"a\\\\tb\", \"ü\"]}}\n", country(t), t % 3)
-    }))
+    copy(
+        client,
+        "COPY tenants (id, name, country, attributes) FROM STDIN",
+        (1..=size.tenants).map(|t| {
+            format!(
+                "{t}\tTenant \"{t}\", inc.\t{}\t{{\"tier\": {}, \"tags\": [\"a\\\\tb\", \"ü\"]}}\n",
+                country(t),
+                t % 3
+            )
+        }),
+    )
     .await?;
     let tenants = || 1..=size.tenants;
     copy(

@@ -88,7 +88,8 @@ pub struct Size {
 
 impl Size {
     /// A bit over a million rows.
-    pub const DEMO: Size = Size { tenants: 2_000, customers_per_tenant: 50, orders_per_customer: 3, items_per_order: 2 };
+    pub const DEMO: Size =
+        Size { tenants: 2_000, customers_per_tenant: 50, orders_per_customer: 3, items_per_order: 2 };
     /// Some thousand rows, for tests.
     pub const SMALL: Size = Size { tenants: 200, customers_per_tenant: 5, orders_per_customer: 2, items_per_order: 2 };
 

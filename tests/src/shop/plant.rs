@@ -10,7 +10,9 @@ use super::Size;
 
 /// Shows every fault to the audit; fails if one is not found, or if the audit finds anything once they are mended.
 pub async fn audit_can_fail(cluster: &Cluster, size: Size, journal: &Journal) -> Result<Vec<&'static str>> {
-    let Some(key) = journal.ledger.keys().next().copied() else { bail!("the traffic booked nothing: nothing to plant") };
+    let Some(key) = journal.ledger.keys().next().copied() else {
+        bail!("the traffic booked nothing: nothing to plant")
+    };
     let (owner, other) = owner_and_other(cluster, key).await?;
     let image: String = owner
         .query_one("SELECT l::text FROM public.ledger l WHERE tenant_id = $1 AND id = $2", &[&key.0, &key.1])
@@ -55,7 +57,8 @@ async fn owner_and_other(cluster: &Cluster, key: Key) -> Result<(Client, Client)
 }
 
 async fn delete(client: &Client, key: Key) -> Result<()> {
-    let deleted = client.execute("DELETE FROM public.ledger WHERE tenant_id = $1 AND id = $2", &[&key.0, &key.1]).await?;
+    let deleted =
+        client.execute("DELETE FROM public.ledger WHERE tenant_id = $1 AND id = $2", &[&key.0, &key.1]).await?;
     ensure!(deleted == 1, "planting: {deleted} rows deleted");
     Ok(())
 }

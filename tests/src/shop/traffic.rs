@@ -166,7 +166,9 @@ async fn connect(dsn: &str) -> Result<(Client, Statements)> {
             )
             .await?,
         insert_order: client
-            .prepare("INSERT INTO orders (tenant_id, customer_id, total_cents, note) VALUES ($1, $2, $3, $4) RETURNING id")
+            .prepare(
+                "INSERT INTO orders (tenant_id, customer_id, total_cents, note) VALUES ($1, $2, $3, $4) RETURNING id",
+            )
             .await?,
         insert_items: client
             .prepare(
@@ -398,16 +400,17 @@ impl Shopper {
         let total = self.random.random_range(100..100_000i64);
         // Until the answer is here the row may be in either state.
         let fresh = self.done.journal.unknown_orders.insert(key);
-        let changed = match client.execute(&s.update_order, &[&key.0, &key.1, &status, &total]).await.map_err(Failure::from) {
-            Ok(changed) => changed,
-            Err(Failure::Refused(text)) => {
-                if fresh {
-                    self.done.journal.unknown_orders.remove(&key);
+        let changed =
+            match client.execute(&s.update_order, &[&key.0, &key.1, &status, &total]).await.map_err(Failure::from) {
+                Ok(changed) => changed,
+                Err(Failure::Refused(text)) => {
+                    if fresh {
+                        self.done.journal.unknown_orders.remove(&key);
+                    }
+                    return Err(Failure::Refused(text));
                 }
-                return Err(Failure::Refused(text));
-            }
-            Err(unknown) => return Err(unknown),
-        };
+                Err(unknown) => return Err(unknown),
+            };
         if !fresh {
             return Ok(Some((key.0, key.0)));
         }
@@ -536,7 +539,10 @@ impl Shopper {
     async fn report(&mut self, client: &mut Client) -> Result<(), Failure> {
         let tenants: i64 = client.query_one("SELECT count(*) FROM tenants", &[]).await?.get(0);
         if tenants != self.options.size.tenants {
-            return Err(Failure::Refused(format!("a report counted {tenants} tenants of {}", self.options.size.tenants)));
+            return Err(Failure::Refused(format!(
+                "a report counted {tenants} tenants of {}",
+                self.options.size.tenants
+            )));
         }
         let rows = client
             .query("SELECT status, count(*), sum(total_cents) FROM orders GROUP BY status ORDER BY status", &[])
@@ -548,7 +554,10 @@ impl Shopper {
             }
         }
         let top = client
-            .query("SELECT tenant_id, id, total_cents FROM orders ORDER BY total_cents DESC, tenant_id, id LIMIT 10", &[])
+            .query(
+                "SELECT tenant_id, id, total_cents FROM orders ORDER BY total_cents DESC, tenant_id, id LIMIT 10",
+                &[],
+            )
             .await?;
         let totals: Vec<i64> = top.iter().map(|row| row.get(2)).collect();
         if totals.len() != 10 || totals.windows(2).any(|pair| pair[0] < pair[1]) {
