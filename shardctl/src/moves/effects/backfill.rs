@@ -1,0 +1,153 @@
+//! Backfill: every table of the keyspace, chunk by chunk in primary-key order. Chunks are sized by time; how far each table has
+//! come is stored, and a restart goes on there.
+
+use std::time::{Duration, Instant};
+
+use crate::moves::chunk::{Chunker, Reconciled};
+use crate::moves::conn::ShardConn;
+use crate::moves::context::MoveContext;
+use crate::moves::error::MoveError;
+use crate::moves::limits::MoveLimits;
+use crate::moves::range::KeyRange;
+use crate::moves::state::Direction;
+use crate::moves::table::{boundary, MovingTable};
+
+/// Attempts at one chunk whose rows somebody else holds, before the step starts over with new sessions.
+const CHUNK_ATTEMPTS_MAX: u32 = 40;
+const CHUNK_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) -> Result<(), MoveError> {
+    let begun = Instant::now();
+    let done = all_tables(ctx, direction, effect).await;
+    let milliseconds = begun.elapsed().as_millis() as u64;
+    ctx.update(|record| record.backfill_milliseconds += milliseconds).await?;
+    done
+}
+
+async fn all_tables(ctx: &MoveContext, direction: Direction, effect: &'static str) -> Result<(), MoveError> {
+    let record = ctx.record();
+    let (mut from, mut to) = ctx.connect_ends(direction).await?;
+    for (name, key) in ctx.tables() {
+        let Some(progress) = record.tables.iter().find(|table| table.name == name) else {
+            return Err(MoveError::Void(format!("table {name} is new")));
+        };
+        if progress.backfilled {
+            continue;
+        }
+        let table = MovingTable::load(&mut from, &mut to, &name, &key, &record.arcs).await?;
+        one_table(ctx, &mut from, &mut to, &table, progress.last_key.clone(), effect).await?;
+    }
+    Ok(())
+}
+
+async fn one_table(
+    ctx: &MoveContext,
+    from: &mut ShardConn,
+    to: &mut ShardConn,
+    table: &MovingTable,
+    mut last_key: Option<Vec<String>>,
+    effect: &'static str,
+) -> Result<(), MoveError> {
+    let limits = &ctx.limits;
+    let chunker = Chunker {
+        move_id: ctx.id,
+        table,
+        count_repairs: false,
+        settle_attempts_max: limits.settle_attempts_max,
+        effect,
+    };
+    let mut rows = limits.chunk_rows_initial;
+    let mut unstored = Reconciled::default();
+    let mut stored_at = Instant::now();
+    loop {
+        ctx.check_interrupted()?;
+        let begun = Instant::now();
+        let through = boundary(from, table, last_key.as_ref(), rows).await?;
+        let range = KeyRange { after: last_key.clone(), through: through.clone() };
+        let mut attempt = 0;
+        let done = loop {
+            match chunker.reconcile(from, to, &range).await {
+                Ok(done) => break Some(done),
+                Err(error)
+                    if retryable(&error) && attempt < CHUNK_ATTEMPTS_MAX && from.is_usable() && to.is_usable() =>
+                {
+                    attempt += 1;
+                    ctx.trouble(format!("rows of table {} are held by others: {error}", table.name));
+                    tokio::time::sleep(CHUNK_RETRY_PAUSE).await;
+                    ctx.check_interrupted()?;
+                    if rows > limits.chunk_rows_min {
+                        break None;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let Some(done) = done else {
+            // A smaller chunk gets on between the rows that somebody holds.
+            rows = (rows / 4).max(limits.chunk_rows_min);
+            continue;
+        };
+        if attempt > 0 {
+            ctx.no_trouble();
+        }
+        ctx.count_chunk(done.rows, done.bytes);
+        unstored.rows += done.rows;
+        unstored.bytes += done.bytes;
+        let finished = through.is_none();
+        if !finished {
+            last_key = through;
+        }
+        if finished || stored_at.elapsed().as_millis() as u64 >= limits.progress_store_interval_ms {
+            let (more, key) = (std::mem::take(&mut unstored), last_key.clone());
+            ctx.update(|record| {
+                if let Some(progress) = record.table_mut(&table.name) {
+                    progress.rows_done += more.rows;
+                    progress.bytes_done += more.bytes;
+                    progress.last_key = key;
+                    progress.backfilled = finished;
+                }
+            })
+            .await?;
+            stored_at = Instant::now();
+        }
+        if finished {
+            return Ok(());
+        }
+        rows = next_size(limits, rows, begun.elapsed());
+        throttle(ctx, done.bytes, begun.elapsed()).await;
+    }
+}
+
+fn retryable(error: &MoveError) -> bool {
+    error.is_lock_timeout() || matches!(error, MoveError::Retry(_))
+}
+
+/// Towards the time that a chunk may take, at most doubling or halving.
+fn next_size(limits: &MoveLimits, rows: u64, took: Duration) -> u64 {
+    let took_ms = (took.as_millis() as u64).max(1);
+    let wanted = rows.saturating_mul(limits.chunk_target_ms) / took_ms;
+    wanted.clamp(rows / 2, rows * 2).clamp(limits.chunk_rows_min, limits.chunk_rows_max)
+}
+
+async fn throttle(ctx: &MoveContext, bytes: u64, took: Duration) {
+    let limit = ctx.record().rate_limit_bytes_per_second;
+    if limit > 0 {
+        let wanted = Duration::from_secs_f64(bytes as f64 / limit as f64);
+        ctx.pause(wanted.saturating_sub(took)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_go_towards_the_time_target_in_bounded_steps() {
+        let limits = MoveLimits::default();
+        assert_eq!(next_size(&limits, 1_000, Duration::from_millis(10)), 2_000);
+        assert_eq!(next_size(&limits, 1_000, Duration::from_millis(250)), 800);
+        assert_eq!(next_size(&limits, 1_000, Duration::from_secs(9)), 500);
+        assert_eq!(next_size(&limits, 60, Duration::from_secs(9)), limits.chunk_rows_min);
+        assert_eq!(next_size(&limits, limits.chunk_rows_max, Duration::from_millis(1)), limits.chunk_rows_max);
+    }
+}

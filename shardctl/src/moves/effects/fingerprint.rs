@@ -1,0 +1,129 @@
+//! TakeFingerprint: what a copy is worth. Guards are in place on both ends, schemas are equal, and it is written down under
+//! which file nodes, shapes and timelines rows are copied; a cutover compares.
+
+use std::fmt::Write;
+
+use crate::moves::conn::ShardConn;
+use crate::moves::context::MoveContext;
+use crate::moves::error::MoveError;
+use crate::moves::record::{TableRecord, VerificationRecord};
+use crate::moves::state::Direction;
+use crate::moves::table::table_oid;
+
+use super::capture::{install_guard, register_tables};
+use super::compare::{difference, shape};
+use super::Outcome;
+
+/// Everything of one end that voids a copy when it changes, in the tables' order.
+pub async fn of_shard(ctx: &MoveContext, shard: &mut ShardConn) -> Result<String, MoveError> {
+    let row = shard
+        .one(
+            "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text,
+                    substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)",
+            &[],
+        )
+        .await?;
+    let mut text = format!("system {} timeline {}\n", row.get::<_, String>(0), row.get::<_, String>(1));
+    for (table, _) in ctx.tables() {
+        let oid = table_oid(shard, &table).await?;
+        let row = shard
+            .one(
+                "SELECT ringway.table_identity($1::oid::regclass), pg_catalog.md5(ringway.table_shape($1::oid::regclass))",
+                &[&oid],
+            )
+            .await?;
+        let _ = writeln!(text, "{table} {} {}", row.get::<_, String>(0), row.get::<_, String>(1));
+    }
+    Ok(text)
+}
+
+/// Always in the same order, whichever way rows travel.
+pub async fn of_both(ctx: &MoveContext) -> Result<String, MoveError> {
+    let (mut source, mut target) = ctx.connect_ends(Direction::Forward).await?;
+    let (source, target) = (of_shard(ctx, &mut source).await?, of_shard(ctx, &mut target).await?);
+    Ok(join(&source, &target))
+}
+
+pub fn join(source: &str, target: &str) -> String {
+    format!("{source}\n{target}")
+}
+
+/// Whether what has been verified is worth nothing any more.
+pub async fn is_void(ctx: &MoveContext) -> Result<bool, MoveError> {
+    let now = of_both(ctx).await?;
+    Ok(ctx.record().fingerprint.as_deref() != Some(now.as_str()))
+}
+
+pub async fn take(ctx: &MoveContext, direction: Direction) -> Result<Outcome, MoveError> {
+    let (mut from, mut to) = ctx.connect_ends(direction).await?;
+    for shard in [&mut from, &mut to] {
+        register_tables(ctx, shard).await?;
+        for (table, _) in ctx.tables() {
+            let oid = table_oid(shard, &table).await?;
+            if is_guarded(shard, oid).await? {
+                shard.query("SELECT ringway.generate_functions($1::oid::regclass)", &[&oid]).await?;
+            } else {
+                install_guard(ctx, shard, &table).await?;
+            }
+        }
+    }
+    for (table, _) in ctx.tables() {
+        let (a, b) = (table_oid(&mut from, &table).await?, table_oid(&mut to, &table).await?);
+        if let Some(difference) = difference(&shape(&mut from, a).await?, &shape(&mut to, b).await?) {
+            return Err(MoveError::retry(format!(
+                "table {table} is not the same on shards {} and {}: {difference}",
+                from.shard, to.shard
+            )));
+        }
+    }
+    let fingerprint = of_both(ctx).await?;
+    let record = ctx.record();
+    let known = record.fingerprint.as_deref() == Some(fingerprint.as_str());
+    if known && record.verified && direction == Direction::Reverse {
+        return Ok(Outcome::Unchanged);
+    }
+    if !known || record.verified {
+        let mut tables = Vec::new();
+        for (table, _) in ctx.tables() {
+            let oid = table_oid(&mut from, &table).await?;
+            let rows = estimate(&mut from, oid, record.share_of_owner).await?;
+            tables.push(TableRecord::new(table, rows));
+        }
+        ctx.update(|record| {
+            record.fingerprint = Some(fingerprint);
+            record.verified = false;
+            record.verification = VerificationRecord::default();
+            record.tables = tables;
+        })
+        .await?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// All four triggers, on every partition, firing always.
+async fn is_guarded(shard: &mut ShardConn, oid: u32) -> Result<bool, MoveError> {
+    let row = shard
+        .one(
+            "SELECT bool_and((SELECT count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = part.relid
+                     AND t.tgname LIKE 'ringway\\_guard\\_%' AND t.tgenabled = 'A')
+                 >= CASE WHEN part.relid = $1::oid THEN 4 ELSE 3 END)
+             FROM (SELECT $1::oid AS relid UNION SELECT p.relid::oid FROM pg_catalog.pg_partition_tree($1::oid::regclass) p) part",
+            &[&oid],
+        )
+        .await?;
+    Ok(row.get::<_, Option<bool>>(0).unwrap_or(false))
+}
+
+/// The planner's row count, by the arcs' share of what the owner has.
+async fn estimate(from: &mut ShardConn, oid: u32, share: f64) -> Result<u64, MoveError> {
+    let row = from
+        .one(
+            "SELECT greatest(coalesce(sum(c.reltuples) FILTER (WHERE c.relkind = 'r'), 0), 0)::float8
+             FROM (SELECT $1::oid AS relid UNION SELECT p.relid::oid FROM pg_catalog.pg_partition_tree($1::oid::regclass) p) part
+             JOIN pg_catalog.pg_class c ON c.oid = part.relid",
+            &[&oid],
+        )
+        .await?;
+    let rows: f64 = row.get(0);
+    Ok((rows * share).round() as u64)
+}

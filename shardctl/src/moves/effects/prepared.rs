@@ -1,0 +1,55 @@
+//! Prepared transactions on one shard whose fate another shard decides: finished by the same rule as recovery does, without
+//! waiting for it.
+
+use ringway_topology::ids::ShardId;
+use ringway_topology::model::quote_literal;
+use ringway_topology::service::{Gid, GID_PREFIX};
+
+use crate::moves::conn::ShardConn;
+use crate::moves::error::MoveError;
+
+/// Finishes every transaction on `copy` whose anchor on `anchor` has ended; answers how many were found whose anchor is
+/// still in progress, and how many ended ones could not be finished at this moment.
+pub async fn resolve(
+    anchor: &mut ShardConn,
+    copy: &mut ShardConn,
+    anchor_id: ShardId,
+) -> Result<Unfinished, MoveError> {
+    let mut unfinished = Unfinished::default();
+    for (text, gid) in list(copy, anchor_id).await? {
+        let running =
+            anchor.one("SELECT ringway.xact_in_progress($1::text::xid8)", &[&gid.anchor_xid.to_string()]).await?;
+        if running.get(0) {
+            unfinished.in_progress += 1;
+            continue;
+        }
+        // In this order: the decision is there before the anchor's transaction has ended, or never.
+        let decided = anchor.one("SELECT EXISTS (SELECT FROM ringway.decided WHERE gid = $1)", &[&text]).await?;
+        let verb = if decided.get(0) { "COMMIT" } else { "ROLLBACK" };
+        match copy.batch(&format!("{verb} PREPARED {}", quote_literal(&text))).await {
+            Ok(()) => {}
+            // The gateway or recovery was faster.
+            Err(error) if error.is_undefined_object() => {}
+            Err(error) if error.is_in_doubt() => return Err(error),
+            Err(_) => unfinished.ended += 1,
+        }
+    }
+    Ok(unfinished)
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    pub in_progress: usize,
+    pub ended: usize,
+}
+
+async fn list(copy: &mut ShardConn, anchor: ShardId) -> Result<Vec<(String, Gid)>, MoveError> {
+    let rows = copy
+        .query(
+            "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)",
+            &[&format!("{GID_PREFIX}{}:", anchor.0)],
+        )
+        .await?;
+    let gids = rows.iter().map(|row| row.get::<_, String>(0));
+    Ok(gids.filter_map(|text| Gid::parse(&text).map(|gid| (text, gid))).collect())
+}

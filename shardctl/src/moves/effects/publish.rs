@@ -1,0 +1,185 @@
+//! The steps that are an epoch: what gateways must do for the move from now on, and waiting until they do.
+
+use std::time::{Duration, Instant};
+
+use ringway_topology::ids::Epoch;
+use ringway_topology::model::{Keyspace, Move, Placement, Topology};
+
+use crate::moves::conn::ShardConn;
+use crate::moves::context::MoveContext;
+use crate::moves::error::MoveError;
+use crate::moves::faults;
+use crate::moves::record::{unix_ms, CutoverRecord, MoveRecord};
+use crate::moves::state::Direction;
+
+/// Puts the move into the topology as its state wants it, or takes it out.
+fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), MoveError> {
+    let (source, target) = record.ends(Direction::Forward)?;
+    match record.state.routing() {
+        None => {
+            topology.moves.remove(&record.id);
+        }
+        Some(routing) => {
+            let wanted = Move {
+                id: record.id,
+                kind: record.kind,
+                keyspace: record.keyspace,
+                source,
+                target,
+                arcs: record.arcs.clone(),
+                phase: record.state.phase(),
+                routing,
+            };
+            // A new phase alone is no reason for a new epoch.
+            let same = topology
+                .moves
+                .get(&record.id)
+                .is_some_and(|known| Move { phase: wanted.phase, ..known.clone() } == wanted);
+            if !same {
+                topology.moves.insert(record.id, wanted);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The epoch from which gateways do what this state wants.
+pub async fn publish(ctx: &MoveContext) -> Result<Epoch, MoveError> {
+    let record = ctx.record();
+    let reason = format!("move {}: {:?}", ctx.id, record.state);
+    let topology = ctx.cluster.change(&reason, |topology| write_move(&record, topology)).await?;
+    Ok(topology.epoch)
+}
+
+/// Raises the shard's epoch floor, so that a gateway cut off since before `epoch` is refused there. Transactions of such
+/// gateways that keep it from rising are ended: live gateways never hold this lock.
+async fn raise_floor(ctx: &MoveContext, shard: &mut ShardConn, epoch: Epoch) -> Result<(), MoveError> {
+    let until = Instant::now() + Duration::from_millis(ctx.limits.statement_timeout_ms);
+    loop {
+        let done = async {
+            shard.begin_with(ctx.limits.floor_wait_ms).await?;
+            shard.query("SELECT ringway.raise_epoch_floor($1)", &[&(epoch.0 as i64)]).await?;
+            shard.commit().await
+        }
+        .await;
+        match done {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_lock_timeout() && Instant::now() < until => {
+                shard.rollback().await;
+                shard
+                    .query(
+                        "SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+                         WHERE l.locktype = 'advisory' AND l.classid = x'52570001'::int::oid AND l.objsubid = 2 AND l.granted
+                           AND l.pid <> pg_catalog.pg_backend_pid()
+                           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())",
+                        &[],
+                    )
+                    .await?;
+            }
+            Err(error) => {
+                shard.rollback().await;
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// The target is about to receive rows that it does not own.
+pub async fn filter(ctx: &MoveContext) -> Result<(), MoveError> {
+    let (_, target) = ctx.record().ends(Direction::Forward)?;
+    let epoch = publish(ctx).await?;
+    ctx.trouble("waiting for older statements to end");
+    ctx.cluster.wait_drained(epoch, &[target], ctx.acknowledge_timeout()).await?;
+    let mut target = ctx.connect(target).await?;
+    raise_floor(ctx, &mut target, epoch).await
+}
+
+pub async fn mirror(ctx: &MoveContext) -> Result<(), MoveError> {
+    let (source, target) = ctx.record().ends(Direction::Forward)?;
+    let epoch = publish(ctx).await?;
+    ctx.cluster.wait_routed(epoch, &[source, target], ctx.acknowledge_timeout()).await
+}
+
+/// Time is short from here to the release: what is left of the bound.
+pub fn hold_time_left(ctx: &MoveContext) -> Duration {
+    let bound = Duration::from_millis(ctx.limits.hold_bound_ms);
+    let held = ctx.live().held_since.map_or(Duration::ZERO, |since| since.elapsed());
+    bound.saturating_sub(held)
+}
+
+pub async fn hold(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
+    let (from, _) = ctx.record().ends(direction)?;
+    ctx.live().held_since = Some(Instant::now());
+    let epoch = publish(ctx).await?;
+    ctx.cluster.wait_routed(epoch, &[from], hold_time_left(ctx)).await
+}
+
+pub async fn undo_hold(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
+    let (from, _) = ctx.record().ends(direction)?;
+    let epoch = publish(ctx).await?;
+    ctx.live().held_since = None;
+    // Held statements go on as each gateway learns it; a retry of the cutover waits for all anyway.
+    if ctx.cluster.wait_routed(epoch, &[from], ctx.acknowledge_timeout()).await.is_err() {
+        tracing::warn!(r#move = ctx.id.0, epoch = epoch.0, "not every gateway has acknowledged that writes go on");
+    }
+    Ok(())
+}
+
+fn reassign(keyspace: &mut Keyspace, record: &MoveRecord, direction: Direction) -> Result<(), MoveError> {
+    let (_, to) = record.ends(direction)?;
+    let ring = keyspace
+        .ring()
+        .reassign(&record.arcs, to)
+        .map_err(|error| MoveError::fatal(format!("the ring cannot be changed: {error}")))?;
+    keyspace.placement = Placement::Ring(ring);
+    Ok(())
+}
+
+/// The arcs' new owner, in one compare-and-set; then nobody reads the old one by an older epoch.
+pub async fn switch(ctx: &MoveContext, direction: Direction, effect: &'static str) -> Result<(), MoveError> {
+    let record = ctx.record();
+    let (from, to) = record.ends(direction)?;
+    let reason = format!("move {}: {:?}", ctx.id, record.state);
+    let topology = ctx
+        .cluster
+        .change(&reason, |topology| {
+            write_move(&record, topology)?;
+            let keyspace = topology
+                .keyspaces
+                .get_mut(&record.keyspace)
+                .ok_or_else(|| MoveError::fatal("the keyspace is not in the topology"))?;
+            reassign(keyspace, &record, direction)
+        })
+        .await?;
+    faults::point(effect, "middle");
+    let mut old_owner = ctx.connect(from).await?;
+    raise_floor(ctx, &mut old_owner, topology.epoch).await?;
+    ctx.cluster.wait_routed(topology.epoch, &[from, to], ctx.acknowledge_timeout()).await
+}
+
+pub async fn release(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
+    let (from, to) = ctx.record().ends(direction)?;
+    let epoch = publish(ctx).await?;
+    ctx.cluster.wait_routed(epoch, &[from, to], ctx.acknowledge_timeout()).await?;
+    let held = ctx.live().held_since.take();
+    ctx.update(|record| {
+        // After a restart the time is not known; the round must not be counted twice either.
+        if record.cutovers.len() < record.handovers as usize {
+            let microseconds = held.map_or(0, |since| since.elapsed().as_micros() as u64);
+            record.cutovers.push(CutoverRecord { direction, microseconds, at_unix_ms: unix_ms() });
+        }
+        record.switched_at_unix_ms = (direction == Direction::Forward).then(unix_ms);
+    })
+    .await
+}
+
+/// The move leaves the topology.
+pub async fn done(ctx: &MoveContext) -> Result<(), MoveError> {
+    if ctx.topology().moves.contains_key(&ctx.id) {
+        let record = ctx.record();
+        let epoch = publish(ctx).await?;
+        let shards: Vec<_> = [Some(record.source), record.target].into_iter().flatten().collect();
+        ctx.cluster.wait_routed(epoch, &shards, ctx.acknowledge_timeout()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! All that the move engine needs of the control plane: the topology, a place for records, gateways' acknowledgements, and
+//! sessions on shards; with errors as effects see them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringway_topology::client::MoveStatistics;
+use ringway_topology::ids::{Epoch, MoveId, ShardId};
+use ringway_topology::model::Topology;
+
+use super::error::MoveError;
+use super::record::MoveRecord;
+use crate::control::{Control, ControlError, WaitError};
+use crate::pg::{PgConnectError, ServiceClient};
+use crate::shards;
+
+#[derive(Clone)]
+pub struct Cluster {
+    pub control: Control,
+}
+
+impl Cluster {
+    pub fn topology(&self) -> Arc<Topology> {
+        self.control.topology()
+    }
+
+    /// One compare-and-set, flushed; answers the topology that holds afterwards. `edit` may run several times.
+    pub async fn change(
+        &self,
+        reason: &str,
+        mut edit: impl FnMut(&mut Topology) -> Result<(), MoveError>,
+    ) -> Result<Arc<Topology>, MoveError> {
+        let mut refused = None;
+        let changed = self
+            .control
+            .change(reason, |topology| {
+                edit(topology).map_err(|error| {
+                    let text = error.to_string();
+                    refused = Some(error);
+                    ControlError::Precondition(text)
+                })
+            })
+            .await;
+        match (changed, refused) {
+            (Ok(topology), _) => Ok(topology),
+            (Err(ControlError::Precondition(_)), Some(error)) => Err(error),
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    /// Flushed when answered.
+    pub async fn put_record(&self, record: &MoveRecord) -> Result<(), MoveError> {
+        Ok(self.control.put_move_record(record.id, record.to_json()?.into_bytes()).await?)
+    }
+
+    pub async fn records(&self) -> Result<Vec<MoveRecord>, MoveError> {
+        let records = self.control.move_records().await?;
+        records.iter().map(|(_, bytes)| MoveRecord::from_json(&String::from_utf8_lossy(bytes))).collect()
+    }
+
+    pub async fn forget_record(&self, id: MoveId) -> Result<(), MoveError> {
+        Ok(self.control.remove_move_record(id).await?)
+    }
+
+    /// Every gateway routes by `epoch`; the sessions on `shards` of those without a lease have been ended. `Bound` after
+    /// `limit`.
+    pub async fn wait_routed(&self, epoch: Epoch, shards: &[ShardId], limit: Duration) -> Result<(), MoveError> {
+        let deadline = Instant::now() + limit;
+        Ok(self.control.gateways().wait_routed_or_terminate(epoch, deadline, shards).await?)
+    }
+
+    /// Nothing that began before `epoch` is left, likewise.
+    pub async fn wait_drained(&self, epoch: Epoch, shards: &[ShardId], limit: Duration) -> Result<(), MoveError> {
+        let deadline = Instant::now() + limit;
+        Ok(self.control.gateways().wait_drained_or_terminate(epoch, deadline, shards).await?)
+    }
+
+    pub async fn session(&self, dsn: &str, shard: &str) -> Result<ServiceClient, MoveError> {
+        Ok(self.control.client_of_dsn(dsn, shard).await?)
+    }
+
+    /// Registers a new shard, or goes on registering it, until it is a full member.
+    pub async fn join_shard(&self, name: &str, dsn: &str) -> Result<ShardId, MoveError> {
+        Ok(shards::join(&self.control, name, dsn).await?)
+    }
+
+    pub fn mirror_statistics(&self, id: MoveId) -> MoveStatistics {
+        self.control.gateways().statistics(id)
+    }
+}
+
+impl From<ControlError> for MoveError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Invalid(_)
+            | ControlError::NotFound(_)
+            | ControlError::Precondition(_)
+            | ControlError::Unimplemented(_)
+            | ControlError::Invariant(_) => MoveError::Fatal(error.to_string()),
+            ControlError::Connect(error) => error.into(),
+            ControlError::Wait(error) => error.into(),
+            ControlError::Sql(error) => error.into(),
+            ControlError::Unavailable(_)
+            | ControlError::Store(_)
+            | ControlError::ShuttingDown
+            | ControlError::Internal(_) => MoveError::Retry(error.to_string()),
+        }
+    }
+}
+
+impl From<WaitError> for MoveError {
+    fn from(error: WaitError) -> Self {
+        MoveError::Bound(error.to_string())
+    }
+}
+
+impl From<PgConnectError> for MoveError {
+    fn from(error: PgConnectError) -> Self {
+        match &error {
+            PgConnectError::Dsn(_) => MoveError::Fatal(error.to_string()),
+            PgConnectError::NoSuchShard(_) | PgConnectError::Timeout { .. } | PgConnectError::Refused { .. } => {
+                MoveError::Postgres { code: None, text: error.to_string() }
+            }
+        }
+    }
+}
