@@ -18,38 +18,47 @@ const CLIENTS: usize = 4;
 /// Tours before a point counts as never reached.
 const TOURS_MAX: usize = 3;
 const GOES_ON: Duration = Duration::from_secs(30);
+const SCHEMA_MAX: Duration = Duration::from_secs(60);
+const FENCE_MAX: Duration = Duration::from_secs(30);
+const FENCE_POINT: &str = "fence_met";
 /// A transaction that holds a cutover up is let go after this; the cutover must have undone itself before.
 const BLOCKED_MAX: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_plane_dies_at_every_step() -> Result<()> {
     let points = faults::list("shardctl", &["serve"]).await?;
-    play(points, false).await
+    play(points, Part::ControlPlane).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_gateway_dies_at_every_step() -> Result<()> {
     let points = faults::list("ringway-gateway", &[]).await?;
-    play(points, true).await
+    play(points, Part::Gateway).await
 }
 
-async fn play(points: Vec<String>, survive: bool) -> Result<()> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    ControlPlane,
+    Gateway,
+}
+
+async fn play(points: Vec<String>, part: Part) -> Result<()> {
     let _turn = turn().await?;
     let directory = temporary_directory()?;
     let faults = Faults::new(directory.path())?;
     let mut scenario = Scenario::start(CLIENTS, faults.environment()).await?;
-    if survive {
+    if part == Part::Gateway {
         scenario.shopping.survive_errors();
     }
     println!("{} points: {}", points.len(), points.join(" "));
     let started = Instant::now();
-    let outcome = tours(&mut scenario, &faults, &points, survive).await;
+    let outcome = tours(&mut scenario, &faults, &points, part).await;
     println!("{} of {} points in {:?}", faults.reached().len(), points.len(), started.elapsed());
     let outcome = outcome.with_context(|| format!("points reached, in order: {:?}", faults.reached()));
     scenario.finish(outcome).await
 }
 
-async fn tours(scenario: &mut Scenario, faults: &Faults, points: &[String], survive: bool) -> Result<()> {
+async fn tours(scenario: &mut Scenario, faults: &Faults, points: &[String], part: Part) -> Result<()> {
     let mut ends = Ends { source: "s1", target: "s2" };
     for tour in 0..TOURS_MAX {
         let left = match tour {
@@ -63,16 +72,19 @@ async fn tours(scenario: &mut Scenario, faults: &Faults, points: &[String], surv
         faults.arm(left)?;
         scenario.shopping.start().await?;
         if tour == 0 {
-            join(scenario).await.context("a split onto a new shard, cancelled")?;
+            join(scenario).await.context("a split onto a new shard")?;
         }
-        back_and_forth(scenario, ends)
+        if part == Part::Gateway {
+            schema_changes(scenario, faults).await.context("schema changes")?;
+        }
+        back_and_forth(scenario, faults, ends)
             .await
             .with_context(|| format!("a move from {} to {}", ends.source, ends.target))?;
         cancel(scenario, ends).await.context("a cancelled move")?;
         leftovers(scenario).await.context("prepared transactions that a dead gateway left")?;
         scenario.shopping.goes_on(50, GOES_ON).await?;
         scenario.shopping.stop().await?;
-        if !survive {
+        if part == Part::ControlPlane {
             scenario.shopping.saw_no_errors()?;
         }
         traces::none_stays_prepared(&scenario.cluster).await?;
@@ -93,23 +105,72 @@ struct Ends {
     target: &'static str,
 }
 
-/// A new shard joins; its rows come back by a cancellation.
+/// A new shard joins and takes rows over: from here on a transaction may have more than two participants.
 async fn join(scenario: &Scenario) -> Result<()> {
     let spare = scenario.cluster.spare().await?;
-    let id = scenario.mover.start(&Order::half("s1", "s3").onto(&spare)).await?;
-    scenario.mover.reach(id, &["ready"]).await?;
-    scenario.mover.drive(id, Command::Cancel, "cancelled").await?;
+    let id = scenario.mover.start(&Order::half("s1", "s3").onto(&spare).automatic()).await?;
+    scenario.mover.reach(id, &["switched"]).await?;
+    scenario.mover.drive(id, Command::Complete, "done").await?;
     Ok(())
+}
+
+/// Tables come and go until no gateway dies of it; then every shard has them, or none.
+async fn schema_changes(scenario: &Scenario, faults: &Faults) -> Result<()> {
+    let topology = scenario.cluster.topology().await?;
+    for (statement, tables) in [
+        ("CREATE TABLE IF NOT EXISTS passing (id int PRIMARY KEY)", "1"),
+        ("DROP TABLE IF EXISTS passing", "0"),
+        ("CREATE TABLE IF NOT EXISTS passing (id int PRIMARY KEY)", "1"),
+        ("DROP TABLE IF EXISTS passing", "0"),
+    ] {
+        ringway_tests::scenario::until(statement, SCHEMA_MAX, || async {
+            let client = sql::connect(&scenario.cluster.dsn("postgres")).await?;
+            client.batch_execute(statement).await?;
+            Ok(true)
+        })
+        .await?;
+        for shard in &topology.shards {
+            let client = sql::connect(&shard.dsn).await?;
+            let count = sql::value(&client, "SELECT count(*) FROM pg_class WHERE relname = 'passing'").await?;
+            ensure!(count == tables, "after {statement} {} has {count} such tables", shard.name);
+        }
+    }
+    println!("  schema changes are done; left {:?}", faults.remaining());
+    Ok(())
+}
+
+/// A write that a gateway sends to closed arcs: another control plane's fence, or an epoch that this gateway has not heard of.
+async fn meet_fence(scenario: &Scenario, faults: &Faults, shard: &str, arcs: &[TokenArc]) -> Result<()> {
+    if !faults.remaining().iter().any(|point| point == FENCE_POINT) {
+        return Ok(());
+    }
+    let tenant = a_tenant(scenario, arcs).await?;
+    let service = sql::connect(&scenario.cluster.shard_dsn(shard).await?).await?;
+    let token = ringway_topology::token::token_of_int(tenant).0;
+    let keyspace = scenario.cluster.topology().await?.keyspaces.first().context("no keyspace")?.id;
+    let arc = format!("int8multirange(int8range('{token}', '{token}', '[]'))");
+    service.batch_execute(&format!("SELECT ringway.close_arcs({keyspace}, {arc})")).await?;
+    let met = ringway_tests::scenario::until("a write that meets the fence", FENCE_MAX, || async {
+        if let Ok(client) = sql::connect(&scenario.cluster.dsn("postgres")).await {
+            let statement = format!("UPDATE orders SET note = note WHERE tenant_id = {tenant} AND id = -1");
+            let _ = tokio::time::timeout(Duration::from_secs(1), client.batch_execute(&statement)).await;
+        }
+        Ok(!faults.remaining().iter().any(|point| point == FENCE_POINT))
+    })
+    .await;
+    service.batch_execute(&format!("SELECT ringway.open_arcs({keyspace}, {arc})")).await?;
+    met
 }
 
 /// A cutover that must undo itself, the switch; a rollback that must undo itself, the rollback; the switch again, a rollback that
 /// has to copy again, the switch, completion.
-async fn back_and_forth(scenario: &Scenario, ends: Ends) -> Result<()> {
+async fn back_and_forth(scenario: &Scenario, faults: &Faults, ends: Ends) -> Result<()> {
     let mover = &scenario.mover;
     let id = mover.start(&Order::half(ends.source, ends.target)).await?;
     let status = mover.reach(id, &["ready"]).await?;
     let arcs = status.r#move.context("a status without its move")?.arcs;
     direct_write(scenario, ends.source, &arcs).await.context("a write that no gateway sees")?;
+    meet_fence(scenario, faults, ends.source, &arcs).await?;
     blocked(scenario, id, &arcs, Command::CutOver).await?;
     mover.reach(id, &["switched"]).await?;
     scenario.shopping.goes_on(50, GOES_ON).await?;
