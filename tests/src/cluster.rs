@@ -11,6 +11,7 @@ use ringway_proto::v1;
 use ringway_proto::v1::operations_client::OperationsClient;
 use ringway_proto::v1::topology_client::TopologyClient;
 use shardctl::dev::ports::free_port;
+use shardctl::dev::postgres::{LocalPostgres, PostgresConfig};
 use shardctl::dev::process::ProcessId;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -20,6 +21,9 @@ use crate::shop::audit;
 
 /// From `shardctl dev` to its `ready` line.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
+/// A control plane that was killed is back well within this.
+const CONTROL_BACK_MAX: Duration = Duration::from_secs(15);
+const CONTROL_POLL: Duration = Duration::from_millis(50);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Log lines that a failed start shows.
 const LOG_LINES_SHOWN: usize = 40;
@@ -68,6 +72,30 @@ pub fn temporary_directory() -> Result<tempfile::TempDir> {
     let directory = tempfile::Builder::new().prefix("ringway-test-").tempdir()?;
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755))?;
     Ok(directory)
+}
+
+/// One plain PostgreSQL beside a cluster, to compare with. It ends with this value.
+pub struct SinglePostgres {
+    server: LocalPostgres,
+    _directory: tempfile::TempDir,
+}
+
+pub async fn single_postgres() -> Result<SinglePostgres> {
+    let directory = temporary_directory()?;
+    let config = PostgresConfig::test(directory.path().join("single"));
+    let server = LocalPostgres::launch(config).await.context("starting a PostgreSQL to compare with")?;
+    Ok(SinglePostgres { server, _directory: directory })
+}
+
+impl SinglePostgres {
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// For a client of this role: `postgres`, or `app`, which is no superuser.
+    pub fn dsn(&self, role: &str) -> String {
+        self.server.dsn(role)
+    }
 }
 
 impl Cluster {
@@ -175,7 +203,18 @@ impl Cluster {
         OperationsClient::connect(self.grpc()).await.context("connecting to the control plane")
     }
 
+    /// Waits for a control plane that is being started again.
     pub async fn topology(&self) -> Result<v1::TopologySnapshot> {
+        let started = std::time::Instant::now();
+        loop {
+            match self.topology_now().await {
+                Err(_) if started.elapsed() < CONTROL_BACK_MAX => tokio::time::sleep(CONTROL_POLL).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn topology_now(&self) -> Result<v1::TopologySnapshot> {
         let mut client = TopologyClient::connect(self.grpc()).await.context("connecting to the control plane")?;
         Ok(client.get(v1::GetTopologyRequest {}).await?.into_inner())
     }
