@@ -1,3 +1,93 @@
-//! The planner: a pure function of statement, catalog and topology.
+//! The planner: a pure function of statement, catalog and topology. No I/O, no clock.
+//!
+//! [`plan`] decides what a statement is and which tier takes it, cheapest first; [`route::route`] finds the shards of one
+//! execution; [`filter::filtered`] makes a shard's text while rows move. What no tier accepts is refused.
+//!
+//! | tier | module |
+//! |---|---|
+//! | session, administration | [`session`], [`admin`] |
+//! | single shard | [`rows`], [`keys`], [`insert`], [`write`] |
+//! | push down, concatenate | [`concatenate`], [`colocate`] |
+//! | push down, merge | [`merge_sort`] |
+//! | partial aggregate | [`aggregate`] |
+//! | schema, COPY, EXPLAIN | [`ddl`], [`copy`], [`explain`] |
 
+pub mod admin;
+pub mod aggregate;
+pub mod analysis;
+pub mod colocate;
+pub mod concatenate;
+pub mod context;
+pub mod copy;
+pub mod ddl;
+pub mod explain;
+pub mod figure_name;
+pub mod filter;
+pub mod insert;
+pub mod keys;
+pub mod merge_sort;
+pub mod names;
+pub mod numeric_type;
+pub mod refuse;
+pub mod route;
+pub mod rows;
+pub mod session;
 pub mod types;
+pub mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use context::PlanContext;
+pub use route::{route, Parameter, Parameters, Route};
+pub use types::Plan;
+
+use crate::sql::parse::Text;
+use crate::wire::PgError;
+
+/// Plans one statement (without its semicolon).
+pub fn plan(sql: &str, context: &PlanContext<'_>) -> Result<Plan, PgError> {
+    let text = Text::new(sql).map_err(|error| refuse::syntax_error(error.message, error.offset, sql))?;
+    if let Some(plan) = session::plan(&text) {
+        return plan;
+    }
+    let first = text.lexemes[0];
+    let word = first.text(sql).to_ascii_lowercase();
+    match word.as_str() {
+        "select" => match admin::plan(&text) {
+            Some(plan) => plan,
+            None => rows::plan(context, &text),
+        },
+        "with" | "values" | "insert" | "update" | "delete" | "merge" | "table" | "(" => rows::plan(context, &text),
+        "copy" => copy::plan(context, &text),
+        "explain" => explain::plan(context, &text),
+        "listen" | "unlisten" => Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true })),
+        "declare" => cursor(context, &text),
+        "notify" | "do" | "call" | "load" | "checkpoint" | "fetch" | "move" | "close" => Ok(Plan::Home(types::Home {
+            sql: Arc::from(sql),
+            pins: matches!(word.as_str(), "fetch" | "move" | "close"),
+        })),
+        _ => ddl::plan(context, &text),
+    }
+}
+
+/// DECLARE name CURSOR FOR query: on the home shard, when its query is.
+fn cursor(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
+    let sql = text.sql;
+    let for_ = (0..text.lexemes.len()).find(|&index| text.word(index, "for"));
+    let Some(start) = for_.and_then(|index| text.lexemes.get(index + 1)).map(|lexeme| lexeme.start) else {
+        return Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true }));
+    };
+    match plan(&sql[start..], context)? {
+        Plan::Query(query) if matches!(query.targets, types::Targets::Home | types::Targets::AnyOne) => {
+            Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true }))
+        }
+        _ => Err(refuse::refused(
+            "a cursor over sharded tables is not supported",
+            "A cursor lives in one server.",
+            "Fetch with LIMIT, or with a row limit of the extended protocol.",
+        )),
+    }
+}

@@ -46,26 +46,64 @@ pub enum Plan {
 pub enum SessionCommand {
     Empty,
     /// BEGIN / START TRANSACTION with its modes as written (without the verb), e.g. `ISOLATION LEVEL REPEATABLE READ`.
-    Begin { modes: TransactionModes },
-    Commit { chain: bool },
-    Rollback { chain: bool },
-    Savepoint { name: String },
-    Release { name: String },
-    RollbackTo { name: String },
+    Begin {
+        modes: TransactionModes,
+    },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
+    Savepoint {
+        name: String,
+    },
+    Release {
+        name: String,
+    },
+    RollbackTo {
+        name: String,
+    },
     /// SET [SESSION|LOCAL] name = value, also SET TIME ZONE; `sql` is the statement as the shards take it.
-    Set { name: String, local: bool, value: Option<String>, sql: String },
-    Reset { name: Option<String>, sql: String },
-    Show { name: String, sql: String },
+    Set {
+        name: String,
+        local: bool,
+        value: Option<String>,
+        sql: String,
+    },
+    Reset {
+        name: Option<String>,
+        sql: String,
+    },
+    Show {
+        name: String,
+        sql: String,
+    },
     /// SET TRANSACTION modes.
-    SetTransaction { modes: TransactionModes },
-    SetConstraints { sql: String },
+    SetTransaction {
+        modes: TransactionModes,
+    },
+    SetConstraints {
+        sql: String,
+    },
     /// DISCARD ALL / PLANS / SEQUENCES / TEMP.
-    Discard { all: bool },
+    Discard {
+        all: bool,
+    },
     /// PREPARE name [(types)] AS statement: the inner text as written.
-    Prepare { name: String, parameter_types: Vec<String>, sql: String },
+    Prepare {
+        name: String,
+        parameter_types: Vec<String>,
+        sql: String,
+    },
     /// EXECUTE name (arguments as SQL text).
-    Execute { name: String, arguments: Vec<String> },
-    Deallocate { name: Option<String> },
+    Execute {
+        name: String,
+        arguments: Vec<String>,
+    },
+    Deallocate {
+        name: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,13 +124,25 @@ pub enum Isolation {
 #[derive(Clone, Debug)]
 pub enum AdminCommand {
     /// SELECT create_distributed_table('t', 'col' [, colocate_with => 'u']); column name of the single result.
-    CreateDistributedTable { table: String, column: String, colocate_with: Option<String> },
-    CreateReferenceTable { table: String },
-    UndistributeTable { table: String },
+    CreateDistributedTable {
+        table: String,
+        column: String,
+        colocate_with: Option<String>,
+    },
+    CreateReferenceTable {
+        table: String,
+    },
+    UndistributeTable {
+        table: String,
+    },
     /// SHOW ringway.shards | ringway.moves | ringway.tables | ringway.ring | ringway.epoch | POOLS | STATS | VERSION ...
-    ShowCluster { what: String },
+    ShowCluster {
+        what: String,
+    },
     /// SET ringway.shard = 's2' | DEFAULT.
-    PinShard { name: Option<String> },
+    PinShard {
+        name: Option<String>,
+    },
 }
 
 /// Which shards a statement concerns, before parameters and ring are known.
@@ -124,7 +174,9 @@ pub enum KeyExpression {
     Constant(Option<KeyValue>),
     /// `$index` (from 0), cast by PostgreSQL to the key column's type. If the client declares another type for it than one of
     /// the key's family, routing refuses.
-    Parameter { index: usize, key_type: KeyType },
+    /// `typmod`: the key column's modifier when the value is stored (INSERT), -1 when it is compared; routing refuses a value
+    /// that storing would change.
+    Parameter { index: usize, key_type: KeyType, typmod: i32 },
     /// `= ANY($index)`: every element of an array.
     ParameterArray { index: usize, key_type: KeyType },
 }
@@ -139,6 +191,10 @@ pub struct Query {
     /// Sharded tables that it touches anywhere: a statement with any of them is filtered during a move unless it goes to one
     /// shard by its keys.
     pub sharded: Vec<ShardedReference>,
+    /// The same references at their places in the text that shards are sent when routing gives more than one
+    /// (`Concatenate::sql`, `MergeSort::sql`, `Aggregate::partial_sql`). That text may leave out parameters of the statement:
+    /// their types, as described for the original, must be declared.
+    pub rewritten: Vec<ShardedReference>,
     /// How it runs when routing gives more than one shard. With exactly one, the text is forwarded verbatim.
     pub multi: MultiShard,
     /// The statement reads or writes a table that is being distributed: it waits for the next epoch.
@@ -156,7 +212,7 @@ pub struct ShardedReference {
     pub splice: FilterSplice,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FilterSplice {
     /// Bytes `start..end` name the table (with its ONLY or *), `alias` is how the statement calls it: replaced by
     /// `(SELECT * FROM <table> WHERE <condition>) AS alias`. `aliased`: an alias follows in the text already.
@@ -204,7 +260,9 @@ pub struct LimitOffset {
 pub enum CountExpression {
     Constant(u64),
     /// `$index` (from 0), an int8; NULL means none.
-    Parameter { index: usize },
+    Parameter {
+        index: usize,
+    },
 }
 
 /// Rows arrive sorted from each shard and are merged with bounded memory.
@@ -288,7 +346,11 @@ pub struct CopyIn {
 #[derive(Clone, Debug)]
 pub enum CopyDestination {
     /// Index of the key among the columns that are copied.
-    Sharded { keyspace: KeyspaceId, key_position: usize, key_type: KeyType },
+    Sharded {
+        keyspace: KeyspaceId,
+        key_position: usize,
+        key_type: KeyType,
+    },
     EveryMember,
     Home,
 }

@@ -1,0 +1,213 @@
+//! The schema of the shards as the planner sees it: an immutable value, read from any shard (all have the same schema)
+//! and replaced when the topology's catalog version grows.
+//!
+//! It opens no connection: [`Catalog::LOAD_SQL`] is run by whoever has one, [`Catalog::parse`] reads its answer.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ringway_topology::model::TableName;
+use serde::Deserialize;
+
+/// `pg_class.relkind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum RelationKind {
+    #[serde(rename = "r")]
+    Table,
+    #[serde(rename = "p")]
+    PartitionedTable,
+    #[serde(rename = "v")]
+    View,
+    #[serde(rename = "m")]
+    MaterializedView,
+    #[serde(rename = "f")]
+    ForeignTable,
+    #[serde(rename = "S")]
+    Sequence,
+    /// Composite types, indexes, TOAST tables.
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub type_oid: u32,
+    /// `atttypmod`, -1 without a modifier.
+    pub typmod: i32,
+    pub not_null: bool,
+    /// `pg_get_expr` of the default or of the generation expression.
+    pub default: Option<String>,
+    pub identity: bool,
+    pub generated: bool,
+    /// The collation is nondeterministic.
+    pub nondeterministic: bool,
+    /// The column has a collation other than the database's default.
+    pub own_collation: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Relation {
+    pub kind: RelationKind,
+    pub columns: Vec<Column>,
+    /// Columns of the primary key, in its order.
+    pub primary_key: Vec<String>,
+    /// What a view reads, directly: schema and name.
+    reads: Vec<(String, String)>,
+    /// Tables that it is a partition or a child of.
+    parents: Vec<(String, String)>,
+    /// Has triggers of the user's or rewrite rules (other than a view's own).
+    pub triggers: bool,
+    /// Foreign keys that write into it or from it with CASCADE or SET NULL/DEFAULT: names of the tables that a delete reaches.
+    cascades: Vec<(String, String)>,
+}
+
+impl Relation {
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    pub fn reads(&self) -> impl Iterator<Item = TableName> + '_ {
+        self.reads.iter().map(|(schema, name)| TableName::new(schema.clone(), name.clone()))
+    }
+
+    pub fn parents(&self) -> impl Iterator<Item = TableName> + '_ {
+        self.parents.iter().map(|(schema, name)| TableName::new(schema.clone(), name.clone()))
+    }
+
+    pub fn cascades(&self) -> impl Iterator<Item = TableName> + '_ {
+        self.cascades.iter().map(|(schema, name)| TableName::new(schema.clone(), name.clone()))
+    }
+}
+
+/// `pg_proc.provolatile`, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub enum Volatility {
+    #[serde(rename = "i")]
+    Immutable,
+    #[serde(rename = "s")]
+    Stable,
+    #[serde(rename = "v")]
+    Volatile,
+}
+
+/// All functions of one name, whatever their schema and arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Function {
+    /// The worst of them.
+    pub volatility: Volatility,
+    pub aggregate: bool,
+    /// Some of them return sets.
+    pub set_returning: bool,
+    /// One of them is not PostgreSQL's own.
+    pub user_defined: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    schemas: BTreeSet<String>,
+    relations: HashMap<String, HashMap<String, Relation>>,
+    /// Relations of pg_catalog and information_schema: names only.
+    system: HashMap<String, BTreeSet<String>>,
+    functions: HashMap<String, Function>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the shard's catalog cannot be read: {0}")]
+pub struct CatalogError(#[from] serde_json::Error);
+
+#[derive(Deserialize)]
+struct Document {
+    schemas: Vec<String>,
+    relations: Option<Vec<NamedRelation>>,
+    system: Vec<(String, String)>,
+    functions: Vec<(String, Function)>,
+}
+
+#[derive(Deserialize)]
+struct NamedRelation {
+    schema: String,
+    name: String,
+    #[serde(flatten)]
+    relation: Relation,
+}
+
+impl Catalog {
+    /// One row with one `text` column.
+    pub const LOAD_SQL: &'static str = include_str!("catalog.sql");
+
+    /// Reads the answer to [`Catalog::LOAD_SQL`].
+    pub fn parse(text: &str) -> Result<Catalog, CatalogError> {
+        let document: Document = serde_json::from_str(text)?;
+        let mut catalog = Catalog { schemas: document.schemas.into_iter().collect(), ..Catalog::default() };
+        for named in document.relations.unwrap_or_default() {
+            catalog.relations.entry(named.schema).or_default().insert(named.name, named.relation);
+        }
+        for (schema, name) in document.system {
+            catalog.system.entry(schema).or_default().insert(name);
+        }
+        catalog.functions = document.functions.into_iter().collect();
+        Ok(catalog)
+    }
+
+    pub fn has_schema(&self, schema: &str) -> bool {
+        self.schemas.contains(schema)
+    }
+
+    pub fn relation(&self, table: &TableName) -> Option<&Relation> {
+        self.relations.get(&table.schema)?.get(&table.name)
+    }
+
+    pub fn is_system_relation(&self, table: &TableName) -> bool {
+        self.system.get(&table.schema).is_some_and(|names| names.contains(&table.name))
+    }
+
+    /// Functions of this name that are not immutable, are aggregates, or are not PostgreSQL's own.
+    pub fn function(&self, name: &str) -> Option<Function> {
+        self.functions.get(name).copied()
+    }
+
+    /// Whether any relation of the application has this name, in whatever schema.
+    pub fn names_relation(&self, name: &str) -> bool {
+        self.relations.values().any(|relations| relations.contains_key(name))
+    }
+
+    /// The schemas that an unqualified name is looked up in, in order. `search_path` is the list as set, with `$user`.
+    pub fn effective_path(&self, search_path: &[String], user: &str) -> Vec<String> {
+        let mut path: Vec<String> = Vec::with_capacity(search_path.len() + 1);
+        for element in search_path {
+            let schema = if element == "$user" { user } else { element.as_str() };
+            let system = schema == "pg_catalog" || schema == "information_schema";
+            if (system || self.has_schema(schema)) && !path.iter().any(|known| known == schema) {
+                path.push(schema.to_owned());
+            }
+        }
+        if !path.iter().any(|schema| schema == "pg_catalog") {
+            path.insert(0, "pg_catalog".to_owned());
+        }
+        path
+    }
+
+    /// Finds an unqualified relation along an effective path.
+    pub fn resolve(&self, path: &[String], name: &str) -> Option<TableName> {
+        path.iter()
+            .map(|schema| TableName::new(schema.as_str(), name))
+            .find(|table| self.relation(table).is_some() || self.is_system_relation(table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_names_up_like_postgresql() {
+        let catalog = Catalog::parse(include_str!("plan/testdata/catalog.json")).unwrap();
+        let path = catalog.effective_path(&["$user".into(), "nowhere".into(), "public".into()], "ringway");
+        assert_eq!(path, ["pg_catalog", "public"]);
+        assert_eq!(catalog.resolve(&path, "orders"), Some(TableName::new("public", "orders")));
+        assert_eq!(catalog.resolve(&path, "pg_class"), Some(TableName::new("pg_catalog", "pg_class")));
+        assert_eq!(catalog.resolve(&path, "nothing"), None);
+        assert!(catalog.function("count").unwrap().aggregate);
+        assert_eq!(catalog.function("random").unwrap().volatility, Volatility::Volatile);
+    }
+}

@@ -1,0 +1,69 @@
+SELECT json_build_object(
+  'schemas', (SELECT json_agg(nspname) FROM pg_catalog.pg_namespace),
+  'system', (
+    SELECT json_agg(json_build_array(n.nspname, c.relname))
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname IN ('pg_catalog', 'information_schema') AND c.relkind IN ('r', 'v', 'p', 'm')),
+  'relations', (
+    SELECT json_agg(json_build_object(
+      'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
+      'columns', coalesce((
+        SELECT json_agg(json_build_object(
+            'name', a.attname, 'type_oid', a.atttypid::int8, 'typmod', a.atttypmod, 'not_null', a.attnotnull,
+            'default', pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+            'identity', a.attidentity <> '', 'generated', a.attgenerated <> '',
+            'nondeterministic', coalesce(NOT l.collisdeterministic, false),
+            'own_collation', a.attcollation NOT IN (0, 100))
+          ORDER BY a.attnum)
+        FROM pg_catalog.pg_attribute a
+        LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '[]'),
+      'primary_key', coalesce((
+        SELECT json_agg(a.attname ORDER BY k.place)
+        FROM pg_catalog.pg_constraint p, unnest(p.conkey) WITH ORDINALITY AS k(attnum, place)
+        JOIN pg_catalog.pg_attribute a ON a.attnum = k.attnum
+        WHERE p.conrelid = c.oid AND p.contype = 'p' AND a.attrelid = c.oid), '[]'),
+      'reads', coalesce((
+        SELECT json_agg(DISTINCT jsonb_build_array(rn.nspname, rc.relname))
+        FROM pg_catalog.pg_rewrite w
+        JOIN pg_catalog.pg_depend e ON e.classid = 'pg_catalog.pg_rewrite'::regclass AND e.objid = w.oid
+          AND e.refclassid = 'pg_catalog.pg_class'::regclass AND e.refobjid <> c.oid
+        JOIN pg_catalog.pg_class rc ON rc.oid = e.refobjid
+        JOIN pg_catalog.pg_namespace rn ON rn.oid = rc.relnamespace
+        WHERE w.ev_class = c.oid), '[]'),
+      'parents', coalesce((
+        SELECT json_agg(json_build_array(pn.nspname, pc.relname))
+        FROM pg_catalog.pg_inherits i
+        JOIN pg_catalog.pg_class pc ON pc.oid = i.inhparent
+        JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+        WHERE i.inhrelid = c.oid), '[]'),
+      'triggers', EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
+          AND t.tgname NOT LIKE 'ringway\_%')
+        OR EXISTS (SELECT FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'),
+      'cascades', coalesce((
+        SELECT json_agg(DISTINCT jsonb_build_array(fn.nspname, fc.relname))
+        FROM pg_catalog.pg_constraint f
+        JOIN pg_catalog.pg_class fc ON fc.oid = f.conrelid
+        JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace
+        WHERE f.confrelid = c.oid AND f.contype = 'f' AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'))),
+        '[]')))
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'ringway')
+      AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp\_%'
+      AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')),
+  'functions', (
+    SELECT json_agg(json_build_array(f.proname, f.facts))
+    FROM (
+      SELECT p.proname, json_build_object(
+          'volatility', max(CASE p.provolatile WHEN 'i' THEN 'i' WHEN 's' THEN 's' ELSE 'v' END),
+          'aggregate', bool_or(p.prokind = 'a'),
+          'set_returning', bool_or(p.proretset),
+          'user_defined', bool_or(n.nspname <> 'pg_catalog')) AS facts,
+        max(p.provolatile::text) <> 'i' OR bool_or(p.prokind <> 'f') OR bool_or(p.proretset)
+          OR bool_or(n.nspname <> 'pg_catalog') AS told
+      FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname NOT IN ('ringway', 'information_schema')
+      GROUP BY p.proname) f
+    WHERE f.told)
+)::text

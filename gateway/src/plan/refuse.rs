@@ -1,0 +1,27 @@
+//! Refusals: the one way to say that a statement cannot be made exact.
+
+use crate::wire::sqlstate::SqlState;
+use crate::wire::PgError;
+
+/// `0A000` with message, detail and hint.
+pub fn refused(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> PgError {
+    PgError::new(SqlState::FEATURE_NOT_SUPPORTED, message).detail(detail).hint(hint)
+}
+
+pub fn syntax_error(message: impl Into<String>, byte: usize, sql: &str) -> PgError {
+    let position = sql.get(..byte).map_or(0, |before| before.chars().count() + 1);
+    let error = PgError::new(SqlState::SYNTAX_ERROR, message);
+    match u32::try_from(position) {
+        Ok(position) if position > 0 => error.position(position),
+        _ => error,
+    }
+}
+
+/// What a statement over several shards is refused with.
+pub fn not_over_shards(what: impl Into<String>, hint: impl Into<String>) -> PgError {
+    refused("this statement cannot be run over several shards exactly", what, hint)
+}
+
+/// The hint that helps most often.
+pub const GIVE_THE_KEY: &str = "Hold every sharded table to its shard key (key = value), so that one shard can answer.";
+pub const JOIN_ON_KEYS: &str = "Join sharded tables on their shard keys, or hold each of them to the same key value.";

@@ -1,0 +1,297 @@
+//! The shards of one execution: keys are evaluated from the parameters, hashed, and looked up in the ring of the moment.
+
+use ringway_topology::ids::{KeyspaceId, ShardId};
+use ringway_topology::model::Topology;
+use ringway_topology::token::{KeyError, KeyFamily, KeyType, KeyValue, Token};
+
+use super::keys::fits;
+use super::refuse::refused;
+use super::types::{KeyExpression, Targets};
+use crate::wire::sqlstate::SqlState;
+use crate::wire::{Format, PgError};
+
+/// One value of Bind.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter<'a> {
+    /// As declared in Parse, or as the server described it; 0 if not known.
+    pub type_oid: u32,
+    pub format: Format,
+    /// `None` is NULL.
+    pub value: Option<&'a [u8]>,
+}
+
+pub type Parameters<'a> = [Parameter<'a>];
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Sorted, each once; never empty.
+    pub shards: Vec<ShardId>,
+    /// Of the keys that hold the statement. Empty when none do.
+    pub tokens: Vec<Token>,
+    pub keyspace: Option<KeyspaceId>,
+}
+
+pub fn route(targets: &Targets, topology: &Topology, parameters: &Parameters<'_>) -> Result<Route, PgError> {
+    let no_shard = || PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet");
+    let one = |shard: ShardId| Route { shards: vec![shard], tokens: Vec::new(), keyspace: None };
+    match targets {
+        Targets::AnyOne | Targets::Home => topology.home_shard().map(one).ok_or_else(no_shard),
+        Targets::EveryMember => {
+            let shards: Vec<ShardId> = topology.members().map(|shard| shard.id).collect();
+            if shards.is_empty() {
+                return Err(no_shard());
+            }
+            Ok(Route { shards, tokens: Vec::new(), keyspace: None })
+        }
+        Targets::Keyspace(id) => {
+            let keyspace = topology.keyspace(*id).ok_or_else(|| unknown_keyspace(*id))?;
+            let mut shards = keyspace.ring().owners();
+            shards.sort_unstable();
+            shards.dedup();
+            Ok(Route { shards, tokens: Vec::new(), keyspace: Some(*id) })
+        }
+        Targets::Keys(keys) => {
+            let keyspace = topology.keyspace(keys.keyspace).ok_or_else(|| unknown_keyspace(keys.keyspace))?;
+            let mut tokens = Vec::with_capacity(keys.values.len());
+            for value in &keys.values {
+                each_key(value, parameters, &mut |key| tokens.push(key.token()))?;
+            }
+            let mut shards: Vec<ShardId> = tokens.iter().map(|token| keyspace.owner(*token)).collect();
+            shards.sort_unstable();
+            shards.dedup();
+            if shards.is_empty() {
+                // No key at all: no row is concerned, one shard that owns rows answers.
+                shards.extend(keyspace.ring().owners().into_iter().min());
+            }
+            Ok(Route { shards, tokens, keyspace: Some(keys.keyspace) })
+        }
+    }
+}
+
+fn unknown_keyspace(id: KeyspaceId) -> PgError {
+    PgError::internal(format!("keyspace {id} is not in the topology"))
+}
+
+/// The value of a key; `None` is NULL. Not for arrays.
+pub fn evaluate(expression: &KeyExpression, parameters: &Parameters<'_>) -> Result<Option<KeyValue>, PgError> {
+    let mut out = None;
+    each_key(expression, parameters, &mut |key| out = Some(key.clone()))?;
+    Ok(out)
+}
+
+fn each_key(
+    expression: &KeyExpression,
+    parameters: &Parameters<'_>,
+    emit: &mut dyn FnMut(&KeyValue),
+) -> Result<(), PgError> {
+    match expression {
+        KeyExpression::Constant(value) => {
+            if let Some(value) = value {
+                emit(value);
+            }
+            Ok(())
+        }
+        KeyExpression::Parameter { index, key_type, typmod } => {
+            let parameter = parameter(parameters, *index)?;
+            let Some(bytes) = parameter.value else { return Ok(()) };
+            let value = read(*index, parameter.type_oid, parameter.format, bytes, *key_type)?;
+            if !fits(&value, *key_type, *typmod) {
+                return Err(refused(
+                    format!("the shard key in parameter ${} may be changed by storing it", index + 1),
+                    "The column's type has a length or precision that the value does not simply fit.",
+                    "Give the key as it will be stored.",
+                ));
+            }
+            emit(&value);
+            Ok(())
+        }
+        KeyExpression::ParameterArray { index, key_type } => {
+            let parameter = parameter(parameters, *index)?;
+            let Some(bytes) = parameter.value else { return Ok(()) };
+            let element = array_element(parameter.type_oid);
+            match parameter.format {
+                Format::Binary => binary_array(*index, bytes, *key_type, emit),
+                Format::Text => text_array(*index, element, bytes, *key_type, emit),
+            }
+        }
+    }
+}
+
+fn parameter<'a>(parameters: &Parameters<'a>, index: usize) -> Result<Parameter<'a>, PgError> {
+    parameters
+        .get(index)
+        .copied()
+        .ok_or_else(|| PgError::new(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter ${}", index + 1)))
+}
+
+fn read(index: usize, oid: u32, format: Format, bytes: &[u8], key_type: KeyType) -> Result<KeyValue, PgError> {
+    let given = match oid {
+        // Unknown, or `unknown` itself: PostgreSQL takes the type of the column or cast.
+        0 | 705 => Some(key_type),
+        oid => KeyType::from_oid(oid),
+    };
+    let result = match (given, format) {
+        (None, _) => return Err(mismatch(index, key_type)),
+        (Some(given), Format::Text) => {
+            let text = std::str::from_utf8(bytes).map_err(|_| {
+                PgError::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\"")
+            })?;
+            if given.family() == KeyFamily::Text && key_type.family() != KeyFamily::Text {
+                // A text parameter under an explicit cast: read as the cast reads it.
+                KeyValue::from_text(key_type, text)
+            } else {
+                KeyValue::from_text_for(given, key_type, text)
+            }
+        }
+        (Some(given), Format::Binary) => {
+            if given.family() == KeyFamily::Text && key_type.family() != KeyFamily::Text {
+                let text = std::str::from_utf8(bytes).map_err(|_| mismatch(index, key_type))?;
+                KeyValue::from_text(key_type, text)
+            } else {
+                KeyValue::from_binary_for(given, key_type, bytes)
+            }
+        }
+    };
+    result.map_err(|error| key_error(index, error))
+}
+
+fn mismatch(index: usize, key_type: KeyType) -> PgError {
+    refused(
+        format!("parameter ${} has a type that the shard key is not compared with exactly", index + 1),
+        format!("The shard key is of type {key_type}."),
+        format!("Declare the parameter as {key_type}, or leave its type open."),
+    )
+}
+
+fn key_error(index: usize, error: KeyError) -> PgError {
+    match error {
+        KeyError::Invalid { key_type, reason } => {
+            let code = match reason {
+                "out of range" => SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+                "incorrect binary data format" => SqlState::INVALID_BINARY_REPRESENTATION,
+                _ => SqlState::INVALID_TEXT_REPRESENTATION,
+            };
+            PgError::new(code, format!("invalid value for shard key of type {key_type}: {reason}"))
+                .detail(format!("It is parameter ${}.", index + 1))
+        }
+        KeyError::Unsupported { key_type, reason } => refused(
+            format!("the shard key in parameter ${} cannot be placed exactly", index + 1),
+            format!("A value of type {key_type}: {reason}."),
+            "Use ISO format with a time zone, plain decimal notation, or the binary format.",
+        ),
+    }
+}
+
+/// The element type of an array type, by `pg_type.dat`; 0 for what is not declared.
+fn array_element(oid: u32) -> u32 {
+    match oid {
+        1005 => 21,
+        1007 => 23,
+        1016 => 20,
+        1009 => 25,
+        1015 => 1043,
+        1014 => 1042,
+        2951 => 2950,
+        1001 => 17,
+        1182 => 1082,
+        1115 => 1114,
+        1185 => 1184,
+        1231 => 1700,
+        0 | 705 => 0,
+        _ => u32::MAX,
+    }
+}
+
+/// `array_send`'s format: dimensions, flags, element type, then per dimension length and lower bound, then the elements.
+fn binary_array(index: usize, bytes: &[u8], key_type: KeyType, emit: &mut dyn FnMut(&KeyValue)) -> Result<(), PgError> {
+    let malformed = || {
+        PgError::new(SqlState::INVALID_BINARY_REPRESENTATION, format!("malformed array in parameter ${}", index + 1))
+    };
+    let mut at = 0usize;
+    let mut int = || -> Result<i32, PgError> {
+        let value = bytes.get(at..at + 4).ok_or_else(malformed)?;
+        at += 4;
+        Ok(i32::from_be_bytes([value[0], value[1], value[2], value[3]]))
+    };
+    let dimensions = int()?;
+    let _flags = int()?;
+    let element = int()? as u32;
+    if !(0..=6).contains(&dimensions) {
+        return Err(malformed());
+    }
+    let mut count: usize = usize::from(dimensions > 0);
+    for _ in 0..dimensions {
+        let length = usize::try_from(int()?).map_err(|_| malformed())?;
+        let _lower = int()?;
+        count = count.checked_mul(length).ok_or_else(malformed)?;
+    }
+    for _ in 0..count {
+        let length = bytes.get(at..at + 4).ok_or_else(malformed)?;
+        let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+        at += 4;
+        if let Ok(length) = usize::try_from(length) {
+            let value = bytes.get(at..at + length).ok_or_else(malformed)?;
+            at += length;
+            emit(&read(index, element, Format::Binary, value, key_type)?);
+        }
+    }
+    Ok(())
+}
+
+/// `{a,"b,c",NULL}` of one dimension.
+fn text_array(
+    index: usize,
+    element: u32,
+    bytes: &[u8],
+    key_type: KeyType,
+    emit: &mut dyn FnMut(&KeyValue),
+) -> Result<(), PgError> {
+    let malformed = || {
+        refused(
+            format!("the array in parameter ${} is not of the plain form {{a,b,c}}", index + 1),
+            "Its elements are shard keys, which must be read exactly.",
+            "Send one dimension without bounds, or the binary format.",
+        )
+    };
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
+    let inner = text.trim().strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(malformed)?;
+    if inner.trim().is_empty() {
+        return Ok(());
+    }
+    let mut characters = inner.chars().peekable();
+    loop {
+        while characters.next_if(|c| c.is_ascii_whitespace()).is_some() {}
+        let mut value = String::new();
+        let quoted = characters.next_if_eq(&'"').is_some();
+        if quoted {
+            loop {
+                match characters.next().ok_or_else(malformed)? {
+                    '"' => break,
+                    '\\' => value.push(characters.next().ok_or_else(malformed)?),
+                    other => value.push(other),
+                }
+            }
+            while characters.next_if(|c| c.is_ascii_whitespace()).is_some() {}
+        } else {
+            while let Some(next) = characters.next_if(|c| *c != ',') {
+                match next {
+                    '{' | '}' | '"' => return Err(malformed()),
+                    '\\' => value.push(characters.next().ok_or_else(malformed)?),
+                    other => value.push(other),
+                }
+            }
+            value.truncate(value.trim_end_matches(|c: char| c.is_ascii_whitespace()).len());
+            if value.is_empty() {
+                return Err(malformed());
+            }
+        }
+        if quoted || !value.eq_ignore_ascii_case("null") {
+            emit(&read(index, element, Format::Text, value.as_bytes(), key_type)?);
+        }
+        match characters.next() {
+            None => return Ok(()),
+            Some(',') => {}
+            Some(_) => return Err(malformed()),
+        }
+    }
+}

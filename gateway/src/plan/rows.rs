@@ -1,0 +1,263 @@
+//! SELECT, VALUES, WITH, INSERT, UPDATE, DELETE, MERGE: analysed once, then given to the first tier that accepts.
+//!
+//! Without sharded tables: `SELECT 1` and reference tables go to any one shard, single tables and what may depend on the
+//! server (sequences, advisory locks, functions of the application) to the home shard.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use sqlparser::ast::{Expr, Function, ObjectName, Query as SqlQuery, SetExpr, Statement, TableFactor, Visit, Visitor};
+
+use super::analysis::{Analysis, Facts};
+use super::context::{FunctionUse, PlanContext};
+use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
+use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
+use super::{concatenate, insert, write};
+use crate::sql::parse::{name_parts, parse, Text};
+use crate::wire::PgError;
+
+/// What the functions of a statement do, wherever they are called.
+#[derive(Clone, Debug, Default)]
+pub struct Calls {
+    pub home: Option<String>,
+    pub user: Option<String>,
+    pub volatile: Option<String>,
+    pub stable: Option<String>,
+}
+
+struct CallVisitor<'c, 'a> {
+    context: &'c PlanContext<'a>,
+    calls: Calls,
+}
+
+impl CallVisitor<'_, '_> {
+    fn name(&mut self, name: &ObjectName) {
+        let Some(name) = name_parts(name).and_then(|parts| parts.last().cloned()) else { return };
+        let slot = match self.context.function(&name) {
+            FunctionUse::Home => &mut self.calls.home,
+            FunctionUse::User => &mut self.calls.user,
+            FunctionUse::Volatile => &mut self.calls.volatile,
+            FunctionUse::Stable => &mut self.calls.stable,
+            FunctionUse::Immutable | FunctionUse::Aggregate => {
+                const CLOCKS: &[&str] =
+                    &["current_timestamp", "current_date", "current_time", "localtime", "localtimestamp"];
+                if !CLOCKS.contains(&name.as_str()) {
+                    return;
+                }
+                &mut self.calls.stable
+            }
+        };
+        slot.get_or_insert(name);
+    }
+}
+
+impl Visitor for CallVisitor<'_, '_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Function(Function { name, .. }) = expr {
+            self.name(name);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        match factor {
+            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => self.name(name),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+pub fn calls(context: &PlanContext<'_>, statement: &impl Visit) -> Calls {
+    let mut visitor = CallVisitor { context, calls: Calls::default() };
+    let _ = statement.visit(&mut visitor);
+    visitor.calls
+}
+
+pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
+    let statement = match parse(text) {
+        Ok(statement) => statement,
+        Err(message) => return unparsed(context, text, &message),
+    };
+    let calls = calls(context, &statement);
+    let mut analysis = Analysis::new(context, text);
+    match &statement {
+        Statement::Query(query) => select(&mut analysis, query, &calls),
+        Statement::Insert(insert) => insert::plan(&mut analysis, insert, None, &calls),
+        Statement::Update(update) => write::update(&mut analysis, update, None, &calls),
+        Statement::Delete(delete) => write::delete(&mut analysis, delete, None, &calls),
+        Statement::Merge(merge) => write::merge(&mut analysis, merge, None, &calls),
+        _ => unparsed(context, text, "the statement is not a query"),
+    }
+}
+
+/// What the parser does not know goes to the home shard as it is, unless it may concern tables that are elsewhere.
+fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, message: &str) -> Result<Plan, PgError> {
+    for lexeme in &text.lexemes {
+        let Some(name) = lexeme.identifier(text.sql) else { continue };
+        let listed = context.topology.tables.iter().any(|table| table.name.name == name);
+        let view = context.catalog.names_relation(&name) && !listed && {
+            // Partitions and views of listed tables count as well.
+            context.table(&[name.clone()]).map_or(true, |table| {
+                !matches!(table.placed, super::context::Placed::Single | super::context::Placed::System)
+            })
+        };
+        if listed || view {
+            let error = syntax_error(format!("the statement is not understood: {message}"), lexeme.start, text.sql);
+            return Err(error
+                .detail(format!("It names \"{name}\", which is not on one shard alone; it was sent nowhere."))
+                .hint("Write it differently, or use SET ringway.shard to work on one shard."));
+        }
+    }
+    Ok(Plan::Home(Home { sql: Arc::from(text.sql), pins: false }))
+}
+
+/// What a statement without sharded tables concerns.
+pub fn unsharded_targets(analysis: &Analysis<'_>, calls: &Calls) -> Targets {
+    let home = !analysis.singles.is_empty() || calls.home.is_some() || calls.user.is_some();
+    // Locks on reference rows are taken on one agreed shard, so that they exclude each other.
+    let locks_reference = analysis.locking && !analysis.references.is_empty();
+    if home || locks_reference {
+        Targets::Home
+    } else {
+        Targets::AnyOne
+    }
+}
+
+pub fn mixed_with_single(analysis: &Analysis<'_>) -> Option<PgError> {
+    let single = analysis.singles.iter().next()?;
+    let sharded = analysis.occurrences.first()?;
+    let known = analysis.context.catalog.relation(single).is_some();
+    let what = if known { "single table" } else { "unknown table" };
+    Some(refused(
+        format!("the statement mixes {what} {single} with sharded table {}", sharded.table),
+        format!("The rows of {single} are on the home shard only."),
+        format!("Make it a reference table: SELECT create_reference_table('{single}')."),
+    ))
+}
+
+pub fn different_keyspaces(analysis: &Analysis<'_>) -> Option<PgError> {
+    let first = analysis.occurrences.first()?;
+    let other = analysis.occurrences.iter().find(|occurrence| occurrence.keyspace != first.keyspace)?;
+    Some(refused(
+        format!("tables {} and {} are in different keyspaces", first.table, other.table),
+        "Their rows are placed independently of each other.",
+        "Distribute them with colocate_with, or use two statements.",
+    ))
+}
+
+/// Functions that make a statement over several shards inexact.
+pub fn blocked_by_calls(calls: &Calls) -> Option<PgError> {
+    if let Some(name) = calls.user.as_ref() {
+        return Some(not_over_shards(
+            format!("Function {name} is the application's own and not immutable: it may read or write tables."),
+            "Declare it IMMUTABLE if it is, or hold the statement to one shard's keys.",
+        ));
+    }
+    calls.home.as_ref().map(|name| {
+        not_over_shards(
+            format!("Function {name} depends on the server that runs it."),
+            "Call it in a statement of its own.",
+        )
+    })
+}
+
+fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Result<Plan, PgError> {
+    // A query that is a data-modifying statement with WITH in front of it.
+    match &*query.body {
+        SetExpr::Insert(Statement::Insert(insert)) => return insert::plan(analysis, insert, Some(query), calls),
+        SetExpr::Update(Statement::Update(update)) => return write::update(analysis, update, Some(query), calls),
+        SetExpr::Delete(Statement::Delete(delete)) => return write::delete(analysis, delete, Some(query), calls),
+        SetExpr::Merge(Statement::Merge(merge)) => return write::merge(analysis, merge, Some(query), calls),
+        _ => {}
+    }
+    let facts = analysis.query(query)?;
+    if analysis.reference_written {
+        return Err(refused(
+            "a reference table is written in WITH",
+            "The write has to reach every shard.",
+            "Use a statement of its own.",
+        ));
+    }
+    let access = if analysis.modifying_with {
+        Access::Write
+    } else if analysis.locking || calls.user.is_some() {
+        Access::LockingRead
+    } else {
+        Access::Read
+    };
+    let (targets, multi) = targets(analysis, calls, |analysis| match blocked_multi(analysis, &facts, calls) {
+        Some(error) => MultiShard::Refused(Box::new(error)),
+        None => concatenate::select(analysis, query, &facts),
+    })?;
+    let home_access = if matches!(targets, Targets::Home) && calls.home.is_some() { Access::Write } else { access };
+    Ok(Plan::Query(finish(analysis, home_access, targets, multi, true)))
+}
+
+/// Decides between no sharded tables, keys, and the whole keyspace.
+pub fn targets<'a>(
+    analysis: &mut Analysis<'a>,
+    calls: &Calls,
+    multi: impl FnOnce(&mut Analysis<'a>) -> MultiShard,
+) -> Result<(Targets, MultiShard), PgError> {
+    if analysis.occurrences.is_empty() {
+        let plain = super::types::Concatenate { sql: None, limit: super::types::LimitOffset::default() };
+        return Ok((unsharded_targets(analysis, calls), MultiShard::Concatenate(plain)));
+    }
+    if let Some(error) = different_keyspaces(analysis).or_else(|| mixed_with_single(analysis)) {
+        return Err(error);
+    }
+    let keyspace = analysis.occurrences[0].keyspace;
+    let targets = match analysis.keys() {
+        Some(keys) => Targets::Keys(keys),
+        None => Targets::Keyspace(keyspace),
+    };
+    let constant_key = matches!(&targets, Targets::Keys(keys) if keys.values.len() == 1
+        && !matches!(keys.values[0], super::types::KeyExpression::ParameterArray { .. }));
+    let multi = if constant_key {
+        // Never asked for: one key is one shard.
+        MultiShard::Concatenate(super::types::Concatenate { sql: None, limit: super::types::LimitOffset::default() })
+    } else {
+        multi(analysis)
+    };
+    Ok((targets, multi))
+}
+
+fn blocked_multi(analysis: &Analysis<'_>, facts: &Facts, calls: &Calls) -> Option<PgError> {
+    if let Some(core) = &facts.core {
+        return Some((**core).clone());
+    }
+    if !facts.sharded {
+        return Some(not_over_shards("Its sharded tables are read by a statement in WITH only.", GIVE_THE_KEY));
+    }
+    if analysis.locking && !analysis.references.is_empty() {
+        return Some(not_over_shards(
+            "It locks rows of a reference table, of which every shard has a copy.",
+            "Lock the sharded rows and the reference rows in two statements.",
+        ));
+    }
+    blocked_by_calls(calls)
+}
+
+pub fn finish(
+    analysis: &Analysis<'_>,
+    access: Access,
+    targets: Targets,
+    multi: MultiShard,
+    returns_rows: bool,
+) -> Query {
+    let sharded = analysis.sharded_references();
+    let rewritten = concatenate::rewritten_references(analysis, &sharded, &multi);
+    Query {
+        sql: Arc::from(analysis.text.sql),
+        access,
+        targets,
+        sharded,
+        rewritten,
+        multi,
+        tables: analysis.tables.iter().cloned().collect(),
+        returns_rows,
+    }
+}

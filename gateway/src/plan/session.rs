@@ -1,0 +1,412 @@
+//! Tier "session": transaction control, settings, prepared statements; recognised on the tokens, handled by the session.
+//!
+//! Examples: `BEGIN ISOLATION LEVEL REPEATABLE READ`, `SET search_path TO a, b`, `PREPARE p (int) AS SELECT ...`.
+
+use super::refuse::{refused, syntax_error};
+use super::types::{AdminCommand, Isolation, Plan, SessionCommand, TransactionModes};
+use crate::sql::clauses::split_at_commas;
+use crate::sql::lexer::Kind;
+use crate::sql::parse::Text;
+use crate::wire::PgError;
+
+/// `None`: not a session command.
+pub fn plan(text: &Text<'_>) -> Option<Result<Plan, PgError>> {
+    if text.lexemes.is_empty() {
+        return Some(Ok(Plan::Session(SessionCommand::Empty)));
+    }
+    let mut cursor = Cursor { text, at: 0 };
+    let first = cursor.word()?;
+    let command = match first.as_str() {
+        "begin" => {
+            let _ = cursor.take("work") || cursor.take("transaction");
+            modes(&mut cursor).map(|modes| SessionCommand::Begin { modes })
+        }
+        "start" if cursor.take("transaction") => modes(&mut cursor).map(|modes| SessionCommand::Begin { modes }),
+        "commit" | "end" => {
+            if cursor.take("prepared") {
+                return Some(Err(two_phase()));
+            }
+            finish(&mut cursor, |chain| SessionCommand::Commit { chain })
+        }
+        "rollback" | "abort" => {
+            if cursor.take("prepared") {
+                return Some(Err(two_phase()));
+            }
+            let _ = cursor.take("work") || cursor.take("transaction");
+            if cursor.take("to") {
+                cursor.take("savepoint");
+                cursor.name().map(|name| SessionCommand::RollbackTo { name })
+            } else {
+                finish(&mut cursor, |chain| SessionCommand::Rollback { chain })
+            }
+        }
+        "savepoint" => cursor.name().map(|name| SessionCommand::Savepoint { name }),
+        "release" => {
+            cursor.take("savepoint");
+            cursor.name().map(|name| SessionCommand::Release { name })
+        }
+        "set" => return Some(set(cursor)),
+        "reset" => {
+            let name = match setting_name(&mut cursor) {
+                Ok(name) => name,
+                Err(error) => return Some(Err(error)),
+            };
+            if name == "ringway.shard" {
+                return Some(Ok(Plan::Admin(AdminCommand::PinShard { name: None })));
+            }
+            let name = (name != "all").then_some(name);
+            Ok(SessionCommand::Reset { name, sql: text.sql.to_owned() })
+        }
+        "show" => return Some(show(cursor)),
+        "discard" => Ok(SessionCommand::Discard { all: cursor.take("all") }).inspect(|_| {
+            let _ = cursor.take("plans") || cursor.take("sequences") || cursor.take("temp") || cursor.take("temporary");
+        }),
+        "prepare" => {
+            if cursor.take("transaction") {
+                return Some(Err(two_phase()));
+            }
+            return Some(prepare(cursor));
+        }
+        "execute" => return Some(execute(cursor)),
+        "deallocate" => {
+            cursor.take("prepare");
+            if cursor.take("all") {
+                Ok(SessionCommand::Deallocate { name: None })
+            } else {
+                cursor.name().map(|name| SessionCommand::Deallocate { name: Some(name) })
+            }
+        }
+        _ => return None,
+    };
+    Some(command.and_then(|command| cursor.end().map(|()| Plan::Session(command))))
+}
+
+fn two_phase() -> PgError {
+    refused(
+        "prepared transactions are the gateway's own",
+        "A transaction over several shards is committed in two phases by the gateway.",
+        "Use COMMIT.",
+    )
+}
+
+pub struct Cursor<'a, 't> {
+    pub text: &'a Text<'t>,
+    pub at: usize,
+}
+
+impl Cursor<'_, '_> {
+    /// The next unquoted word, in lower case.
+    pub fn word(&mut self) -> Option<String> {
+        let lexeme = self.text.lexemes.get(self.at)?;
+        if lexeme.kind != Kind::Word {
+            return None;
+        }
+        self.at += 1;
+        Some(lexeme.text(self.text.sql).to_ascii_lowercase())
+    }
+
+    pub fn take(&mut self, word: &str) -> bool {
+        let found = self.text.word(self.at, word);
+        self.at += usize::from(found);
+        found
+    }
+
+    pub fn take_punctuation(&mut self, punctuation: u8) -> bool {
+        let found = self.text.punctuation(self.at, punctuation);
+        self.at += usize::from(found);
+        found
+    }
+
+    pub fn name(&mut self) -> Result<String, PgError> {
+        let name = self.text.lexemes.get(self.at).and_then(|lexeme| lexeme.identifier(self.text.sql));
+        match name {
+            Some(name) => {
+                self.at += 1;
+                Ok(name)
+            }
+            None => Err(self.unexpected()),
+        }
+    }
+
+    pub fn done(&self) -> bool {
+        self.at >= self.text.lexemes.len()
+    }
+
+    pub fn end(&self) -> Result<(), PgError> {
+        if self.done() {
+            return Ok(());
+        }
+        Err(self.unexpected())
+    }
+
+    pub fn unexpected(&self) -> PgError {
+        match self.text.lexemes.get(self.at) {
+            Some(lexeme) => syntax_error(
+                format!("syntax error at or near \"{}\"", lexeme.text(self.text.sql)),
+                lexeme.start,
+                self.text.sql,
+            ),
+            None => syntax_error("syntax error at end of input", self.text.sql.len(), self.text.sql),
+        }
+    }
+}
+
+fn finish(cursor: &mut Cursor<'_, '_>, make: fn(bool) -> SessionCommand) -> Result<SessionCommand, PgError> {
+    let _ = cursor.take("work") || cursor.take("transaction");
+    let mut chain = false;
+    if cursor.take("and") {
+        chain = !cursor.take("no");
+        if !cursor.take("chain") {
+            return Err(cursor.unexpected());
+        }
+    }
+    Ok(make(chain))
+}
+
+fn modes(cursor: &mut Cursor<'_, '_>) -> Result<TransactionModes, PgError> {
+    let mut modes = TransactionModes::default();
+    while !cursor.done() {
+        if cursor.take("isolation") {
+            if !cursor.take("level") {
+                return Err(cursor.unexpected());
+            }
+            modes.isolation = Some(if cursor.take("serializable") {
+                Isolation::Serializable
+            } else if cursor.take("repeatable") && cursor.take("read") {
+                Isolation::RepeatableRead
+            } else if cursor.take("read") && cursor.take("committed") {
+                Isolation::ReadCommitted
+            } else if cursor.take("uncommitted") {
+                Isolation::ReadUncommitted
+            } else {
+                return Err(cursor.unexpected());
+            });
+        } else if cursor.take("read") {
+            modes.read_only = Some(if cursor.take("only") {
+                true
+            } else if cursor.take("write") {
+                false
+            } else {
+                return Err(cursor.unexpected());
+            });
+        } else if cursor.take("deferrable") {
+            modes.deferrable = Some(true);
+        } else if cursor.take("not") && cursor.take("deferrable") {
+            modes.deferrable = Some(false);
+        } else {
+            return Err(cursor.unexpected());
+        }
+        cursor.take_punctuation(b',');
+    }
+    Ok(modes)
+}
+
+/// `a.b`, TIME ZONE, TRANSACTION ISOLATION LEVEL, SESSION AUTHORIZATION, NAMES.
+fn setting_name(cursor: &mut Cursor<'_, '_>) -> Result<String, PgError> {
+    if cursor.text.word(cursor.at, "time") && cursor.text.word(cursor.at + 1, "zone") {
+        cursor.at += 2;
+        return Ok("timezone".to_owned());
+    }
+    if cursor.text.word(cursor.at, "session") && cursor.text.word(cursor.at + 1, "authorization") {
+        cursor.at += 2;
+        return Ok("session_authorization".to_owned());
+    }
+    if cursor.text.word(cursor.at, "transaction") && cursor.text.word(cursor.at + 1, "isolation") {
+        cursor.at += 3;
+        return Ok("transaction_isolation".to_owned());
+    }
+    let mut name = cursor.name()?.to_ascii_lowercase();
+    while cursor.take_punctuation(b'.') {
+        name.push('.');
+        name.push_str(&cursor.name()?.to_ascii_lowercase());
+    }
+    Ok(name)
+}
+
+fn set(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
+    let text = cursor.text;
+    if text.word(1, "transaction") && !text.word(2, "isolation_") {
+        cursor.at = 2;
+        if text.word(2, "snapshot") {
+            return Err(refused(
+                "SET TRANSACTION SNAPSHOT is not supported",
+                "A snapshot belongs to one server.",
+                "Use SET ringway.shard to work on one shard.",
+            ));
+        }
+        return Ok(Plan::Session(SessionCommand::SetTransaction { modes: modes(&mut cursor)? }));
+    }
+    if text.word(1, "constraints") {
+        return Ok(Plan::Session(SessionCommand::SetConstraints { sql: text.sql.to_owned() }));
+    }
+    let mut local = false;
+    if text.word(1, "local") && !is_assignment(text, 2) {
+        local = true;
+        cursor.at += 1;
+    } else if text.word(1, "session") && !is_assignment(text, 2) && !text.word(2, "authorization") {
+        cursor.at += 1;
+        if text.word(2, "characteristics") {
+            // SET SESSION CHARACTERISTICS AS TRANSACTION: defaults of later transactions.
+            return Err(refused(
+                "SET SESSION CHARACTERISTICS is not supported",
+                "The defaults of transactions are settings.",
+                "Use SET default_transaction_isolation, default_transaction_read_only.",
+            ));
+        }
+    }
+    let names = cursor.text.word(cursor.at, "names") && !is_assignment(text, cursor.at + 1);
+    let name = if names {
+        cursor.at += 1;
+        "client_encoding".to_owned()
+    } else {
+        setting_name(&mut cursor)?
+    };
+    let assigned = cursor.take("to")
+        || text.lexemes.get(cursor.at).is_some_and(|l| l.is_operator(text.sql, "=")) && {
+            cursor.at += 1;
+            true
+        };
+    let bare =
+        ["timezone", "role", "session_authorization", "client_encoding", "schema", "seed"].contains(&name.as_str());
+    if !assigned && !bare {
+        return Err(cursor.unexpected());
+    }
+    let (name, bare_schema) =
+        if name == "schema" && !assigned { ("search_path".to_owned(), true) } else { (name, false) };
+    let _ = bare_schema;
+    if cursor.done() && !names {
+        return Err(cursor.unexpected());
+    }
+    let value = setting_value(&cursor);
+    if name == "ringway.shard" {
+        return Ok(Plan::Admin(AdminCommand::PinShard { name: value }));
+    }
+    let folded = value.as_deref().map(str::to_ascii_lowercase);
+    if name == "standard_conforming_strings" && !matches!(folded.as_deref(), Some("on" | "true" | "yes" | "1") | None) {
+        return Err(refused(
+            "standard_conforming_strings cannot be turned off",
+            "The gateway reads string literals as the SQL standard does.",
+            "Use E'...' for backslash escapes.",
+        ));
+    }
+    if name == "session_replication_role" {
+        return Err(refused(
+            "session_replication_role cannot be set through the gateway",
+            "Triggers keep moving rows safe.",
+            "Disable single triggers instead.",
+        ));
+    }
+    Ok(Plan::Session(SessionCommand::Set { name, local, value, sql: text.sql.to_owned() }))
+}
+
+fn is_assignment(text: &Text<'_>, at: usize) -> bool {
+    text.word(at, "to") || text.lexemes.get(at).is_some_and(|l| l.is_operator(text.sql, "="))
+}
+
+/// The value as `SHOW` and `set_config` would take it; lists are joined by `, `. `None` for DEFAULT.
+fn setting_value(cursor: &Cursor<'_, '_>) -> Option<String> {
+    let text = cursor.text;
+    if text.word(cursor.at, "default") && cursor.at + 1 == text.lexemes.len() {
+        return None;
+    }
+    let parts = split_at_commas(text, cursor.at, text.lexemes.len())?;
+    let several = parts.len() > 1;
+    let values: Vec<String> = parts
+        .into_iter()
+        .map(|extent| {
+            let lexeme = text.lexemes[*extent.start()];
+            let single = extent.start() == extent.end();
+            match (single, lexeme.kind) {
+                (true, Kind::String) => {
+                    let value = lexeme.string_value(text.sql).unwrap_or_else(|| lexeme.text(text.sql).to_owned());
+                    if several {
+                        quote_element(&value)
+                    } else {
+                        value
+                    }
+                }
+                (true, Kind::Word | Kind::QuotedWord) => {
+                    let value = lexeme.identifier(text.sql).unwrap_or_default();
+                    if several {
+                        quote_element(&value)
+                    } else {
+                        value
+                    }
+                }
+                _ => text.slice(*extent.start(), *extent.end()).to_owned(),
+            }
+        })
+        .collect();
+    Some(values.join(", "))
+}
+
+/// An element of a list setting, quoted where its plain form would read differently.
+fn quote_element(value: &str) -> String {
+    let plain = !value.is_empty()
+        && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'$')
+        && !value.as_bytes()[0].is_ascii_digit();
+    if plain && !value.starts_with('$') {
+        value.to_owned()
+    } else {
+        ringway_topology::model::quote_ident(value)
+    }
+}
+
+fn show(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
+    let text = cursor.text;
+    let name = setting_name(&mut cursor)?;
+    cursor.end()?;
+    const CLUSTER: &[&str] = &[
+        "pools",
+        "stats",
+        "version",
+        "shards",
+        "moves",
+        "clients",
+        "servers",
+        "databases",
+        "lists",
+        "config",
+        "users",
+    ];
+    if let Some(what) = name.strip_prefix("ringway.") {
+        return Ok(Plan::Admin(AdminCommand::ShowCluster { what: what.to_owned() }));
+    }
+    if CLUSTER.contains(&name.as_str()) {
+        return Ok(Plan::Admin(AdminCommand::ShowCluster { what: name }));
+    }
+    Ok(Plan::Session(SessionCommand::Show { name, sql: text.sql.to_owned() }))
+}
+
+fn prepare(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
+    let text = cursor.text;
+    let name = cursor.name()?;
+    let mut parameter_types = Vec::new();
+    if text.punctuation(cursor.at, b'(') {
+        let close = text.closing(cursor.at).ok_or_else(|| cursor.unexpected())?;
+        for extent in split_at_commas(text, cursor.at + 1, close).ok_or_else(|| cursor.unexpected())? {
+            parameter_types.push(text.slice(*extent.start(), *extent.end()).to_owned());
+        }
+        cursor.at = close + 1;
+    }
+    if !cursor.take("as") || cursor.done() {
+        return Err(cursor.unexpected());
+    }
+    let sql = text.slice(cursor.at, text.lexemes.len() - 1).to_owned();
+    Ok(Plan::Session(SessionCommand::Prepare { name, parameter_types, sql }))
+}
+
+fn execute(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
+    let text = cursor.text;
+    let name = cursor.name()?;
+    let mut arguments = Vec::new();
+    if text.punctuation(cursor.at, b'(') {
+        let close = text.closing(cursor.at).ok_or_else(|| cursor.unexpected())?;
+        for extent in split_at_commas(text, cursor.at + 1, close).ok_or_else(|| cursor.unexpected())? {
+            arguments.push(text.slice(*extent.start(), *extent.end()).to_owned());
+        }
+        cursor.at = close + 1;
+    }
+    cursor.end()?;
+    Ok(Plan::Session(SessionCommand::Execute { name, arguments }))
+}
