@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use ringway_proto::v1::TokenArc;
 use ringway_tests::cluster::{Cluster, Options};
+use ringway_tests::scenario::bare::Bare;
 use ringway_tests::scenario::mover::{Command, Mover, Order};
 use ringway_tests::scenario::{sql, traces, turn, until};
 use tokio_postgres::Client;
@@ -23,11 +24,18 @@ const OWN_IDS: i64 = 1_000;
 /// Acknowledged rows of a key and id.
 type Account = BTreeMap<(i64, i64), String>;
 
+const TABLE: &str = "CREATE TABLE notes (k bigint, id bigint, v text, PRIMARY KEY (k, id))";
+const ROWS: &str = "INSERT INTO notes SELECT k, i, 'loaded' FROM generate_series(1, 400) k, generate_series(1, 5) i";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn direct_writes_are_captured_and_then_refused() -> Result<()> {
     let _turn = turn().await?;
     let cluster = Cluster::start(Options { shards: 2, ..Options::default() }).await?;
-    let outcome = play(&cluster).await;
+    let gateway = sql::connect(&cluster.dsn("postgres")).await?;
+    gateway.batch_execute(TABLE).await?;
+    gateway.batch_execute("SELECT create_distributed_table('notes', 'k')").await?;
+    gateway.batch_execute(ROWS).await.context("loading")?;
+    let outcome = play(&cluster.grpc(), Some(&gateway)).await;
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());
         return outcome;
@@ -35,16 +43,26 @@ async fn direct_writes_are_captured_and_then_refused() -> Result<()> {
     cluster.stop().await
 }
 
-async fn play(cluster: &Cluster) -> Result<()> {
-    let gateway = sql::connect(&cluster.dsn("postgres")).await?;
-    gateway.batch_execute("CREATE TABLE notes (k bigint, id bigint, v text, PRIMARY KEY (k, id))").await?;
-    gateway.batch_execute("SELECT create_distributed_table('notes', 'k')").await?;
-    for k in 1..=KEYS {
-        gateway.execute("INSERT INTO notes SELECT $1, i, 'loaded' FROM generate_series(1, 5) i", &[&k]).await?;
+/// The same where there is no gateway at all: the engine alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_needs_no_gateway() -> Result<()> {
+    let _turn = turn().await?;
+    let bare = Bare::start(2, &format!("{TABLE}; {ROWS}"), Vec::new()).await?;
+    let outcome = async {
+        bare.shardctl(&["table", "shard", "notes", "--key", "k"]).await?;
+        play(&bare.grpc(), None).await
     }
-    let mover = Mover::new(cluster.grpc());
-    let s1 = direct(cluster, "s1").await?;
-    let s2 = direct(cluster, "s2").await?;
+    .await;
+    if outcome.is_err() {
+        eprintln!("{}", bare.log());
+    }
+    outcome
+}
+
+async fn play(grpc: &str, gateway: Option<&Client>) -> Result<()> {
+    let mover = Mover::new(grpc.to_string());
+    let s1 = direct(&mover, "s1").await?;
+    let s2 = direct(&mover, "s2").await?;
 
     // A rate limit, so that the writer meets every phase.
     let id = mover.start(&Order::half("s1", "s2").slowly(20_000)).await?;
@@ -53,18 +71,18 @@ async fn play(cluster: &Cluster) -> Result<()> {
     ensure!(keys.len() > 10, "only {} keys move", keys.len());
 
     let mut account = Account::new();
-    let writer = Writer::start(direct(cluster, "s1").await?, keys.clone(), 1);
+    let writer = Writer::start(direct(&mover, "s1").await?, keys.clone(), 1);
     mover.reach(id, &["ready"]).await?;
     arrives(&mut account, writer.stop().await?, &s1, &s2, &arcs).await.context("until the move was ready")?;
 
     // It writes on while the switch takes place: each write arrives, or is refused.
     println!("an old snapshot, an open transaction, and a switch");
-    let mut old = direct(cluster, "s1").await?;
+    let mut old = direct(&mover, "s1").await?;
     let old = old.build_transaction().isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await?;
     let seen: i64 = old.query_one("SELECT count(*) FROM notes", &[]).await?.get(0);
     ensure!(seen > 0);
-    open_transaction_holds_the_switch(cluster, &mover, id, keys[0], &mut account).await?;
-    let writer = Writer::start(direct(cluster, "s1").await?, keys.clone(), 2);
+    open_transaction_holds_the_switch(&mover, id, keys[0], &mut account).await?;
+    let writer = Writer::start(direct(&mover, "s1").await?, keys.clone(), 2);
     mover.reach(id, &["switched"]).await?;
     let written = writer.stop().await?;
     ensure!(written.refused > 0 || written.count > 0, "the writer did nothing during the switch");
@@ -96,7 +114,7 @@ async fn play(cluster: &Cluster) -> Result<()> {
     ensure!(s1.execute("UPDATE notes SET v = v WHERE k = $1", &[&stays]).await? == 5);
 
     println!("writes to the new owner, and a rollback");
-    let writer = Writer::start(direct(cluster, "s2").await?, keys.clone(), 3);
+    let writer = Writer::start(direct(&mover, "s2").await?, keys.clone(), 3);
     until("writes on the new owner", ARRIVES_MAX, || async { Ok(writer.count() > 50) }).await?;
     mover.drive(id, Command::RollBack, "ready").await?;
     let written = writer.stop().await?;
@@ -112,16 +130,21 @@ async fn play(cluster: &Cluster) -> Result<()> {
     // The standing fence.
     let (code, _) = sql::failure(&s1, &format!("INSERT INTO notes VALUES ({k}, 77, 'late')")).await?;
     ensure!(code == "RW002", "after completion the source refuses with {code}");
-    let rows = gateway.query("SELECT k, id, v FROM notes WHERE id >= $1 ORDER BY k, id", &[&OWN_IDS]).await?;
+    let rows = match gateway {
+        Some(gateway) => {
+            gateway.query(&format!("SELECT k, id, v FROM notes WHERE id >= {OWN_IDS} ORDER BY k, id"), &[]).await?
+        }
+        None => s2.query(&format!("SELECT k, id, v FROM notes WHERE id >= {OWN_IDS} ORDER BY k, id"), &[]).await?,
+    };
     let seen: Account = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
-    ensure!(seen == account, "through the gateway: {}", difference(&account, &seen));
+    ensure!(seen == account, "in the end: {}", difference(&account, &seen));
     println!("  {} rows of the direct writer are where they belong", seen.len());
     Ok(())
 }
 
 /// A client of a shard that is not the service role.
-async fn direct(cluster: &Cluster, shard: &str) -> Result<Client> {
-    let dsn = cluster.shard_dsn(shard).await?;
+async fn direct(mover: &Mover, shard: &str) -> Result<Client> {
+    let dsn = mover.shard_dsn(shard).await?;
     let (_, rest) = dsn.split_once('@').with_context(|| format!("no user in {dsn}"))?;
     sql::connect(&format!("postgresql://postgres@{rest}")).await
 }
@@ -263,14 +286,8 @@ fn difference(expected: &Account, seen: &Account) -> String {
 }
 
 /// A direct transaction that has written to moving rows is waited for, within a bound, and nothing of it is lost.
-async fn open_transaction_holds_the_switch(
-    cluster: &Cluster,
-    mover: &Mover,
-    id: u64,
-    k: i64,
-    account: &mut Account,
-) -> Result<()> {
-    let mut client = direct(cluster, "s1").await?;
+async fn open_transaction_holds_the_switch(mover: &Mover, id: u64, k: i64, account: &mut Account) -> Result<()> {
+    let mut client = direct(mover, "s1").await?;
     let transaction = client.transaction().await?;
     let key = (k, OWN_IDS + 1);
     transaction.execute("INSERT INTO notes VALUES ($1, $2, 'open during the switch')", &[&key.0, &key.1]).await?;

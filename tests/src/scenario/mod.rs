@@ -1,6 +1,7 @@
 //! What the integration and fault tests share: a cluster with the shop in it, moves that are driven through restarts of the
 //! control plane, fault points, and checks that read the shards directly.
 
+pub mod bare;
 pub mod faults;
 pub mod gateway;
 pub mod mover;

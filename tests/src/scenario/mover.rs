@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context as _, Result};
 use ringway_proto::v1::operations_client::OperationsClient;
 use ringway_proto::v1::start_move_request::What;
-use ringway_proto::v1::{ListMovesRequest, MoveRequest, MoveStatus, StartMoveRequest};
+use ringway_proto::v1::topology_client::TopologyClient;
+use ringway_proto::v1::{GetTopologyRequest, ListMovesRequest, MoveRequest, MoveStatus, StartMoveRequest};
 use tonic::transport::Channel;
 use tonic::Code;
 
@@ -103,6 +104,14 @@ impl Mover {
                 Err(_) => tokio::time::sleep(POLL).await,
             }
         }
+    }
+
+    /// DSN of a shard's primary, for the service role.
+    pub async fn shard_dsn(&self, name: &str) -> Result<String> {
+        let mut client = TopologyClient::connect(self.grpc.clone()).await.context("connecting to the control plane")?;
+        let topology = client.get(GetTopologyRequest {}).await?.into_inner();
+        let shard = topology.shards.into_iter().find(|s| s.name == name).with_context(|| format!("no shard {name}"))?;
+        Ok(shard.dsn)
     }
 
     pub async fn status(&self, id: u64) -> Result<MoveStatus> {
