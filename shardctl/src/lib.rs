@@ -4,7 +4,13 @@
 //! shards through both; `moves` moves arcs; `serve` offers it all by gRPC, which `cli` calls. It never imports the
 //! gateway.
 
+pub mod cli;
 pub mod control;
 pub mod dev;
+pub mod moves;
 pub mod pg;
+pub mod recovery;
+pub mod serve;
 pub mod shards;
+pub mod tables;
+pub mod verify;

@@ -31,6 +31,8 @@ pub use registry::{GatewaySession, GatewayView, LEASE};
 
 /// Compare-and-set attempts against another control plane before a change gives up.
 const CONFLICTS_MAX: u32 = 8;
+/// Bound on waiting for another operation to end.
+const OPERATIONS_WAIT_MAX: Duration = Duration::from_secs(120);
 /// Bound on the end of owned tasks at shutdown.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
@@ -120,8 +122,15 @@ impl Control {
     }
 
     /// One at a time: operations that take the shards' fences.
-    pub async fn lock_operations(&self) -> OwnedMutexGuard<()> {
-        Arc::clone(&self.inner.operations).lock_owned().await
+    pub async fn lock_operations(&self) -> Result<OwnedMutexGuard<()>, ControlError> {
+        let lock = Arc::clone(&self.inner.operations).lock_owned();
+        tokio::time::timeout(OPERATIONS_WAIT_MAX, lock).await.map_err(|_| {
+            ControlError::Unavailable(
+                "another operation (a shard that joins, a table that is distributed) is still at work; try again later, \
+                 or see the control plane's log"
+                    .into(),
+            )
+        })
     }
 
     /// Applies `edit` to a copy of the topology, checks the invariants, raises the epoch, stores, flushes, publishes.

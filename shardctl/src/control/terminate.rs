@@ -23,7 +23,7 @@ pub(super) async fn end_sessions_except(client: &Client, spared: &[GatewayId]) -
 }
 
 /// Terminates these backends, and returns when they are gone.
-pub(crate) async fn end_backends(client: &Client, mut backends: Vec<i32>) -> Result<(), tokio_postgres::Error> {
+async fn end_backends(client: &Client, mut backends: Vec<i32>) -> Result<(), tokio_postgres::Error> {
     while !backends.is_empty() {
         let left = "SELECT a.pid FROM pg_catalog.pg_stat_activity a
             WHERE a.pid = ANY ($1) AND pg_catalog.pg_terminate_backend(a.pid) IS NOT NULL";
@@ -34,11 +34,4 @@ pub(crate) async fn end_backends(client: &Client, mut backends: Vec<i32>) -> Res
         }
     }
     Ok(())
-}
-
-/// The gateway that holds a session's lock, by the low 32 bits of its number; `None` for a session of no gateway.
-pub(crate) async fn gateway_object_of(client: &Client, backend: i32) -> Result<Option<u32>, tokio_postgres::Error> {
-    let sql = "SELECT l.objid FROM pg_catalog.pg_locks l
-        WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.classid = $1 AND l.pid = $2 LIMIT 1";
-    Ok(client.query_opt(sql, &[&(GATEWAY_LOCK_CLASS as u32), &backend]).await?.map(|row| row.get(0)))
 }

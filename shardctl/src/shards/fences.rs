@@ -73,6 +73,17 @@ pub async fn lift(control: &Control) -> Result<(), ControlError> {
     Ok(())
 }
 
+async fn any_raised(control: &Control) -> Result<bool, ControlError> {
+    for shard in members(control) {
+        let client = control.shard_client(shard).await?;
+        let sql = "SELECT EXISTS (SELECT FROM ringway.shard s WHERE s.reference_fence OR s.ddl_fence)";
+        if client.query_one(sql, &[]).await?.get(0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Lifts the fences; what cannot be reached now is done in the background.
 pub async fn lift_or_settle_later(control: &Control) {
     if let Err(error) = lift(control).await {
@@ -85,8 +96,15 @@ pub async fn lift_or_settle_later(control: &Control) {
 }
 
 async fn settle_when_free(control: &Control) {
-    let _one = control.lock_operations().await;
-    settle(control).await;
+    while let Err(error) = async {
+        let _one = control.lock_operations().await?;
+        settle(control).await;
+        Ok::<(), ControlError>(())
+    }
+    .await
+    {
+        tracing::warn!(%error, "fences stay for the moment");
+    }
 }
 
 /// From here on a gateway without a lease is served on these shards only if it knows this epoch.
@@ -114,8 +132,11 @@ pub async fn settle(control: &Control) {
     loop {
         let epoch = control.topology().epoch;
         let outcome = async {
-            everybody_knows(control, epoch).await?;
-            lift(control).await
+            if any_raised(control).await? {
+                everybody_knows(control, epoch).await?;
+                lift(control).await?;
+            }
+            Ok::<(), ControlError>(())
         };
         match outcome.await {
             Ok(()) => return,

@@ -29,7 +29,7 @@ pub async fn join(control: &Control, name: &str, dsn: &str) -> Result<ShardId, C
 pub async fn join_with_warnings(control: &Control, name: &str, dsn: &str) -> Result<Joined, ControlError> {
     let (owned, name, dsn) = (control.clone(), name.to_owned(), dsn.to_owned());
     let task = control.spawn(async move {
-        let _one = owned.lock_operations().await;
+        let _one = owned.lock_operations().await?;
         join_alone(&owned, &name, &dsn).await
     });
     match task.await {
@@ -84,12 +84,7 @@ async fn join_alone(control: &Control, name: &str, dsn: &str) -> Result<Joined, 
 }
 
 /// Persisted before anything is done to the database.
-async fn store_joining(
-    control: &Control,
-    name: &str,
-    dsn: &str,
-    server: &Server,
-) -> Result<ShardId, ControlError> {
+async fn store_joining(control: &Control, name: &str, dsn: &str, server: &Server) -> Result<ShardId, ControlError> {
     let topology = control
         .change("shard joining", |topology| {
             if let Some(id) = topology.shard_named(name).map(|shard| shard.id) {
@@ -100,9 +95,10 @@ async fn store_joining(
                 return Ok(());
             }
             let id = ShardId(topology.next_shard);
-            topology.next_shard = topology.next_shard.checked_add(1).ok_or_else(|| {
-                ControlError::Precondition("all 65534 shard numbers have been used".into())
-            })?;
+            topology.next_shard = topology
+                .next_shard
+                .checked_add(1)
+                .ok_or_else(|| ControlError::Precondition("all 65534 shard numbers have been used".into()))?;
             let shard = Shard {
                 id,
                 name: name.to_owned(),

@@ -7,11 +7,11 @@ use crate::control::{Control, ControlError};
 
 /// Takes an empty shard out of the topology, and the `ringway` schema out of its database if that can be reached.
 pub async fn remove(control: &Control, name: &str) -> Result<(), ControlError> {
-    let _one = control.lock_operations().await;
+    let _one = control.lock_operations().await?;
     let topology = control.topology();
-    let shard = topology
-        .shard_named(name)
-        .ok_or_else(|| ControlError::NotFound(format!("there is no shard {name}; \"shardctl shard list\" shows them")))?;
+    let shard = topology.shard_named(name).ok_or_else(|| {
+        ControlError::NotFound(format!("there is no shard {name}; \"shardctl shard list\" shows them"))
+    })?;
     let id = shard.id;
     if shard.state == ShardState::Member && topology.home_shard() == Some(id) {
         return Err(ControlError::Precondition(format!(

@@ -126,7 +126,10 @@ pub async fn set_track(
         )));
     };
     client
-        .batch_execute(&format!("ALTER SEQUENCE {} INCREMENT BY {} RESTART WITH {first}", sequence.name, sequence.stride))
+        .batch_execute(&format!(
+            "ALTER SEQUENCE {} INCREMENT BY {} RESTART WITH {first}",
+            sequence.name, sequence.stride
+        ))
         .await?;
     let left = (maximum - first) / sequence.stride + 1;
     Ok((sequence.width < 8).then(|| {
