@@ -114,9 +114,10 @@ pub struct Analysis<'a> {
     pub singles: BTreeSet<TableName>,
     pub tables: BTreeSet<TableName>,
     pub locking: bool,
-    /// `FOR UPDATE OF` names, of the top query; empty for all.
+    /// A reference table is the target of a statement that writes.
     pub reference_written: bool,
     pub modifying_with: bool,
+    pub system: bool,
     pub recursive: bool,
     pub scopes: Vec<Scope>,
     pub common: Vec<Rc<CommonTable>>,
@@ -148,6 +149,7 @@ impl<'a> Analysis<'a> {
             locking: false,
             reference_written: false,
             modifying_with: false,
+            system: false,
             recursive: false,
             scopes: Vec::new(),
             common: Vec::new(),

@@ -578,7 +578,12 @@ impl<'a> Analysis<'a> {
         outer: &mut Vec<usize>,
         core: &mut Blocked,
     ) -> Result<Vec<usize>, PgError> {
-        let mut left = self.factor(&item.relation, joins, outer, core)?.0.relations;
+        let (tree, lateral) = self.factor(&item.relation, joins, outer, core)?;
+        let mut left = tree.relations;
+        let here = self.scopes.len() - 1;
+        if let Some(anchor) = left.iter().find_map(|&r| self.scopes[here].relations[r].anchor) {
+            lateral.into_iter().for_each(|attribute| self.connect(anchor, attribute));
+        }
         for join in &item.joins {
             let (right, lateral) = self.factor(&join.relation, joins, outer, core)?;
             left = self.join(left, right.relations, join, lateral, joins, outer, core)?;
@@ -939,6 +944,7 @@ impl<'a> Analysis<'a> {
                 self.singles.insert(table.name.clone());
             }
             Placed::System => {
+                self.system = true;
                 if written {
                     self.singles.insert(table.name.clone());
                 }

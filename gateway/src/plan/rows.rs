@@ -173,7 +173,17 @@ fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Resul
         SetExpr::Merge(Statement::Merge(merge)) => return write::merge(analysis, merge, Some(query), calls),
         _ => {}
     }
-    let facts = analysis.query(query)?;
+    // LIMIT of the whole statement is the tiers' business; only one that reads tables is analysed.
+    let counts_read =
+        query.limit_clause.is_some() && analysis.collect(&query.limit_clause.iter().collect::<Vec<_>>()).has_sublinks();
+    let unlimited;
+    let analysed = if counts_read {
+        query
+    } else {
+        unlimited = SqlQuery { limit_clause: None, fetch: None, ..query.clone() };
+        &unlimited
+    };
+    let facts = analysis.query(analysed)?;
     if analysis.reference_written {
         return Err(refused(
             "a reference table is written in WITH",
@@ -236,6 +246,12 @@ fn blocked_multi(analysis: &Analysis<'_>, facts: &Facts, calls: &Calls) -> Optio
         return Some(not_over_shards(
             "It locks rows of a reference table, of which every shard has a copy.",
             "Lock the sharded rows and the reference rows in two statements.",
+        ));
+    }
+    if analysis.system {
+        return Some(not_over_shards(
+            "It reads system catalogs, which differ between servers, together with a sharded table.",
+            "Use two statements, or hold the sharded table to its key.",
         ));
     }
     blocked_by_calls(calls)

@@ -198,6 +198,13 @@ fn mask(text: &Text<'_>) -> String {
             blank(index + 2);
         } else if text.word(index, "for") && text.word(index + 1, "key") && text.word(index + 2, "share") {
             blank(index + 1);
+        } else if index > 0 && text.word(index, "only") {
+            let named =
+                text.lexemes.get(index + 1).is_some_and(|next| matches!(next.kind, Kind::Word | Kind::QuotedWord));
+            let before = ["from", "join", "update", "using"].iter().any(|word| text.word(index - 1, word));
+            if named && (before || text.punctuation(index - 1, b',')) {
+                blank(index);
+            }
         }
     }
     String::from_utf8(bytes).unwrap_or_else(|_| text.sql.to_owned())
