@@ -1,0 +1,148 @@
+//! A real PostgreSQL is the oracle: the same statements run on one server that holds all rows, and through the gateway
+//! over two shards. Rows, column names and types, command tags, SQLSTATEs and transaction status must be the same, or the
+//! gateway refuses with 0A000.
+//!
+//! `RINGWAY_DIFFERENTIAL_SEED` and `RINGWAY_DIFFERENTIAL_STATEMENTS` choose what is generated; every failure prints the
+//! seed that repeats it.
+
+#[path = "differential/answer.rs"]
+mod answer;
+#[path = "differential/case.rs"]
+mod case;
+#[path = "differential/fixture.rs"]
+mod fixture;
+#[path = "differential/generate/mod.rs"]
+mod generate;
+#[path = "differential/pair.rs"]
+mod pair;
+#[path = "differential/score.rs"]
+mod score;
+
+use anyhow::{ensure, Result};
+use ringway_tests::cluster::{single_postgres, Cluster, Options};
+use ringway_tests::scenario::raw::{query, Raw};
+use ringway_tests::scenario::turn;
+
+use case::Case;
+use pair::{Outcome, Pair};
+use score::Score;
+
+const FILES: &[(&str, &str)] = &[
+    ("points.slt", include_str!("differential/points.slt")),
+    ("fan_out.slt", include_str!("differential/fan_out.slt")),
+    ("joins.slt", include_str!("differential/joins.slt")),
+    ("aggregates.slt", include_str!("differential/aggregates.slt")),
+    ("subqueries.slt", include_str!("differential/subqueries.slt")),
+    ("writes.slt", include_str!("differential/writes.slt")),
+    ("transactions.slt", include_str!("differential/transactions.slt")),
+    ("errors.slt", include_str!("differential/errors.slt")),
+    ("parameters.slt", include_str!("differential/parameters.slt")),
+];
+/// Run last: what of it is not refused changes the schema.
+const BEYOND_SHARDS: (&str, &str) = ("beyond_shards.slt", include_str!("differential/beyond_shards.slt"));
+
+const SEED: u64 = 20_240_607;
+const STATEMENTS: usize = 1_500;
+/// All files and generated statements together.
+const STATEMENTS_MIN: usize = 1_000;
+/// Of the statements that are neither hard nor beyond what shards can hold.
+const PLAIN_REFUSED_MAX_PERCENT: usize = 15;
+/// Mismatches that are printed whole.
+const SHOWN_MAX: usize = 60;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_is_postgresqls_or_a_refusal() -> Result<()> {
+    let _turn = turn().await?;
+    let single = single_postgres().await?;
+    let cluster = Cluster::start(Options { shards: 2, ..Options::default() }).await?;
+    let outcome = run(single.port(), cluster.listen_port()).await;
+    if outcome.is_err() {
+        eprintln!("{}", cluster.logs());
+    }
+    cluster.stop().await?;
+    outcome
+}
+
+/// The statements and the comparison themselves: two PostgreSQL servers never differ.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_never_differ() -> Result<()> {
+    let _turn = turn().await?;
+    let (one, other) = (single_postgres().await?, single_postgres().await?);
+    let mut session = Raw::session(other.port(), "postgres").await?;
+    for function in fixture::NO_DISTRIBUTION {
+        ensure!(session.ask(&query(function)).await?.is_none(), "{function}");
+    }
+    let mut pair = Pair::connect(one.port(), other.port()).await?;
+    let total = run_everything(&mut pair).await?;
+    for failure in total.failures.iter().filter(|failure| !failure.contains("must be refused")).take(SHOWN_MAX) {
+        eprintln!("{failure}\n");
+    }
+    ensure!(total.different == 0, "{} statements have no one answer", total.different);
+    Ok(())
+}
+
+async fn run(postgres_port: u16, gateway_port: u16) -> Result<()> {
+    let mut pair = Pair::connect(postgres_port, gateway_port).await?;
+    let total = run_everything(&mut pair).await?;
+    println!("reasons of refusals:\n{}", total.reasons());
+    for failure in total.failures.iter().take(SHOWN_MAX) {
+        eprintln!("{failure}\n");
+    }
+    ensure!(total.failures.is_empty(), "{} statements failed", total.failures.len());
+    ensure!(total.statements() >= STATEMENTS_MIN, "only {} statements ran", total.statements());
+    ensure!(
+        total.plain_refused * 100 <= total.plain * PLAIN_REFUSED_MAX_PERCENT,
+        "{} of {} plain statements were refused",
+        total.plain_refused,
+        total.plain
+    );
+    Ok(())
+}
+
+async fn run_everything(pair: &mut Pair) -> Result<Score> {
+    let mut total = Score::new("all");
+    for (name, text) in FILES {
+        let cases = case::parse(name, text)?;
+        total.add(run_all(pair, name, cases).await?);
+    }
+    let seed = from_environment("RINGWAY_DIFFERENTIAL_SEED", SEED)?;
+    let statements = from_environment("RINGWAY_DIFFERENTIAL_STATEMENTS", STATEMENTS as u64)? as usize;
+    println!("generated with RINGWAY_DIFFERENTIAL_SEED={seed}");
+    for (family, cases) in generate::families(seed, statements) {
+        total.add(run_all(pair, family, cases).await?);
+    }
+    let (name, text) = BEYOND_SHARDS;
+    let mut score = Score::new(name);
+    for case in case::parse(name, text)? {
+        score.count(&case, pair.run(&case).await?);
+    }
+    println!("{score}");
+    total.add(score);
+    println!("{total}");
+    Ok(total)
+}
+
+async fn run_all(pair: &mut Pair, name: &str, cases: Vec<Case>) -> Result<Score> {
+    let mut score = Score::new(name);
+    for case in &cases {
+        let outcome = pair.run(case).await.map_err(|error| error.context(format!("{}\n{}", case.origin, case.sql)))?;
+        let diverged = matches!(outcome, Outcome::Different(_)) && case.may_write();
+        score.count(case, outcome);
+        if diverged && pair.check_tables().await.is_err() {
+            pair.reload().await?;
+        }
+    }
+    if let Err(error) = pair.check_tables().await {
+        score.failures.push(format!("after {name} the tables differ: {error:#}"));
+    }
+    pair.reload().await?;
+    println!("{score}");
+    Ok(score)
+}
+
+fn from_environment(name: &str, default: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(value) => Ok(value.parse()?),
+        Err(_) => Ok(default),
+    }
+}

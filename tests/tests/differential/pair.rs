@@ -1,0 +1,155 @@
+//! One PostgreSQL and the gateway side by side, kept in the same state.
+
+use std::fmt;
+
+use anyhow::{bail, ensure, Context as _, Result};
+use ringway_tests::scenario::raw::Raw;
+
+use crate::answer::{ask, difference, Answer};
+use crate::case::{Case, Expectation, Protocol, Rows};
+use crate::fixture;
+
+const NOT_SUPPORTED: &str = "0A000";
+
+pub struct Pair {
+    postgres: Raw,
+    gateway: Raw,
+    /// After a refusal within a transaction: what follows is skipped up to its end.
+    skipping: bool,
+}
+
+/// What became of a statement.
+pub enum Outcome {
+    Equal {
+        /// The SQLSTATE, if both refused it.
+        error: Option<String>,
+    },
+    Refused {
+        message: String,
+    },
+    Different(Box<Mismatch>),
+    /// It stands in a transaction that was given up.
+    Skipped,
+}
+
+pub struct Mismatch {
+    pub what: String,
+    pub postgres: Answer,
+    pub gateway: Answer,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  differs in {}", self.what)?;
+        writeln!(f, "  PostgreSQL:\n{}", self.postgres)?;
+        write!(f, "  gateway:\n{}", self.gateway)
+    }
+}
+
+impl Pair {
+    /// Ports of a server and a gateway with an empty database `app` each.
+    pub async fn connect(postgres_port: u16, gateway_port: u16) -> Result<Pair> {
+        let mut pair = Pair {
+            postgres: Raw::session(postgres_port, "postgres").await.context("connecting to PostgreSQL")?,
+            gateway: Raw::session(gateway_port, "postgres").await.context("connecting to the gateway")?,
+            skipping: false,
+        };
+        for statement in fixture::SCHEMA {
+            pair.both(statement).await?;
+        }
+        for statement in fixture::DISTRIBUTION {
+            let answer = ask(&mut pair.gateway, statement, &Protocol::Simple).await?;
+            ensure!(answer.error.is_none(), "{statement}\n{answer}");
+        }
+        pair.reload().await?;
+        Ok(pair)
+    }
+
+    /// Makes both hold the fixture's rows again.
+    pub async fn reload(&mut self) -> Result<()> {
+        for statement in fixture::load()? {
+            self.both(&statement).await?;
+        }
+        self.check_tables().await
+    }
+
+    /// Whether all tables have the same rows on both sides, as seen through the gateway.
+    pub async fn check_tables(&mut self) -> Result<()> {
+        for (table, key) in fixture::TABLES {
+            let sql = format!("SELECT * FROM {table} ORDER BY {key}");
+            let postgres = ask(&mut self.postgres, &sql, &Protocol::Simple).await?;
+            let gateway = ask(&mut self.gateway, &sql, &Protocol::Simple).await?;
+            if let Some(what) = difference(&postgres, &gateway, &Rows::Ordered) {
+                bail!("{sql}\n{}", Mismatch { what, postgres, gateway });
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a statement on both. The gateway is first: what it refuses is not done on PostgreSQL either.
+    pub async fn run(&mut self, case: &Case) -> Result<Outcome> {
+        if self.skipping {
+            self.skipping = !case.ends_transaction();
+            return Ok(Outcome::Skipped);
+        }
+        let gateway = ask(&mut self.gateway, &case.sql, &case.protocol).await.context("gateway")?;
+        let refused = gateway.error.as_ref().filter(|error| error.code == NOT_SUPPORTED);
+        let Some(refusal) = refused else {
+            let postgres = ask(&mut self.postgres, &case.sql, &case.protocol).await.context("PostgreSQL")?;
+            return match difference(&postgres, &gateway, &case.rows) {
+                None => Ok(Outcome::Equal { error: postgres.error.map(|error| error.code) }),
+                Some(what) => {
+                    self.leave_transaction(&gateway, &postgres, case).await?;
+                    Ok(Outcome::Different(Box::new(Mismatch { what, postgres, gateway })))
+                }
+            };
+        };
+        let message = refusal.message.clone();
+        // Does PostgreSQL refuse it too? Whatever it does must leave no trace.
+        let in_transaction = gateway.status != b'I';
+        if !in_transaction {
+            self.both_ends("BEGIN", false).await?;
+        }
+        let postgres = ask(&mut self.postgres, &case.sql, &case.protocol).await.context("PostgreSQL")?;
+        let also = postgres.error.as_ref().is_some_and(|error| error.code == NOT_SUPPORTED);
+        if !in_transaction {
+            self.both_ends("ROLLBACK", false).await?;
+        } else if !also {
+            self.leave_transaction(&gateway, &postgres, case).await?;
+        }
+        Ok(match also {
+            true => Outcome::Equal { error: Some(NOT_SUPPORTED.to_owned()) },
+            false => Outcome::Refused { message },
+        })
+    }
+
+    async fn leave_transaction(&mut self, gateway: &Answer, postgres: &Answer, case: &Case) -> Result<()> {
+        if gateway.status == b'I' && postgres.status == b'I' {
+            return Ok(());
+        }
+        self.skipping = !case.ends_transaction();
+        self.both_ends("ROLLBACK", true).await
+    }
+
+    /// On PostgreSQL, and on the gateway too if asked.
+    async fn both_ends(&mut self, sql: &str, gateway: bool) -> Result<()> {
+        let answer = ask(&mut self.postgres, sql, &Protocol::Simple).await?;
+        ensure!(answer.error.is_none(), "PostgreSQL: {sql}\n{answer}");
+        if gateway {
+            let answer = ask(&mut self.gateway, sql, &Protocol::Simple).await?;
+            ensure!(answer.error.is_none(), "gateway: {sql}\n{answer}");
+        }
+        Ok(())
+    }
+
+    async fn both(&mut self, sql: &str) -> Result<()> {
+        let case = Case::new(Expectation::Equal, sql);
+        match self.run(&case).await? {
+            Outcome::Equal { error: None } => Ok(()),
+            Outcome::Equal { error: Some(code) } => bail!("{code}: {sql}"),
+            Outcome::Refused { message } => bail!("refused: {message}\n{sql}"),
+            Outcome::Different(mismatch) => bail!("{sql}\n{mismatch}"),
+            Outcome::Skipped => bail!("skipped: {sql}"),
+        }
+    }
+}
