@@ -591,6 +591,7 @@ impl<'a> Analysis<'a> {
         Ok(left)
     }
 
+    #[allow(clippy::too_many_arguments)] // The state of one FROM clause, threaded through its tree.
     fn join(
         &mut self,
         left: Vec<usize>,

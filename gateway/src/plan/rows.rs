@@ -100,7 +100,7 @@ fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, message: &str) -> Result
         let listed = context.topology.tables.iter().any(|table| table.name.name == name);
         let view = context.catalog.names_relation(&name) && !listed && {
             // Partitions and views of listed tables count as well.
-            context.table(&[name.clone()]).map_or(true, |table| {
+            context.table(std::slice::from_ref(&name)).map_or(true, |table| {
                 !matches!(table.placed, super::context::Placed::Single | super::context::Placed::System)
             })
         };

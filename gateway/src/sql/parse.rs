@@ -48,7 +48,7 @@ impl<'a> Text<'a> {
     pub fn ident(&self, ident: &Ident) -> Option<usize> {
         let index = self.location(ident.span.start)?;
         let value = self.lexemes[index].identifier(self.sql)?;
-        (value == super::parse::ident_value(ident)).then_some(index)
+        (value == ident_value(ident)).then_some(index)
     }
 
     pub fn location(&self, location: Location) -> Option<usize> {
@@ -65,7 +65,7 @@ impl<'a> Text<'a> {
             ObjectNamePart::Function(_) => None,
         });
         let first = parts.next()??;
-        let last = parts.last().unwrap_or(Some(first))?;
+        let last = parts.next_back().unwrap_or(Some(first))?;
         (last == first + 2 * (name.0.len() - 1)).then_some((first, last))
     }
 
@@ -138,26 +138,25 @@ pub fn parse(text: &Text<'_>) -> Result<Statement, String> {
     let tokens = Tokenizer::new(&dialect, &masked).tokenize_with_location().map_err(|error| error.to_string())?;
     let mut starts = BTreeSet::new();
     for token in &tokens {
-        let checked = match &token.token {
-            Token::Whitespace(_) | Token::EOF => false,
+        let checked = matches!(
+            &token.token,
             Token::Word(_)
-            | Token::Number(..)
-            | Token::SingleQuotedString(_)
-            | Token::EscapedStringLiteral(_)
-            | Token::DollarQuotedString(_)
-            | Token::NationalStringLiteral(_)
-            | Token::HexStringLiteral(_)
-            | Token::UnicodeStringLiteral(_)
-            | Token::SingleQuotedByteStringLiteral(_)
-            | Token::Placeholder(_)
-            | Token::LParen
-            | Token::RParen
-            | Token::LBracket
-            | Token::RBracket
-            | Token::Comma
-            | Token::SemiColon => true,
-            _ => false,
-        };
+                | Token::Number(..)
+                | Token::SingleQuotedString(_)
+                | Token::EscapedStringLiteral(_)
+                | Token::DollarQuotedString(_)
+                | Token::NationalStringLiteral(_)
+                | Token::HexStringLiteral(_)
+                | Token::UnicodeStringLiteral(_)
+                | Token::SingleQuotedByteStringLiteral(_)
+                | Token::Placeholder(_)
+                | Token::LParen
+                | Token::RParen
+                | Token::LBracket
+                | Token::RBracket
+                | Token::Comma
+                | Token::SemiColon
+        );
         if checked {
             let start = text.byte_of(token.span.start).ok_or("a position outside of the statement")?;
             if text.lexeme_at(start).is_none() {
@@ -167,11 +166,9 @@ pub fn parse(text: &Text<'_>) -> Result<Statement, String> {
         }
     }
     for lexeme in &text.lexemes {
-        let compared = match lexeme.kind {
-            Kind::Word | Kind::QuotedWord | Kind::String | Kind::Number | Kind::Parameter(_) => true,
-            Kind::Punctuation(b'(' | b')' | b'[' | b']' | b',') => true,
-            _ => false,
-        };
+        let compared = !matches!(lexeme.kind, Kind::Operator)
+            && (!matches!(lexeme.kind, Kind::Punctuation(_))
+                || matches!(lexeme.kind, Kind::Punctuation(b'(' | b')' | b'[' | b']' | b',')));
         // Words that were masked out have no counterpart.
         if compared && !masked[lexeme.start..].starts_with(' ') && !starts.contains(&lexeme.start) {
             return Err("a token is read differently than by PostgreSQL".to_owned());
