@@ -65,7 +65,7 @@ async fn play(grpc: &str, gateway: Option<&Client>) -> Result<()> {
     let s2 = direct(&mover, "s2").await?;
 
     // A rate limit, so that the writer meets every phase.
-    let id = mover.start(&Order::half("s1", "s2").slowly(20_000)).await?;
+    let id = mover.start(&Order::half("s1", "s2").slowly(4_000)).await?;
     let arcs = mover.status(id).await?.r#move.context("a status without its move")?.arcs;
     let keys = keys_in(&s1, &arcs).await?;
     ensure!(keys.len() > 10, "only {} keys move", keys.len());
@@ -242,7 +242,7 @@ async fn one_write(
             let transaction = client.transaction().await?;
             transaction.execute("INSERT INTO notes VALUES ($1, $2, 'first')", &[&k, &id]).await?;
             transaction.batch_execute("SAVEPOINT a").await?;
-            transaction.execute("INSERT INTO notes VALUES ($1, $2 + 700000000, 'gone')", &[&k, &id]).await?;
+            transaction.execute("INSERT INTO notes VALUES ($1, $2, 'gone')", &[&k, &(id + 700_000_000)]).await?;
             transaction.batch_execute("ROLLBACK TO a").await?;
             transaction
                 .execute("UPDATE notes SET id = $3, v = $4 WHERE k = $1 AND id = $2", &[&k, &id, &new, &value])
