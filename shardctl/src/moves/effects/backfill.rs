@@ -110,11 +110,12 @@ async fn one_table(
             .await?;
             stored_at = Instant::now();
         }
+        let took = begun.elapsed();
+        throttle(ctx, done.bytes, took).await;
         if finished {
             return Ok(());
         }
-        rows = next_size(limits, rows, begun.elapsed());
-        throttle(ctx, done.bytes, begun.elapsed()).await;
+        rows = next_size(limits, rows, took);
     }
 }
 
