@@ -1,0 +1,279 @@
+//! Configuration: command line, `RINGWAY_*` variables and a TOML file, checked once into [`Config`], then trusted.
+//!
+//! The command line and the environment win over the file. Nothing here opens a file but the ones that are named.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+
+/// The gateway of a Ringway cluster: what applications connect to.
+#[derive(Debug, Parser)]
+#[command(name = "ringway-gateway", version)]
+pub struct Options {
+    /// Where the topology comes from: the control plane's address, http://HOST:PORT (file:PATH for a fixed cluster).
+    #[arg(long, env = "RINGWAY_TOPOLOGY", value_name = "URL")]
+    pub topology: Option<String>,
+    /// Address that PostgreSQL clients connect to.
+    #[arg(long, env = "RINGWAY_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Directory of the gateway's own snapshot of the topology: with it, the gateway starts while the control plane is down.
+    #[arg(long, env = "RINGWAY_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// How clients prove who they are.
+    #[arg(long, env = "RINGWAY_AUTH", value_enum)]
+    pub auth: Option<AuthMode>,
+    /// File of users, one `name verifier-or-password` per line; implies --auth scram.
+    #[arg(long, env = "RINGWAY_USERS", value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// TOML file with these options (underscores for dashes) and a [limits] table.
+    #[arg(long, env = "RINGWAY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Secret that the control plane asks gateways for.
+    #[arg(long, env = "RINGWAY_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub secret: Option<String>,
+    /// Print the names of the points where a fault can be injected, and exit.
+    #[arg(long)]
+    pub list_fault_points: bool,
+    #[arg(long, env = "RINGWAY_FAULT_FILE", hide = true, value_name = "FILE")]
+    pub fault_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthMode {
+    /// Every client is who it says it is. For development on loopback.
+    Trust,
+    /// SCRAM-SHA-256 against the users file.
+    Scram,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    topology: Option<String>,
+    listen: Option<String>,
+    data: Option<PathBuf>,
+    auth: Option<AuthMode>,
+    users: Option<PathBuf>,
+    secret: Option<String>,
+    #[serde(default)]
+    limits: Limits,
+}
+
+/// Every bound of the gateway, with its unit last.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest message of a client, as PostgreSQL's own.
+    pub frame_bytes_max: usize,
+    /// Longest message before a client is authenticated.
+    pub startup_bytes_max: usize,
+    pub startup_timeout_ms: u64,
+    pub clients_max: usize,
+    /// Messages of one pipeline that are looked at together; a longer one is taken in pieces.
+    pub pipeline_bytes_max: usize,
+    pub checkout_timeout_ms: u64,
+    pub connect_timeout_ms: u64,
+    /// Per shard, role and database.
+    pub pool_size_max: usize,
+    /// Further connections for transactions that already hold one on another shard, so that they cannot wait for each other.
+    pub pool_reserve_max: usize,
+    pub pool_waiters_max: usize,
+    pub pool_idle_ms: u64,
+    /// Prepared statements of one client.
+    pub client_statements_max: usize,
+    /// Prepared statements that are kept on one connection to a shard.
+    pub server_statements_max: usize,
+    pub statement_cache_entries_max: usize,
+    pub statement_cache_text_bytes_max: usize,
+    pub hold_timeout_ms: u64,
+    pub held_statements_max: usize,
+    /// How long a statement that met a fence waits for a newer epoch, over all its attempts.
+    pub fence_timeout_ms: u64,
+    pub mirror_timeout_ms: u64,
+    /// Captured rows of one transaction that are mirrored by the gateway; a larger one is left to the sweeper.
+    pub mirror_rows_max: usize,
+    pub merge_rows_buffered_max: usize,
+    pub gather_bytes_max: usize,
+    /// Finished distributed transactions whose decision is still to be forgotten.
+    pub decided_backlog_max: usize,
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            frame_bytes_max: (1 << 30) - 1,
+            startup_bytes_max: 10_000,
+            startup_timeout_ms: 60_000,
+            clients_max: 10_000,
+            pipeline_bytes_max: 4 << 20,
+            checkout_timeout_ms: 5_000,
+            connect_timeout_ms: 5_000,
+            pool_size_max: 50,
+            pool_reserve_max: 25,
+            pool_waiters_max: 1_000,
+            pool_idle_ms: 300_000,
+            client_statements_max: 10_000,
+            server_statements_max: 500,
+            statement_cache_entries_max: 5_000,
+            statement_cache_text_bytes_max: 64 << 10,
+            hold_timeout_ms: 10_000,
+            held_statements_max: 10_000,
+            fence_timeout_ms: 10_000,
+            mirror_timeout_ms: 5_000,
+            mirror_rows_max: 50_000,
+            merge_rows_buffered_max: 1_000_000,
+            gather_bytes_max: 256 << 20,
+            decided_backlog_max: 10_000,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    pub fn checkout_timeout(&self) -> Duration {
+        Duration::from_millis(self.checkout_timeout_ms)
+    }
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.connect_timeout_ms)
+    }
+    pub fn hold_timeout(&self) -> Duration {
+        Duration::from_millis(self.hold_timeout_ms)
+    }
+    pub fn fence_timeout(&self) -> Duration {
+        Duration::from_millis(self.fence_timeout_ms)
+    }
+    pub fn mirror_timeout(&self) -> Duration {
+        Duration::from_millis(self.mirror_timeout_ms)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopologySource {
+    /// The control plane's gRPC address.
+    ControlPlane(String),
+    /// A topology as JSON; read again when the file changes.
+    File(PathBuf),
+}
+
+/// Checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub topology: TopologySource,
+    pub listen: SocketAddr,
+    pub data: Option<PathBuf>,
+    pub auth: AuthMode,
+    pub users: Option<PathBuf>,
+    pub secret: Option<String>,
+    pub fault_file: Option<PathBuf>,
+    pub limits: Limits,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a valid configuration: {source}")]
+    Parse { path: PathBuf, source: toml::de::Error },
+    #[error("--topology is missing: give the control plane's address, as in --topology http://127.0.0.1:7432")]
+    NoTopology,
+    #[error("\"{0}\" is no address of a topology: give http://HOST:PORT")]
+    BadTopology(String),
+    #[error("\"{0}\" is no address to listen on: give IP:PORT")]
+    BadListen(String),
+    #[error("--auth scram needs --users FILE")]
+    NoUsers,
+    #[error("limit {0} must not be 0")]
+    ZeroLimit(&'static str),
+}
+
+impl Config {
+    pub fn load(options: Options) -> Result<Config, ConfigError> {
+        let file = match &options.config {
+            None => File::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.clone(), source })?
+            }
+        };
+        let topology = options.topology.or(file.topology).ok_or(ConfigError::NoTopology)?;
+        let topology = match topology.strip_prefix("file:") {
+            Some(path) => TopologySource::File(PathBuf::from(path)),
+            None if topology.starts_with("http://") || topology.starts_with("https://") => {
+                TopologySource::ControlPlane(topology)
+            }
+            None => return Err(ConfigError::BadTopology(topology)),
+        };
+        let listen = options.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:6432".to_owned());
+        let listen: SocketAddr = listen.parse().map_err(|_| ConfigError::BadListen(listen))?;
+        let users = options.users.or(file.users);
+        let auth = options.auth.or(file.auth);
+        let auth = auth.unwrap_or(if users.is_some() { AuthMode::Scram } else { AuthMode::Trust });
+        if auth == AuthMode::Scram && users.is_none() {
+            return Err(ConfigError::NoUsers);
+        }
+        let limits = file.limits;
+        for (name, value) in [
+            ("pool_size_max", limits.pool_size_max),
+            ("clients_max", limits.clients_max),
+            ("statement_cache_entries_max", limits.statement_cache_entries_max),
+            ("server_statements_max", limits.server_statements_max),
+            ("client_statements_max", limits.client_statements_max),
+            ("frame_bytes_max", limits.frame_bytes_max),
+            ("pipeline_bytes_max", limits.pipeline_bytes_max),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::ZeroLimit(name));
+            }
+        }
+        Ok(Config {
+            topology,
+            listen,
+            data: options.data.or(file.data),
+            auth,
+            users,
+            secret: options.secret.or(file.secret),
+            fault_file: options.fault_file,
+            limits,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> Options {
+        Options::parse_from(std::iter::once("ringway-gateway").chain(arguments.iter().copied()))
+    }
+
+    #[test]
+    fn command_line_wins_over_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.toml");
+        std::fs::write(
+            &path,
+            "topology = \"http://a:1\"\nlisten = \"127.0.0.1:1\"\n[limits]\npool_size_max = 7\n",
+        )
+        .unwrap();
+        let path = path.to_str().unwrap();
+        let config = Config::load(options(&["--config", path, "--listen", "127.0.0.1:2"])).unwrap();
+        assert_eq!(config.topology, TopologySource::ControlPlane("http://a:1".into()));
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.limits.pool_size_max, 7);
+        assert_eq!(config.limits.hold_timeout_ms, 10_000);
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        assert!(matches!(Config::load(options(&[])), Err(ConfigError::NoTopology)));
+        assert!(matches!(Config::load(options(&["--topology", "x"])), Err(ConfigError::BadTopology(_))));
+        let scram = options(&["--topology", "http://x:1", "--auth", "scram"]);
+        assert!(matches!(Config::load(scram), Err(ConfigError::NoUsers)));
+    }
+}

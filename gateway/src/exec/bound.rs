@@ -1,0 +1,116 @@
+//! A statement with its parameters, and the requests that run it on a shard.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::place::{values, Values};
+use super::pump::{Expect, CLOSE_COMPLETE, PARSE_COMPLETE};
+use crate::pool::connection::{ServerConnection, StatementId};
+use crate::wire::frontend::{self, Bind};
+use crate::wire::{Frame, PgError, Target};
+
+/// A prepared statement of a client.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    pub sql: Arc<str>,
+    /// As the client declared them.
+    pub types: Vec<u32>,
+    pub id: StatementId,
+}
+
+/// What is executed: text with parameters (extended protocol), or text alone.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    pub statement: Arc<Statement>,
+    /// The client's Bind message; None: no parameters, results as text.
+    pub bind: Option<Frame>,
+}
+
+impl Bound {
+    pub fn parsed(&self) -> Result<Option<Bind<'_>>, PgError> {
+        self.bind.as_ref().map(|frame| Bind::parse(frame.body())).transpose().map_err(PgError::from)
+    }
+
+    pub fn values(&self) -> Result<Values<'_>, PgError> {
+        Ok(values(self.parsed()?.as_ref(), &self.statement.types))
+    }
+}
+
+/// Makes sure that the connection knows the statement; its ParseComplete, if any, is not shown. Gives its name there.
+pub fn ensure_prepared(
+    connection: &mut ServerConnection,
+    expects: &mut VecDeque<Expect>,
+    statement: &Statement,
+) -> String {
+    let name = statement.id.server_name();
+    if !is_prepared(connection, expects, statement.id) {
+        make_room(connection, expects);
+        frontend::parse(connection.output(), &name, &statement.sql, &statement.types);
+        expects.push_back(Expect::Parse { id: statement.id, named: true, show: false });
+    }
+    name
+}
+
+/// The client's own Parse of a named statement: sent only if the connection does not know the text yet.
+pub fn queue_parse(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, statement: &Statement) {
+    if is_prepared(connection, expects, statement.id) {
+        expects.push_back(Expect::Ready(PARSE_COMPLETE));
+        return;
+    }
+    make_room(connection, expects);
+    frontend::parse(connection.output(), &statement.id.server_name(), &statement.sql, &statement.types);
+    expects.push_back(Expect::Parse { id: statement.id, named: true, show: true });
+}
+
+/// Prepared already, or by a message of this very pipeline.
+fn is_prepared(connection: &mut ServerConnection, expects: &VecDeque<Expect>, wanted: StatementId) -> bool {
+    connection.prepared.get(&wanted).is_some()
+        || expects.iter().any(|expect| matches!(expect, Expect::Parse { id, named: true, .. } if *id == wanted))
+}
+
+fn make_room(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>) {
+    if connection.prepared.len() >= connection.prepared.cap().get() {
+        if let Some((oldest, ())) = connection.prepared.pop_lru() {
+            frontend::close(connection.output(), Target::Statement, &oldest.server_name());
+            expects.push_back(Expect::Close { show: false });
+        }
+    }
+}
+
+/// A Close of a prepared statement stays at the gateway.
+pub fn queue_close_statement(expects: &mut VecDeque<Expect>) {
+    expects.push_back(Expect::Ready(CLOSE_COMPLETE));
+}
+
+/// Parse (unless known), Bind, Execute of a whole statement with the text that this shard gets.
+pub fn queue_execute(
+    connection: &mut ServerConnection,
+    expects: &mut VecDeque<Expect>,
+    bound: &Bound,
+    text: Option<&str>,
+    describe: bool,
+    portal: &str,
+    rows_max: u32,
+) -> Result<(), PgError> {
+    let name = match text {
+        None if bound.bind.is_some() => ensure_prepared(connection, expects, &bound.statement),
+        text => {
+            let sql = text.unwrap_or(&bound.statement.sql);
+            frontend::parse(connection.output(), "", sql, &bound.statement.types);
+            expects.push_back(Expect::Parse { id: StatementId(0), named: false, show: false });
+            String::new()
+        }
+    };
+    match &bound.bind {
+        Some(frame) => frontend::rename(connection.output(), frame, Some(&name), Some(portal))?,
+        None => frontend::bind(connection.output(), portal, &name, [], [] as [Option<&[u8]>; 0], []),
+    }
+    expects.push_back(Expect::Bind);
+    if describe {
+        frontend::describe(connection.output(), Target::Portal, portal);
+        expects.push_back(Expect::Describe);
+    }
+    frontend::execute(connection.output(), portal, rows_max);
+    expects.push_back(Expect::Execute);
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Cancelling what a client runs: on every connection at work for it.
+//!
+//! A cancel request reaches whatever a connection runs when it arrives, so a connection is not given back while one is
+//! on its way.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::pool::ReadyConn;
+use crate::wire::frontend;
+
+#[derive(Clone, Debug)]
+struct Target {
+    host: String,
+    port: u16,
+    process_id: i32,
+    secret_key: Bytes,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    targets: Vec<Target>,
+    /// Requests that are on their way.
+    sending: usize,
+    /// Cancelled while no shard was at work (the statement waits at the gateway).
+    requested: bool,
+}
+
+/// The connections at work for one client.
+#[derive(Debug, Default)]
+pub struct CancelSlot {
+    state: Mutex<State>,
+    sent: Notify,
+    requested: Notify,
+}
+
+const SEND_MAX: Duration = Duration::from_secs(5);
+
+impl CancelSlot {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn add(&self, connection: &ReadyConn) {
+        let endpoint = connection.endpoint();
+        self.state().targets.push(Target {
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            process_id: connection.process_id,
+            secret_key: connection.secret_key.clone(),
+        });
+    }
+
+    /// Before the connections are given back.
+    pub async fn clear(&self) {
+        loop {
+            let sent = self.sent.notified();
+            {
+                let mut state = self.state();
+                state.targets.clear();
+                if state.sending == 0 {
+                    return;
+                }
+            }
+            sent.await;
+        }
+    }
+
+    /// A new statement begins.
+    pub fn reset(&self) {
+        self.state().requested = false;
+    }
+
+    /// Returns when the client asks to cancel. Cancel-safe.
+    pub async fn requested(&self) {
+        loop {
+            let requested = self.requested.notified();
+            if self.state().requested {
+                return;
+            }
+            requested.await;
+        }
+    }
+
+    /// Asks every shard at work to cancel.
+    pub async fn cancel(&self) {
+        let targets = {
+            let mut state = self.state();
+            state.requested = true;
+            state.sending += 1;
+            state.targets.clone()
+        };
+        self.requested.notify_waiters();
+        for target in &targets {
+            match tokio::time::timeout(SEND_MAX, send(target)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "cannot send a cancel request to a shard"),
+                Err(_) => tracing::warn!("a shard did not take a cancel request in time"),
+            }
+        }
+        self.state().sending -= 1;
+        self.sent.notify_waiters();
+    }
+}
+
+async fn send(target: &Target) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    let mut packet = BytesMut::new();
+    frontend::cancel_request(&mut packet, target.process_id as u32, &target.secret_key);
+    stream.write_all(&packet).await?;
+    // The server closes when the signal has been sent.
+    let mut rest = [0; 1];
+    stream.read(&mut rest).await.map(|_| ())
+}

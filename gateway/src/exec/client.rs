@@ -1,0 +1,138 @@
+//! The client's socket: frames in, bytes out. An idle client holds no buffers.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::failure::Failure;
+use crate::wire::{next_frame, Frame, FrameHeader};
+
+const READ_BYTES: usize = 16 << 10;
+/// More than this is written past the output buffer.
+const GATHER_BYTES: usize = 16 << 10;
+
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    input: BytesMut,
+    out: BytesMut,
+    frame_bytes_max: usize,
+    /// Where [`Self::rewind`] goes back to; None once bytes have been sent since.
+    mark: Option<usize>,
+}
+
+impl Client {
+    pub fn new(stream: TcpStream, input: BytesMut, frame_bytes_max: usize) -> Client {
+        Client { stream, input, out: BytesMut::new(), frame_bytes_max, mark: None }
+    }
+
+    /// What the next [`Self::flush`] sends.
+    pub fn out(&mut self) -> &mut BytesMut {
+        &mut self.out
+    }
+
+    pub fn set_frame_bytes_max(&mut self, bytes: usize) {
+        self.frame_bytes_max = bytes;
+    }
+
+    /// The next message if it is here already.
+    pub fn try_frame(&mut self) -> Result<Option<Frame>, Failure> {
+        if self.input.is_empty() {
+            return Ok(None);
+        }
+        next_frame(&mut self.input, self.frame_bytes_max).map_err(|error| Failure::Gone(Some(Box::new(error.into()))))
+    }
+
+    /// Tag of the message that comes next, if its header is here.
+    pub fn peek_tag(&self) -> Option<u8> {
+        FrameHeader::peek(&self.input).ok().flatten().map(|header| header.tag)
+    }
+
+    /// The next message; None at the end of the stream. Cancel-safe.
+    pub async fn frame(&mut self) -> Result<Option<Frame>, Failure> {
+        loop {
+            if let Some(frame) = self.try_frame()? {
+                return Ok(Some(frame));
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Receives some bytes; false at the end of the stream. Cancel-safe.
+    pub async fn fill(&mut self) -> Result<bool, Failure> {
+        loop {
+            if self.input.is_empty() {
+                // Nothing is held while the client thinks.
+                self.input = BytesMut::new();
+            }
+            self.stream.readable().await.map_err(gone)?;
+            self.input.reserve(READ_BYTES);
+            match self.stream.try_read_buf(&mut self.input) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(gone(error)),
+            }
+        }
+    }
+
+    /// Bytes of a server, in order with what is in the output buffer.
+    pub async fn forward(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.out.len() + bytes.len() <= GATHER_BYTES {
+            self.out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.flush().await?;
+        self.mark = None;
+        self.stream.write_all(bytes).await.map_err(gone)
+    }
+
+    pub async fn flush(&mut self) -> Result<(), Failure> {
+        if !self.out.is_empty() {
+            self.mark = None;
+            self.stream.write_all(&self.out).await.map_err(gone)?;
+            if self.out.capacity() > 4 * GATHER_BYTES {
+                self.out = BytesMut::new();
+            } else {
+                self.out.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// An answer begins that may have to be taken back.
+    pub fn mark(&mut self) {
+        self.mark = Some(self.out.len());
+    }
+
+    /// Whether nothing has been sent since [`Self::mark`].
+    pub fn can_rewind(&self) -> bool {
+        self.mark.is_some()
+    }
+
+    /// Takes back what was put into the output since [`Self::mark`].
+    pub fn rewind(&mut self) {
+        if let Some(length) = self.mark {
+            self.out.truncate(length);
+        }
+    }
+
+    /// Drops the output buffer of an idle client.
+    pub fn trim(&mut self) {
+        if self.out.is_empty() {
+            self.out = BytesMut::new();
+        }
+    }
+
+    pub fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+}
+
+fn gone(_: io::Error) -> Failure {
+    Failure::Gone(None)
+}

@@ -1,0 +1,245 @@
+//! Runs one statement that is about rows, however many shards it concerns, and gives its command tag.
+//!
+//! A statement that meets a fence (RW002, RW004) before it has shown anything, and that is all of its transaction, waits for
+//! a newer epoch and runs again on the new owner.
+
+use std::time::{Duration, Instant};
+
+use super::bound::{queue_execute, Bound};
+use super::commit;
+use super::executor::Executor;
+use super::failure::Failure;
+use super::faults::FaultPoint;
+use super::forward::{forward, Request};
+use super::hold::{admit, Admitted};
+use super::pump::{Outcome, Show};
+use super::statistics::Statistics;
+use super::transaction::Block;
+use super::{admin, copy_in, copy_out, ddl, explain, fanout, filter, insert};
+use crate::plan::types::{Access, Home, MultiShard, Plan, Query};
+use crate::wire::PgError;
+use ringway_topology::ids::ShardId;
+use ringway_topology::service::sqlstate;
+
+/// How a statement is run.
+#[derive(Clone, Debug)]
+pub struct Run<'a> {
+    pub bound: &'a Bound,
+    /// The client gets a RowDescription before the rows (simple protocol).
+    pub describe: bool,
+    /// 0: all.
+    pub rows_max: u32,
+    /// Where rows that are left over (`rows_max`) wait on the shard.
+    pub portal: &'a str,
+}
+
+/// How it ended.
+#[derive(Debug, Default)]
+pub struct Completed {
+    /// None: an empty query, or suspended.
+    pub tag: Option<String>,
+    pub suspended: bool,
+    /// The one shard that it ran on.
+    pub shard: Option<ShardId>,
+}
+
+/// Runs a statement inside the present transaction. The session has opened an implicit one if the statement needs it (see
+/// [`needs_transaction`]).
+pub async fn run(executor: &mut Executor, run: Run<'_>) -> Result<Completed, Failure> {
+    let started = Instant::now();
+    executor.client.mark();
+    loop {
+        let bound = run.bound;
+        let values = bound.values()?;
+        let admitted = admit(executor, &bound.statement.sql, &values).await?;
+        if !executor.transaction.is_open() && needs_transaction(executor, &admitted) {
+            executor.begin_implicit();
+        }
+        let result = attempt(executor, &run, &admitted).await;
+        let fenced = match &result {
+            Err(Failure::Server(error)) => matches!(error.code(), sqlstate::CLOSED_ARCS | sqlstate::FENCED),
+            _ => false,
+        };
+        if !fenced || !may_run_again(executor) {
+            executor.transaction.statements += 1;
+            if result.is_err() && executor.transaction.is_open() {
+                executor.transaction.failed = true;
+            }
+            return result;
+        }
+        again(executor, &admitted, started).await?;
+    }
+}
+
+/// Whether nothing but this statement has happened in its transaction.
+fn may_run_again(executor: &Executor) -> bool {
+    executor.transaction.statements == 0 && executor.client.can_rewind()
+}
+
+/// Waits until the statement may succeed.
+pub async fn again(executor: &mut Executor, admitted: &Admitted, started: Instant) -> Result<(), Failure> {
+    executor.gateway.faults.hit(FaultPoint::FenceMet);
+    executor.client.rewind();
+    commit::roll_back_shards(executor).await;
+    executor.transaction.failed = false;
+    executor.slot.leave_transaction();
+    let gateway = std::sync::Arc::clone(&executor.gateway);
+    let left = gateway.config.limits.fence_timeout().saturating_sub(started.elapsed());
+    if left.is_zero() {
+        return Err(PgError::new(
+            crate::wire::SqlState::SERIALIZATION_FAILURE,
+            format!(
+                "could not serialize access: the statement met a fence for {} ms (fence_timeout_ms)",
+                gateway.config.limits.fence_timeout_ms
+            ),
+        )
+        .hint("Run the transaction again; \"shardctl moves\" shows what is running.")
+        .into());
+    }
+    // A fence of reference tables or DDL can also be lifted without an epoch.
+    gateway.view.newer_than(admitted.view.epoch(), left.min(Duration::from_millis(100))).await;
+    Ok(())
+}
+
+/// Whether the statement must run in a transaction even when it is alone.
+pub fn needs_transaction(executor: &Executor, admitted: &Admitted) -> bool {
+    let Ok(plan) = &admitted.planned.plan else { return false };
+    if !runs_in_transactions(plan) {
+        return false;
+    }
+    let writes = admitted.access != Access::Read;
+    executor.is_guarded()
+        || writes && admitted.placement.shards.len() > 1
+        || writes && admitted.placement.is_mirrored(&admitted.view.topology)
+        || matches!(plan, Plan::Ddl(_))
+        || admitted.access == Access::LockingRead && filter::share_arcs(admitted).is_some()
+}
+
+/// VACUUM and the like cannot.
+fn runs_in_transactions(plan: &Plan) -> bool {
+    match plan {
+        Plan::Ddl(ddl) => ddl.kind != crate::plan::types::DdlKind::ShardByShard,
+        Plan::Home(_) | Plan::Session(_) | Plan::Admin(_) => false,
+        _ => true,
+    }
+}
+
+async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) -> Result<Completed, Failure> {
+    let plan = admitted.planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
+    match plan {
+        Plan::Query(query) => self::query(executor, run, admitted, query).await,
+        Plan::Home(home) => self::home(executor, run, admitted, home).await,
+        Plan::Ddl(ddl) => ddl::run(executor, run, admitted, ddl).await,
+        Plan::CopyIn(copy) => copy_in::run(executor, run, admitted, copy).await,
+        Plan::CopyOut(copy) => copy_out::run(executor, run, admitted, copy).await,
+        Plan::Explain(plan) => explain::run(executor, run, admitted, plan).await,
+        Plan::Admin(command) => admin::run(executor, run, command).await,
+        Plan::Session(_) => Err(PgError::internal("a command of the session reached execution").into()),
+    }
+}
+
+async fn query(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+) -> Result<Completed, Failure> {
+    if let Some(shard) = admitted.placement.single() {
+        Statistics::count(&executor.gateway.statistics.single_shard);
+        let text = filter::text(query, admitted, shard, &query.sql)?;
+        return single(executor, run, admitted, shard, text.as_deref()).await;
+    }
+    Statistics::count(&executor.gateway.statistics.fan_out);
+    match &query.multi {
+        MultiShard::Concatenate(plan) => fanout::concatenate(executor, run, admitted, query, plan).await,
+        MultiShard::MergeSort(plan) => fanout::merge_sort(executor, run, admitted, query, plan).await,
+        MultiShard::Aggregate(plan) => super::aggregate::run(executor, run, admitted, query, plan).await,
+        MultiShard::Write => fanout::write(executor, run, admitted, query).await,
+        MultiShard::WriteEverywhere => fanout::write_everywhere(executor, run, admitted, query).await,
+        MultiShard::InsertSplit(plan) => insert::run(executor, run, admitted, query, plan).await,
+        MultiShard::Refused(error) => Err(Failure::Error(error.clone())),
+    }
+}
+
+async fn home(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    home: &Home,
+) -> Result<Completed, Failure> {
+    let Some(shard) = admitted.placement.single() else {
+        return Err(PgError::internal("a statement for the home shard was placed on several").into());
+    };
+    if home.pins {
+        executor.pin(shard);
+    }
+    single(executor, run, admitted, shard, None).await
+}
+
+/// One shard; `text` replaces the statement's own.
+pub async fn single(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    shard: ShardId,
+    text: Option<&str>,
+) -> Result<Completed, Failure> {
+    let moving = admitted.access != Access::Read && admitted.placement.is_mirrored(&admitted.view.topology);
+    if admitted.access == Access::LockingRead && executor.transaction.is_open() {
+        filter::lock_arcs(executor, admitted, shard).await?;
+    }
+    let mut failed = None;
+    let show = Show { row_description: run.describe, errors: false, fence: true, ..Show::ROWS };
+    let outcome: Outcome = {
+        let mut write = |connection: &mut crate::pool::connection::ServerConnection,
+                         expects: &mut std::collections::VecDeque<super::pump::Expect>| {
+            let queued =
+                queue_execute(connection, expects, run.bound, text, run.describe, run.portal, run.rows_max);
+            if let Err(error) = queued {
+                failed = Some(error);
+            }
+            connection.queue_sync();
+        };
+        let request = Request {
+            shard,
+            access: admitted.access,
+            show,
+            repeatable: admitted.access == Access::Read && !executor.is_guarded() && !executor.transaction.is_open(),
+            extended: run.bound.bind.is_some(),
+            changes_settings: false,
+            write: &mut write,
+        };
+        if moving {
+            executor.gateway.faults.hit(FaultPoint::MovingStatementForwarded);
+        }
+        forward(executor, &admitted.view, request).await?
+    };
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    if moving {
+        executor.gateway.faults.hit(FaultPoint::MovingStatementAnswered);
+    }
+    if outcome.lease_lost {
+        return super::guarded::again(executor, run).await;
+    }
+    if admitted.placement.any {
+        executor.last_shard = Some(shard);
+    }
+    match outcome.error {
+        Some(error) => Err(Failure::Server(error)),
+        None => Ok(Completed { tag: outcome.tag, suspended: outcome.suspended, shard: Some(shard) }),
+    }
+}
+
+/// The session's transaction mode says that only its end is accepted.
+pub fn check_not_failed(executor: &Executor) -> Result<(), Failure> {
+    if executor.transaction.failed && executor.transaction.block != Block::None {
+        return Err(PgError::new(
+            crate::wire::SqlState::IN_FAILED_SQL_TRANSACTION,
+            "current transaction is aborted, commands ignored until end of transaction block",
+        )
+        .into());
+    }
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! What the statements of one session work with: its client, its transaction, its connections.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ringway_topology::ids::ShardId;
+
+use super::cancel::CancelSlot;
+use super::client::Client;
+use super::failure::Failure;
+use super::gateway::{Gateway, Planned};
+use super::inflight::Slot;
+use super::pump::Outcome;
+use super::statistics::Statistics;
+use super::transaction::{Block, Participant, Transaction};
+use super::view::View;
+use crate::plan::types::{Access, Isolation};
+use crate::pool::credentials::Credentials;
+use crate::pool::settings::Settings;
+use crate::pool::{Claim, ReadyConn};
+use crate::wire::{PgError, SqlState};
+
+/// Who the client is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub user: String,
+    pub database: String,
+    pub credentials: Credentials,
+}
+
+pub struct Executor {
+    pub gateway: Arc<Gateway>,
+    pub client: Client,
+    pub identity: Identity,
+    /// Of the startup packet: what RESET goes back to.
+    pub startup: Settings,
+    pub settings: Settings,
+    pub search_path: Vec<String>,
+    pub transaction: Transaction,
+    /// Connections that stay with the session.
+    pub pinned: BTreeMap<ShardId, ReadyConn>,
+    /// The session has state (temporary tables, LISTEN, advisory locks) on its connection to this shard.
+    pub pins: Vec<ShardId>,
+    /// `SET ringway.shard`.
+    pub only_shard: Option<ShardId>,
+    /// The shard that an unkeyed statement used last.
+    pub last_shard: Option<ShardId>,
+    pub slot: Arc<Slot>,
+    pub cancel: Arc<CancelSlot>,
+}
+
+/// A connection in use by one statement; `in_transaction`: it goes back to the transaction.
+pub struct Lent {
+    pub shard: ShardId,
+    pub participant: Participant,
+    pub in_transaction: bool,
+}
+
+impl Executor {
+    /// A statement begins: the topology that it sees.
+    pub fn enter(&self) -> Result<Arc<View>, Failure> {
+        Statistics::count(&self.gateway.statistics.statements);
+        let gateway = &self.gateway;
+        let view = self.slot.enter(|| gateway.view.current().map(|view| (view.epoch(), view)));
+        view.ok_or_else(|| {
+            PgError::new(SqlState::CANNOT_CONNECT_NOW, "the gateway does not know the cluster yet")
+                .hint("Check that the control plane runs and that the gateway's --topology is its address.")
+                .into()
+        })
+    }
+
+    pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {
+        Ok(self.gateway.plan(sql, view, &self.search_path, &self.identity.user)?)
+    }
+
+    /// The statement has been answered.
+    pub fn leave(&self) {
+        if self.transaction.is_open() {
+            self.slot.leave_statement();
+        } else {
+            self.slot.leave_transaction();
+        }
+    }
+
+    pub fn shard<'a>(&self, view: &'a View, id: ShardId) -> Result<&'a ringway_topology::model::Shard, Failure> {
+        view.topology
+            .shard(id)
+            .ok_or_else(|| PgError::internal(format!("shard {id} is not in the topology of epoch {}", view.epoch())).into())
+    }
+
+    /// Whether statements must be checked on their shards, because the lease ran out.
+    pub fn is_guarded(&self) -> bool {
+        !self.gateway.view.lease.is_live()
+    }
+
+    /// A connection of the client's role with the session's settings.
+    pub async fn checkout(&mut self, view: &View, id: ShardId) -> Result<ReadyConn, Failure> {
+        if let Some(mut connection) = self.pinned.remove(&id) {
+            self.cancel.add(&connection);
+            self.apply_settings(&mut connection).await?;
+            return Ok(connection);
+        }
+        let shard = self.shard(view, id)?;
+        let pool = self.gateway.pools.application(shard, &self.identity.user, &self.identity.credentials)?;
+        let claim =
+            if self.transaction.participants.is_empty() && self.pinned.is_empty() { Claim::First } else { Claim::Further };
+        let mut connection = tokio::select! {
+            connection = pool.checkout(claim) => connection?,
+            () = self.cancel.requested() => return Err(cancelled().into()),
+        };
+        self.cancel.add(&connection);
+        self.apply_settings(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Brings a connection at rest to the session's settings. A round trip only when they differ.
+    pub async fn apply_settings(&self, connection: &mut ReadyConn) -> Result<(), Failure> {
+        let statements = match &connection.settings {
+            Some(settings) if *settings == self.settings => return Ok(()),
+            Some(settings) => self.settings.statements_from(settings),
+            None => self.settings.statements_from_unknown(),
+        };
+        connection.settings = None;
+        connection.query(&statements).await?;
+        connection.settings = Some(self.settings.clone());
+        Ok(())
+    }
+
+    /// The connection to a shard for one statement: the transaction's, opened if need be.
+    pub async fn lend(&mut self, view: &View, id: ShardId, access: Access) -> Result<Lent, Failure> {
+        let wrote = access != Access::Read;
+        let mut lent = if !self.transaction.is_open() {
+            let connection = self.checkout(view, id).await?;
+            let participant =
+                Participant { connection, wrote, captured: None, prefix: 0, settings_before: None };
+            Lent { shard: id, participant, in_transaction: false }
+        } else {
+            let participant = match self.transaction.participants.remove(&id) {
+                Some(participant) => participant,
+                None => self.join(view, id).await?,
+            };
+            Lent { shard: id, participant, in_transaction: true }
+        };
+        lent.participant.wrote |= wrote;
+        if lent.in_transaction {
+            if let Err(error) = self.check_serializable(&lent) {
+                self.transaction.participants.insert(id, lent.participant);
+                return Err(error);
+            }
+            if self.is_guarded() {
+                let check = format!("SELECT ringway.check_epoch({})", view.epoch().0);
+                lent.participant.connection.queue_query(&check);
+                lent.participant.prefix += 1;
+            }
+        }
+        Ok(lent)
+    }
+
+    /// Opens the transaction on one more shard; its BEGIN travels with the statement.
+    async fn join(&mut self, view: &View, id: ShardId) -> Result<Participant, Failure> {
+        let mut connection = self.checkout(view, id).await?;
+        let settings_before = connection.settings.clone();
+        connection.queue_query(&self.transaction.begin_statement());
+        let mut prefix = 1;
+        for statement in self.transaction.replay() {
+            connection.queue_query(&statement);
+            prefix += 1;
+        }
+        Ok(Participant { connection, wrote: false, captured: None, prefix, settings_before })
+    }
+
+    /// No server would see the whole of a cycle that spans two.
+    fn check_serializable(&self, lent: &Lent) -> Result<(), Failure> {
+        let serializable = self.transaction.isolation() == Some(Isolation::Serializable)
+            || self.settings.get("default_transaction_isolation").is_some_and(|set| {
+                self.transaction.isolation().is_none() && set.to_ascii_lowercase().contains("serializable")
+            });
+        let others = !self.transaction.participants.is_empty();
+        let writes =
+            lent.participant.wrote || self.transaction.participants.values().any(|participant| participant.wrote);
+        if serializable && others && writes {
+            return Err(PgError::refused(
+                "a SERIALIZABLE transaction that writes cannot span shards",
+                "Hold all its statements to keys of one shard, or use REPEATABLE READ.",
+            )
+            .detail("No server would see every dependency between such transactions.")
+            .into());
+        }
+        Ok(())
+    }
+
+    /// After a statement: the connection goes back to where it came from.
+    pub async fn give_back(&mut self, mut lent: Lent, outcome: &Outcome) {
+        if outcome.settings_changed {
+            lent.participant.connection.settings = None;
+        }
+        if outcome.error.is_some() {
+            lent.participant.connection.unnamed = None;
+        }
+        if outcome.captured.is_some() {
+            lent.participant.captured = outcome.captured;
+            lent.participant.wrote = true;
+        }
+        if lent.in_transaction {
+            if lent.participant.connection.status != crate::pool::connection::TransactionStatus::InTransaction {
+                self.transaction.failed = true;
+            }
+            self.transaction.participants.insert(lent.shard, lent.participant);
+        } else {
+            self.release(lent.participant.connection).await;
+        }
+    }
+
+    /// A connection that no transaction needs any more.
+    pub async fn release(&mut self, connection: ReadyConn) {
+        if self.transaction.participants.is_empty() {
+            self.cancel.clear().await;
+        }
+        if self.pins.contains(&connection.shard()) && !connection.broken {
+            self.pinned.insert(connection.shard(), connection);
+        }
+    }
+
+    /// The session keeps its connection to this shard from now on.
+    pub fn pin(&mut self, shard: ShardId) {
+        if !self.pins.contains(&shard) {
+            self.pins.push(shard);
+        }
+    }
+
+    /// One transaction up to Sync or the end of a simple query.
+    pub fn begin_implicit(&mut self) {
+        if self.transaction.block == Block::None {
+            self.transaction = Transaction {
+                block: Block::Implicit,
+                settings_before: Some(self.settings.clone()),
+                ..Transaction::default()
+            };
+        }
+    }
+
+    /// The settings changed: names resolve by another path.
+    pub fn settings_changed(&mut self) {
+        self.search_path = super::search_path::of(&self.settings);
+    }
+}
+
+pub fn cancelled() -> PgError {
+    PgError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+}

@@ -1,0 +1,157 @@
+//! One request to one shard: the way of nearly every statement.
+
+use std::collections::VecDeque;
+
+use ringway_topology::ids::ShardId;
+
+use super::executor::{Executor, Lent};
+use super::failure::Failure;
+use super::pump::{pump, Expect, Outcome, Show};
+use super::view::View;
+use crate::plan::types::Access;
+use crate::pool::connection::ServerConnection;
+use crate::pool::error::ServerError;
+use crate::wire::tag::client as from_client;
+use crate::wire::{PgError, SqlState};
+
+/// What is sent, and how the answer is shown.
+pub struct Request<'a> {
+    pub shard: ShardId,
+    pub access: Access,
+    pub show: Show,
+    /// The answer may be given again by another run: nothing is shown once the lease has run out.
+    pub repeatable: bool,
+    /// Sent through the extended protocol: after COPY data comes a Sync.
+    pub extended: bool,
+    /// What the connection knows of its settings is void afterwards.
+    pub changes_settings: bool,
+    /// Puts the request into the connection's output.
+    pub write: &'a mut (dyn FnMut(&mut ServerConnection, &mut VecDeque<Expect>) + Send),
+}
+
+/// Sends the request and forwards its answer. An error of the shard is in the outcome; Err means that the connection, or
+/// the client, is lost, or that nothing was sent.
+pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>) -> Result<Outcome, Failure> {
+    let lent = executor.lend(view, request.shard, request.access).await?;
+    let (lent, outcome) = match run(executor, lent, request).await {
+        Ok(done) => done,
+        Err(failure) => {
+            // The connection is closed by now, and with it its part of the transaction.
+            if executor.transaction.is_open() {
+                executor.transaction.failed = true;
+            } else {
+                executor.cancel.clear().await;
+            }
+            return Err(failure);
+        }
+    };
+    executor.give_back(lent, &outcome).await;
+    Ok(outcome)
+}
+
+async fn run(executor: &mut Executor, mut lent: Lent, request: Request<'_>) -> Result<(Lent, Outcome), Failure> {
+    let mut expects = VecDeque::new();
+    let connection = &mut *lent.participant.connection;
+    (request.write)(connection, &mut expects);
+    connection.try_flush()?;
+    let mut outcome = Outcome { settings_changed: request.changes_settings, ..Outcome::default() };
+    if lent.participant.prefix > 0 {
+        let error = drain_prefix(connection, lent.participant.prefix).await?;
+        lent.participant.prefix = 0;
+        if let Some(error) = error {
+            connection.settle().await?;
+            outcome.error = Some(error);
+            if request.show.errors && !(request.show.fence) {
+                show_error(executor, &outcome, request.show, connection.status.byte());
+            }
+            return Ok((lent, outcome));
+        }
+    }
+    let lease = request.repeatable.then(|| executor.gateway.view.lease.clone());
+    loop {
+        let pumped = pump(connection, &mut executor.client, &mut expects, request.show, lease.as_ref(), &mut outcome);
+        pumped.await?;
+        if outcome.lease_lost {
+            // Read to the end, shown to nobody.
+            connection.settle().await?;
+            break;
+        }
+        if !outcome.copy_in {
+            break;
+        }
+        relay_copy(executor, connection, request.extended).await?;
+    }
+    Ok((lent, outcome))
+}
+
+fn show_error(executor: &mut Executor, outcome: &Outcome, show: Show, status: u8) {
+    if let Some(error) = &outcome.error {
+        Failure::Server(error.clone()).encode(executor.client.out());
+    }
+    if show.ready_for_query {
+        let status = crate::wire::TxStatus::from_code(status).unwrap_or(crate::wire::TxStatus::Idle);
+        crate::wire::backend::ready_for_query(executor.client.out(), status);
+    }
+}
+
+/// Answers to `count` requests that the gateway sent in front; the first error.
+pub async fn drain_prefix(
+    connection: &mut ServerConnection,
+    count: u32,
+) -> Result<Option<ServerError>, Failure> {
+    let mut left = count;
+    let mut first = None;
+    while left > 0 {
+        let message = connection.message().await?;
+        match message.tag {
+            b'E' => {
+                first.get_or_insert(ServerError::new(message.raw.slice(5..)));
+            }
+            b'Z' => left -= 1,
+            _ => {}
+        }
+    }
+    Ok(first)
+}
+
+/// COPY data from the client to the shard, up to its end.
+async fn relay_copy(
+    executor: &mut Executor,
+    connection: &mut ServerConnection,
+    extended: bool,
+) -> Result<(), Failure> {
+    const GATHER_BYTES: usize = 64 << 10;
+    executor.client.flush().await?;
+    let mut data_ended = false;
+    loop {
+        let Some(frame) = executor.client.frame().await? else { return Err(Failure::Gone(None)) };
+        match frame.tag() {
+            from_client::COPY_DATA if !data_ended => {
+                connection.output().extend_from_slice(frame.bytes());
+                if connection.output().len() >= GATHER_BYTES {
+                    connection.flush().await?;
+                }
+            }
+            from_client::COPY_DONE | from_client::COPY_FAIL if !data_ended => {
+                connection.output().extend_from_slice(frame.bytes());
+                data_ended = true;
+                if !extended {
+                    break;
+                }
+            }
+            // The first Sync has been overread by the shard; this one is answered.
+            from_client::SYNC if data_ended => {
+                connection.output().extend_from_slice(frame.bytes());
+                break;
+            }
+            from_client::FLUSH | from_client::SYNC => {}
+            from_client::TERMINATE => return Err(Failure::Gone(None)),
+            tag => {
+                let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+                return Err(Failure::Gone(Some(Box::new(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)))));
+            }
+        }
+    }
+    connection.flush().await?;
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! What all sessions of the process share.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use lru::LruCache;
+use ringway_topology::ids::{GatewayId, ShardId};
+use ringway_topology::service::Gid;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::faults::Faults;
+use super::inflight::InFlight;
+use super::statistics::Statistics;
+use super::view::{ControlPlane, View, Views};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::plan::context::PlanContext;
+use crate::plan::types::Plan;
+use crate::pool::connection::StatementId;
+use crate::pool::Pools;
+use crate::wire::{PgError, SqlState};
+
+#[derive(Debug)]
+pub struct LoadedCatalog {
+    pub version: u64,
+    /// Counts the catalogs read by this process: plans of an older one are not used again.
+    pub serial: u64,
+    pub catalog: Catalog,
+}
+
+impl LoadedCatalog {
+    pub fn new(version: u64, catalog: Catalog) -> LoadedCatalog {
+        LoadedCatalog { version, serial: rand::random(), catalog }
+    }
+}
+
+/// A statement's plan, as it is cached.
+#[derive(Debug)]
+pub struct Planned {
+    pub sql: Arc<str>,
+    pub plan: Result<Plan, Box<PgError>>,
+    key: PlanKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PlanKey {
+    search_path: Vec<String>,
+    user: String,
+    catalog: u64,
+    shape: u64,
+}
+
+pub struct Gateway {
+    pub config: Config,
+    pub id: GatewayId,
+    pub view: Views,
+    pub catalog: ArcSwapOption<LoadedCatalog>,
+    pub pools: Pools,
+    pub inflight: Arc<InFlight>,
+    pub statistics: Statistics,
+    pub faults: Faults,
+    pub tasks: TaskTracker,
+    pub shutdown: CancellationToken,
+    /// Statements that wait for a cutover.
+    pub held: AtomicUsize,
+    pub forget: tokio::sync::mpsc::Sender<(ShardId, Gid)>,
+    plans: Mutex<LruCache<u64, Arc<Planned>>>,
+    statement_ids: Mutex<LruCache<(Arc<str>, Vec<u32>), StatementId>>,
+    hasher: RandomState,
+    next_statement: AtomicU64,
+    next_gid: AtomicU64,
+    /// What servers say of themselves at a session's start, by role and settings.
+    pub parameters: Mutex<HashMap<(String, u64), Vec<(String, String)>>>,
+}
+
+/// Logins with distinct settings whose parameters are remembered.
+pub const PARAMETERS_MAX: usize = 1_000;
+
+impl Gateway {
+    pub fn new(
+        config: Config,
+        id: GatewayId,
+        control_plane: ControlPlane,
+        forget: tokio::sync::mpsc::Sender<(ShardId, Gid)>,
+    ) -> Gateway {
+        let entries = NonZeroUsize::new(config.limits.statement_cache_entries_max).unwrap_or(NonZeroUsize::MIN);
+        Gateway {
+            id,
+            view: Views::new(control_plane),
+            catalog: ArcSwapOption::empty(),
+            pools: Pools::new(id, config.limits.clone()),
+            inflight: Arc::default(),
+            statistics: Statistics::default(),
+            faults: Faults::new(config.fault_file.clone()),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            held: AtomicUsize::new(0),
+            forget,
+            plans: Mutex::new(LruCache::new(entries)),
+            statement_ids: Mutex::new(LruCache::new(entries)),
+            hasher: RandomState::new(),
+            next_statement: AtomicU64::new(1),
+            next_gid: AtomicU64::new(1),
+            parameters: Mutex::default(),
+            config,
+        }
+    }
+
+    pub fn catalog_version(&self) -> Option<u64> {
+        self.catalog.load().as_ref().map(|loaded| loaded.version)
+    }
+
+    pub fn set_catalog(&self, version: u64, catalog: Catalog) {
+        self.catalog.store(Some(Arc::new(LoadedCatalog::new(version, catalog))));
+    }
+
+    /// A gid that nobody else makes.
+    pub fn gid(&self, anchor: ShardId, anchor_xid: u64) -> Gid {
+        let number = self.next_gid.fetch_add(1, Ordering::Relaxed);
+        Gid { anchor, anchor_xid, gateway: self.id.0, number }
+    }
+
+    /// The name by which every connection knows this text with these parameter types.
+    pub fn statement_id(&self, sql: &Arc<str>, types: &[u32]) -> StatementId {
+        let mut ids = self.statement_ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::clone(sql), types.to_vec());
+        if let Some(id) = ids.get(&key) {
+            return *id;
+        }
+        let id = StatementId(self.next_statement.fetch_add(1, Ordering::Relaxed));
+        ids.put(key, id);
+        id
+    }
+
+    /// The plan of one statement's text, cached.
+    pub fn plan(
+        &self,
+        sql: &str,
+        view: &View,
+        search_path: &[String],
+        user: &str,
+    ) -> Result<Arc<Planned>, Box<PgError>> {
+        let catalog = self.catalog.load_full().ok_or_else(no_catalog)?;
+        let mut hasher = self.hasher.build_hasher();
+        (sql, search_path, user, catalog.serial, view.shape).hash(&mut hasher);
+        let hash = hasher.finish();
+        let same = |planned: &Planned| {
+            *planned.sql == *sql
+                && planned.key.search_path == search_path
+                && planned.key.user == user
+                && planned.key.catalog == catalog.serial
+                && planned.key.shape == view.shape
+        };
+        if let Some(planned) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
+            if same(planned) {
+                return Ok(Arc::clone(planned));
+            }
+        }
+        let context = PlanContext { catalog: &catalog.catalog, topology: &view.topology, search_path, user };
+        let plan = crate::plan::plan(sql, &context).map_err(Box::new);
+        let key = PlanKey {
+            search_path: search_path.to_vec(),
+            user: user.to_owned(),
+            catalog: catalog.serial,
+            shape: view.shape,
+        };
+        let planned = Arc::new(Planned { sql: Arc::from(sql), plan, key });
+        if sql.len() <= self.config.limits.statement_cache_text_bytes_max {
+            self.plans.lock().unwrap_or_else(PoisonError::into_inner).put(hash, Arc::clone(&planned));
+        }
+        Ok(planned)
+    }
+}
+
+fn no_catalog() -> Box<PgError> {
+    Box::new(
+        PgError::new(SqlState::CANNOT_CONNECT_NOW, "the gateway has not read the catalog of any shard yet")
+            .hint("Add a shard (\"shardctl shard add\"), or check that the lowest-numbered shard can be reached."),
+    )
+}

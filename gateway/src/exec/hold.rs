@@ -1,0 +1,189 @@
+//! Lets a statement in: plans and places it under one topology, and holds it while a cutover wants its rows left alone.
+//!
+//! A transaction that already wrote or locked rows in the arcs is never held: the cutover waits for it.
+
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ringway_topology::ids::{MoveId, ShardId};
+
+use super::executor::{cancelled, Executor};
+use super::failure::Failure;
+use super::faults::FaultPoint;
+use super::gateway::Planned;
+use super::place::{place, Placement};
+use super::view::View;
+use crate::plan::route::Parameter;
+use crate::plan::types::{Access, CopyDestination, DdlKind, Plan, Targets};
+use crate::wire::{PgError, SqlState};
+
+/// A statement that may run now.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    pub view: Arc<View>,
+    pub planned: Arc<Planned>,
+    pub placement: Placement,
+    pub access: Access,
+}
+
+/// Plans, places and, if need be, waits. Plans that are not about rows get an empty placement.
+pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'_>]) -> Result<Admitted, Failure> {
+    let started = Instant::now();
+    let mut held: Option<MoveId> = None;
+    loop {
+        let before = executor.slot.footprints();
+        let view = executor.enter()?;
+        let planned = executor.plan(sql, &view)?;
+        let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
+        let access = access(plan);
+        let placement = match targets(plan) {
+            Some(targets) => placed(executor, &view, &targets, access, parameters)?,
+            None => {
+                executor.slot.reads();
+                Placement::default()
+            }
+        };
+        let waiting_for = waits_for(executor, &view, plan, &placement, access);
+        if access == Access::Read {
+            executor.slot.reads();
+        } else if waiting_for.is_none() {
+            executor.slot.writes(&placement.footprints);
+        }
+        let Some(reason) = waiting_for else {
+            if let Some(id) = held {
+                executor.gateway.statistics.held(id, started.elapsed());
+                executor.gateway.faults.hit(FaultPoint::HoldReleased);
+            }
+            return Ok(Admitted { view, planned, placement, access });
+        };
+        executor.slot.suspend(before);
+        if let Wait::Move(id) = reason {
+            if held.is_none() {
+                executor.gateway.faults.hit(FaultPoint::HoldEntered);
+            }
+            held = Some(id);
+        }
+        wait(executor, &view, started).await?;
+    }
+}
+
+enum Wait {
+    Move(MoveId),
+    /// A table of the statement is being distributed.
+    Table,
+}
+
+fn waits_for(
+    executor: &Executor,
+    view: &View,
+    plan: &Plan,
+    placement: &Placement,
+    access: Access,
+) -> Option<Wait> {
+    let topology = &view.topology;
+    let tables = match plan {
+        Plan::Query(query) => query.tables.as_slice(),
+        Plan::Ddl(ddl) => ddl.tables.as_slice(),
+        Plan::CopyIn(copy) => std::slice::from_ref(&copy.table),
+        _ => &[],
+    };
+    // One that is in the middle of a transaction goes on: the change waits for it.
+    let may_wait = executor.transaction.participants.is_empty();
+    let changing = |table: &ringway_topology::model::TableName| {
+        topology.table(&table.schema, &table.name).is_some_and(|table| table.changing)
+    };
+    if may_wait && tables.iter().any(changing) {
+        return Some(Wait::Table);
+    }
+    if access == Access::Read || topology.moves.is_empty() {
+        return None;
+    }
+    let id = placement.holding(topology)?;
+    let moving = topology.moves.get(&id)?;
+    (!executor.slot.has_written(moving)).then_some(Wait::Move(id))
+}
+
+struct Held<'a>(&'a std::sync::atomic::AtomicUsize);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn wait(executor: &mut Executor, view: &View, started: Instant) -> Result<(), Failure> {
+    let gateway = Arc::clone(&executor.gateway);
+    let limits = &gateway.config.limits;
+    let waiting = gateway.held.fetch_add(1, Ordering::Relaxed);
+    let _held = Held(&gateway.held);
+    if waiting >= limits.held_statements_max {
+        return Err(PgError::new(
+            SqlState::TOO_MANY_CONNECTIONS,
+            format!("{waiting} statements wait for a move already (held_statements_max)"),
+        )
+        .hint("Try again in a moment; \"shardctl moves\" shows the move.")
+        .into());
+    }
+    let left = limits.hold_timeout().saturating_sub(started.elapsed());
+    // What was sent before belongs to the client while it waits.
+    executor.client.flush().await?;
+    let newer = tokio::select! {
+        newer = gateway.view.newer_than(view.epoch(), left) => newer,
+        () = executor.cancel.requested() => return Err(cancelled().into()),
+    };
+    if newer {
+        return Ok(());
+    }
+    Err(PgError::new(
+        SqlState::LOCK_NOT_AVAILABLE,
+        format!("the statement waited {} ms for rows that are moving (hold_timeout_ms)", limits.hold_timeout_ms),
+    )
+    .hint("Try again in a moment; \"shardctl moves\" shows the move.")
+    .into())
+}
+
+fn placed(
+    executor: &Executor,
+    view: &View,
+    targets: &Targets,
+    access: Access,
+    parameters: &[Parameter<'_>],
+) -> Result<Placement, Failure> {
+    if let Some(only) = executor.only_shard {
+        return Ok(Placement { shards: vec![only], any: false, keyed: true, ..Placement::default() });
+    }
+    let open = executor.transaction.participants.keys().next().copied();
+    let prefer: Option<ShardId> = open.or_else(|| executor.pins.first().copied()).or(executor.last_shard);
+    place(&view.topology, targets, access, parameters, prefer)
+}
+
+/// The targets of a plan that one request can carry out.
+pub fn targets(plan: &Plan) -> Option<Cow<'_, Targets>> {
+    match plan {
+        Plan::Query(query) => Some(Cow::Borrowed(&query.targets)),
+        Plan::CopyOut(copy) => Some(Cow::Borrowed(&copy.targets)),
+        Plan::Home(_) => Some(Cow::Owned(Targets::Home)),
+        Plan::CopyIn(copy) => match &copy.destination {
+            CopyDestination::Home => Some(Cow::Owned(Targets::Home)),
+            CopyDestination::EveryMember => Some(Cow::Owned(Targets::EveryMember)),
+            // Rows find their shards one by one.
+            CopyDestination::Sharded { keyspace, .. } => Some(Cow::Owned(Targets::Keyspace(*keyspace))),
+        },
+        Plan::Ddl(ddl) if ddl.kind == DdlKind::Temporary => Some(Cow::Owned(Targets::Home)),
+        Plan::Ddl(_) => Some(Cow::Owned(Targets::EveryMember)),
+        Plan::Explain(explain) if !explain.route_only => targets(&explain.inner),
+        Plan::Explain(_) | Plan::Session(_) | Plan::Admin(_) => None,
+    }
+}
+
+pub fn access(plan: &Plan) -> Access {
+    match plan {
+        Plan::Query(query) => query.access,
+        Plan::Ddl(_) | Plan::CopyIn(_) | Plan::Home(_) => Access::Write,
+        Plan::CopyOut(_) | Plan::Session(_) | Plan::Admin(_) => Access::Read,
+        Plan::Explain(explain) if explain.analyze => access(&explain.inner),
+        Plan::Explain(_) => Access::Read,
+    }
+}

@@ -1,0 +1,37 @@
+//! Runs plans: one shard or many, transactions across shards, the double-write, holding, fences.
+//!
+//! It knows `wire`, `plan`, `merge` and `pool`; it does not read the client's protocol beyond COPY data ([`crate::session`] does).
+
+pub mod admin;
+pub mod aggregate;
+pub mod answers;
+pub mod bound;
+pub mod cancel;
+pub mod client;
+pub mod commit;
+pub mod copy_in;
+pub mod copy_out;
+pub mod ddl;
+pub mod describe;
+pub mod dispatch;
+pub mod executor;
+pub mod explain;
+pub mod failure;
+pub mod fanout;
+pub mod faults;
+pub mod filter;
+pub mod forget;
+pub mod forward;
+pub mod gateway;
+pub mod guarded;
+pub mod hold;
+pub mod inflight;
+pub mod insert;
+pub mod mirror;
+pub mod place;
+pub mod pump;
+pub mod search_path;
+pub mod show;
+pub mod statistics;
+pub mod transaction;
+pub mod view;

@@ -1,0 +1,105 @@
+//! Where a statement runs now: its targets against the topology that it sees and its parameters.
+//!
+//! The pure routing is the planner's ([`crate::plan::route`]); here it is joined with what execution needs to know: the
+//! rows' footprint, and the moves that concern it.
+
+use ringway_topology::ids::{MoveId, ShardId};
+use ringway_topology::model::{Move, Topology};
+
+use super::failure::Failure;
+use super::inflight::Footprint;
+use crate::plan::route::{route, Parameter};
+use crate::plan::types::{Access, Targets};
+use crate::wire::frontend::Bind;
+
+/// The values that a statement is executed with.
+pub type Values<'a> = Vec<Parameter<'a>>;
+
+/// Of a Bind message, with the types that the client declared.
+pub fn values<'a>(bind: Option<&Bind<'a>>, types: &[u32]) -> Values<'a> {
+    let Some(bind) = bind else { return Vec::new() };
+    let formats = bind.parameter_formats;
+    bind.parameters
+        .iter()
+        .enumerate()
+        .map(|(index, value)| Parameter {
+            type_oid: types.get(index).copied().unwrap_or(0),
+            format: formats.get(index),
+            value,
+        })
+        .collect()
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// In the order of their numbers; one at least.
+    pub shards: Vec<ShardId>,
+    pub footprints: Vec<Footprint>,
+    /// The statement goes where its keys say.
+    pub keyed: bool,
+    /// Any other member would do as well.
+    pub any: bool,
+}
+
+impl Placement {
+    pub fn single(&self) -> Option<ShardId> {
+        match self.shards.as_slice() {
+            [one] => Some(*one),
+            _ => None,
+        }
+    }
+
+    /// Running moves whose arcs the statement may write or lock.
+    pub fn moves<'t>(&self, topology: &'t Topology) -> impl Iterator<Item = &'t Move> + use<'t, '_> {
+        topology.moves.values().filter(|moving| self.footprints.iter().any(|footprint| footprint.meets(moving)))
+    }
+
+    /// The move that holds this statement, if one does.
+    pub fn holding(&self, topology: &Topology) -> Option<MoveId> {
+        self.moves(topology).find(|moving| moving.routing.hold).map(|moving| moving.id)
+    }
+
+    /// Whether the statement's transaction may have captured rows that must be mirrored.
+    pub fn is_mirrored(&self, topology: &Topology) -> bool {
+        self.moves(topology).any(|moving| {
+            moving.routing.mirror
+                && self.shards.iter().any(|shard| moving.peer_of(*shard).is_some())
+        })
+    }
+}
+
+/// The shards that a statement concerns. `prefer`: for statements that any member can answer.
+pub fn place(
+    topology: &Topology,
+    targets: &Targets,
+    access: Access,
+    parameters: &[Parameter<'_>],
+    prefer: Option<ShardId>,
+) -> Result<Placement, Failure> {
+    let route = route(targets, topology, parameters)?;
+    let mut placement = Placement { shards: route.shards, ..Placement::default() };
+    match targets {
+        Targets::AnyOne => {
+            placement.any = true;
+            let member = |id: &ShardId| topology.members().any(|shard| shard.id == *id);
+            if let Some(preferred) = prefer.filter(member) {
+                placement.shards = vec![preferred];
+            }
+            if access != Access::Read {
+                placement.footprints.push(Footprint::Other);
+            }
+        }
+        Targets::Home | Targets::EveryMember => placement.footprints.push(Footprint::Other),
+        Targets::Keyspace(keyspace) => placement.footprints.push(Footprint::Keyspace(*keyspace)),
+        Targets::Keys(keys) => {
+            placement.keyed = true;
+            for token in route.tokens {
+                let footprint = Footprint::Key(keys.keyspace, token);
+                if !placement.footprints.contains(&footprint) {
+                    placement.footprints.push(footprint);
+                }
+            }
+        }
+    }
+    Ok(placement)
+}

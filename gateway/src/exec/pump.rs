@@ -1,0 +1,311 @@
+//! From a shard to the client: bytes are forwarded as they came; only message headers are looked at, up to ReadyForQuery.
+//!
+//! What is taken off the stream: our own INFO, answers to what the gateway has slipped in, ReadyForQuery and
+//! CommandComplete where the gateway gives its own. Rows are never decoded.
+
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes};
+use ringway_topology::client::LeaseClock;
+use ringway_topology::service::sqlstate;
+
+use super::client::Client;
+use super::failure::{is_fence, translated, Failure};
+use crate::pool::connection::{ServerConnection, StatementId};
+use crate::pool::error::{field, ServerError};
+use crate::wire::backend;
+
+/// The answer that the next message of a pipeline gets, in order.
+#[derive(Debug)]
+pub enum Expect {
+    /// To a Parse: remembered as prepared; shown only if the client sent it.
+    Parse { id: StatementId, named: bool, show: bool },
+    /// BindComplete.
+    Bind,
+    /// To a Describe of a statement or portal: ends with RowDescription or NoData.
+    Describe,
+    /// To an Execute: rows, and how it ended.
+    Execute,
+    /// To a Close: shown only if the client sent it.
+    Close { show: bool },
+    /// Nothing was sent for it: these bytes are the answer.
+    Ready(&'static [u8]),
+}
+
+pub const PARSE_COMPLETE: &[u8] = &[b'1', 0, 0, 0, 4];
+pub const CLOSE_COMPLETE: &[u8] = &[b'3', 0, 0, 0, 4];
+
+/// What the client sees of an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Show {
+    pub row_description: bool,
+    pub command_complete: bool,
+    pub ready_for_query: bool,
+    /// ParseComplete, BindComplete, CloseComplete, NoData, ParameterDescription.
+    pub acknowledgements: bool,
+    /// A fence's error that comes before anything else is kept back, so that the statement can run again.
+    pub fence: bool,
+    /// Errors go to the client here (or are left to the caller).
+    pub errors: bool,
+}
+
+impl Show {
+    pub const ALL: Show = Show {
+        row_description: true,
+        command_complete: true,
+        ready_for_query: true,
+        acknowledgements: true,
+        fence: false,
+        errors: true,
+    };
+    /// Rows only.
+    pub const ROWS: Show = Show {
+        row_description: false,
+        command_complete: false,
+        ready_for_query: false,
+        acknowledgements: false,
+        fence: false,
+        errors: false,
+    };
+}
+
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub error: Option<ServerError>,
+    /// The transaction has captured rows.
+    pub captured: Option<u64>,
+    /// The last command tag.
+    pub tag: Option<String>,
+    pub suspended: bool,
+    /// The client has been given some of the answer.
+    pub forwarded: bool,
+    /// A statement changed a reported setting.
+    pub settings_changed: bool,
+    /// The shard waits for COPY data.
+    pub copy_in: bool,
+    /// The lease ran out before anything was shown; nothing has been.
+    pub lease_lost: bool,
+    /// The error is a fence's and was kept back: nothing of the answer has been shown.
+    pub kept_back: bool,
+    /// Answers that an error made impossible: what was expected from it on.
+    pub unanswered: usize,
+}
+
+enum Verdict {
+    Forward,
+    Drop,
+}
+
+/// Forwards until all requests in flight are answered, or the shard asks for COPY data (`copy_in`; call again after it).
+/// `outcome` goes on over such calls. Not cancel-safe.
+pub async fn pump(
+    connection: &mut ServerConnection,
+    client: &mut Client,
+    expects: &mut VecDeque<Expect>,
+    show: Show,
+    lease: Option<&LeaseClock>,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    outcome.copy_in = false;
+    let mut pump = Pump { expects, show, outcome, done: false, rewindable: true };
+    pump.ready(client);
+    // Bytes of a large row that are still to come and go straight through.
+    let mut through = 0usize;
+    let mut fresh = connection.input().is_empty();
+    while connection.outstanding > 0 {
+        if std::mem::replace(&mut fresh, true) {
+            connection.fill().await?;
+        }
+        if let Some(lease) = lease {
+            if !pump.outcome.forwarded && !lease.is_live() {
+                pump.outcome.lease_lost = true;
+                return Ok(());
+            }
+        }
+        let mut start = 0;
+        let mut position = through.min(connection.input().len());
+        through -= position;
+        let mut ready = None;
+        while ready.is_none() && !pump.outcome.copy_in {
+            let Some((tag, length)) = connection.header_at(position) else { break };
+            let available = connection.input().len() - position;
+            if available < length {
+                if matches!(tag, b'D' | b'd') && !pump.outcome.lease_lost {
+                    through = length - available;
+                    position += available;
+                    pump.outcome.forwarded = true;
+                }
+                break;
+            }
+            let end = position + length;
+            pump.rewindable = client.can_rewind();
+            let verdict = {
+                let body = &connection.input()[position + 5..end];
+                if tag == b'Z' {
+                    ready = body.first().copied();
+                }
+                pump.message(tag, body)
+            };
+            match verdict {
+                Verdict::Forward => {
+                    position = end;
+                    pump.outcome.forwarded = true;
+                }
+                Verdict::Drop => {
+                    client.forward(&connection.input()[start..position]).await?;
+                    pump.instead(client);
+                    position = end;
+                    start = end;
+                }
+            }
+            if pump.answered(tag) {
+                pump.remember(connection);
+                if pump.expects.front().is_some_and(|next| matches!(next, Expect::Ready(_))) {
+                    client.forward(&connection.input()[start..position]).await?;
+                    start = position;
+                    pump.ready(client);
+                }
+            }
+        }
+        client.forward(&connection.input()[start..position]).await?;
+        connection.consume(position);
+        if let Some(status) = ready {
+            connection.ready_for_query(status);
+        }
+        if pump.outcome.copy_in {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+struct Pump<'a> {
+    expects: &'a mut VecDeque<Expect>,
+    show: Show,
+    outcome: &'a mut Outcome,
+    /// The client is to be told of the error in other words.
+    done: bool,
+    /// Nothing of the answer has been sent yet.
+    rewindable: bool,
+}
+
+impl Pump<'_> {
+    fn message(&mut self, tag: u8, body: &[u8]) -> Verdict {
+        if self.outcome.kept_back {
+            return Verdict::Drop;
+        }
+        let shown = match tag {
+            b'D' | b'd' | b'H' | b'c' | b'A' => true,
+            b'I' => self.show.command_complete,
+            b's' => {
+                self.outcome.suspended = true;
+                self.show.command_complete
+            }
+            b'1' => match self.expects.front() {
+                Some(Expect::Parse { show, .. }) => *show,
+                _ => self.show.acknowledgements,
+            },
+            b'3' => match self.expects.front() {
+                Some(Expect::Close { show }) => *show,
+                _ => self.show.acknowledgements,
+            },
+            b'2' | b't' => self.show.acknowledgements,
+            b'T' => self.show.row_description,
+            b'n' => self.show.acknowledgements,
+            b'C' => {
+                let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
+                if !self.show.command_complete {
+                    self.outcome.tag = Some(String::from_utf8_lossy(text).into_owned());
+                }
+                self.show.command_complete
+            }
+            b'Z' => self.show.ready_for_query,
+            b'S' => {
+                self.outcome.settings_changed = true;
+                true
+            }
+            b'N' => {
+                if field(body, b'C') == Some(sqlstate::CAPTURED) {
+                    self.outcome.captured = field(body, b'D').and_then(|xid| xid.parse().ok());
+                    false
+                } else {
+                    true
+                }
+            }
+            b'E' => return self.error(body),
+            b'G' | b'W' => {
+                self.outcome.copy_in = true;
+                true
+            }
+            _ => false,
+        };
+        if shown {
+            Verdict::Forward
+        } else {
+            Verdict::Drop
+        }
+    }
+
+    fn error(&mut self, body: &[u8]) -> Verdict {
+        let error = ServerError::new(Bytes::copy_from_slice(body));
+        self.outcome.unanswered = self.expects.iter().filter(|e| !matches!(e, Expect::Ready(_))).count();
+        self.expects.clear();
+        let keep_back = self.show.fence && self.rewindable && is_fence(&error);
+        let first = self.outcome.error.is_none();
+        let ours = translated(&error).is_some();
+        if first {
+            self.outcome.error = Some(error);
+        }
+        self.outcome.kept_back = keep_back;
+        if keep_back || !self.show.errors || !first {
+            return Verdict::Drop;
+        }
+        if ours {
+            // `instead` writes what the client is told.
+            self.done = true;
+            return Verdict::Drop;
+        }
+        Verdict::Forward
+    }
+
+    /// After a dropped message: what takes its place.
+    fn instead(&mut self, client: &mut Client) {
+        if std::mem::take(&mut self.done) {
+            if let Some(error) = self.outcome.error.as_ref().and_then(translated) {
+                backend::error_response(client.out(), &error);
+                self.outcome.forwarded = true;
+            }
+        }
+    }
+
+    /// Whether this message is the last of the answer that is expected next.
+    fn answered(&self, tag: u8) -> bool {
+        match self.expects.front() {
+            Some(Expect::Parse { .. }) => tag == b'1',
+            Some(Expect::Bind) => tag == b'2',
+            Some(Expect::Describe) => matches!(tag, b'T' | b'n'),
+            Some(Expect::Execute) => matches!(tag, b'C' | b'I' | b's'),
+            Some(Expect::Close { .. }) => tag == b'3',
+            Some(Expect::Ready(_)) | None => false,
+        }
+    }
+
+    fn remember(&mut self, connection: &mut ServerConnection) {
+        match self.expects.pop_front() {
+            Some(Expect::Parse { id, named: true, .. }) => {
+                connection.prepared.put(id, ());
+            }
+            Some(Expect::Parse { id, named: false, .. }) => connection.unnamed = Some(id),
+            _ => {}
+        }
+    }
+
+    /// Answers to messages that were not sent on.
+    fn ready(&mut self, client: &mut Client) {
+        while let Some(Expect::Ready(bytes)) = self.expects.front() {
+            client.out().put_slice(bytes);
+            self.outcome.forwarded = true;
+            self.expects.pop_front();
+        }
+    }
+}

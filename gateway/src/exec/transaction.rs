@@ -1,0 +1,151 @@
+//! A session's transaction: what is open on which shard, and how it is opened. Ends in [`super::commit`].
+
+use std::collections::BTreeMap;
+
+use ringway_topology::ids::ShardId;
+
+use crate::plan::types::{Isolation, TransactionModes};
+use crate::pool::settings::Settings;
+use crate::pool::ReadyConn;
+use ringway_topology::model::quote_ident;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Block {
+    /// Every statement is its own transaction.
+    #[default]
+    None,
+    /// One transaction up to Sync, or to the end of a simple query, made by the gateway.
+    Implicit,
+    /// BEGIN.
+    Explicit,
+}
+
+/// The transaction's part on one shard.
+#[derive(Debug)]
+pub struct Participant {
+    pub connection: ReadyConn,
+    /// It may have written or locked rows.
+    pub wrote: bool,
+    /// It has captured rows: its transaction id.
+    pub captured: Option<u64>,
+    /// Answers to come that belong to what the gateway sent before the statement.
+    pub prefix: u32,
+    /// Settings of the connection when the transaction began.
+    pub settings_before: Option<Settings>,
+}
+
+#[derive(Debug)]
+pub struct Savepoint {
+    pub name: String,
+    pub settings: Settings,
+    pub local: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Transaction {
+    pub block: Block,
+    /// Only its end is accepted.
+    pub failed: bool,
+    pub modes: TransactionModes,
+    /// Statements that touched rows.
+    pub statements: u64,
+    pub participants: BTreeMap<ShardId, Participant>,
+    pub savepoints: Vec<Savepoint>,
+    /// SET LOCAL, SET CONSTRAINTS: replayed on shards that join.
+    pub local: Vec<String>,
+    /// The session's settings at BEGIN.
+    pub settings_before: Option<Settings>,
+    /// A cursor may be open.
+    pub cursors: bool,
+}
+
+impl Transaction {
+    pub fn is_open(&self) -> bool {
+        self.block != Block::None
+    }
+
+    /// The byte of ReadyForQuery.
+    pub fn status(&self) -> crate::wire::TxStatus {
+        match (self.block, self.failed) {
+            (Block::Explicit, true) => crate::wire::TxStatus::Failed,
+            (Block::Explicit, false) => crate::wire::TxStatus::InTransaction,
+            _ => crate::wire::TxStatus::Idle,
+        }
+    }
+
+    pub fn isolation(&self) -> Option<Isolation> {
+        self.modes.isolation
+    }
+
+    pub fn has_snapshot(&self) -> bool {
+        matches!(self.modes.isolation, Some(Isolation::RepeatableRead | Isolation::Serializable))
+    }
+
+    /// `BEGIN` with the transaction's modes.
+    pub fn begin_statement(&self) -> String {
+        let mut text = String::from("BEGIN");
+        text.push_str(&modes_text(&self.modes));
+        text
+    }
+
+    /// What a shard that joins is sent after BEGIN, each its own request.
+    pub fn replay(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        let mut done = 0;
+        for savepoint in &self.savepoints {
+            statements.extend(self.local[done..savepoint.local.min(self.local.len())].iter().cloned());
+            done = done.max(savepoint.local.min(self.local.len()));
+            statements.push(format!("SAVEPOINT {}", quote_ident(&savepoint.name)));
+        }
+        statements.extend(self.local[done..].iter().cloned());
+        statements
+    }
+}
+
+/// ` ISOLATION LEVEL ... READ ONLY ...`, empty for no modes.
+pub fn modes_text(modes: &TransactionModes) -> String {
+    let mut text = String::new();
+    if let Some(isolation) = modes.isolation {
+        text.push_str(match isolation {
+            Isolation::ReadUncommitted => " ISOLATION LEVEL READ UNCOMMITTED",
+            Isolation::ReadCommitted => " ISOLATION LEVEL READ COMMITTED",
+            Isolation::RepeatableRead => " ISOLATION LEVEL REPEATABLE READ",
+            Isolation::Serializable => " ISOLATION LEVEL SERIALIZABLE",
+        });
+    }
+    match modes.read_only {
+        Some(true) => text.push_str(" READ ONLY"),
+        Some(false) => text.push_str(" READ WRITE"),
+        None => {}
+    }
+    match modes.deferrable {
+        Some(true) => text.push_str(" DEFERRABLE"),
+        Some(false) => text.push_str(" NOT DEFERRABLE"),
+        None => {}
+    }
+    text
+}
+
+/// Later modes win.
+pub fn merge_modes(modes: &mut TransactionModes, later: &TransactionModes) {
+    modes.isolation = later.isolation.or(modes.isolation);
+    modes.read_only = later.read_only.or(modes.read_only);
+    modes.deferrable = later.deferrable.or(modes.deferrable);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_that_join_get_what_happened_before() {
+        let mut transaction = Transaction { block: Block::Explicit, ..Transaction::default() };
+        transaction.modes.isolation = Some(Isolation::RepeatableRead);
+        transaction.modes.read_only = Some(false);
+        transaction.local.push("SET LOCAL a = 1".into());
+        transaction.savepoints.push(Savepoint { name: "x".into(), settings: Settings::default(), local: 1 });
+        transaction.local.push("SET LOCAL b = 2".into());
+        assert_eq!(transaction.begin_statement(), "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE");
+        assert_eq!(transaction.replay(), ["SET LOCAL a = 1", "SAVEPOINT \"x\"", "SET LOCAL b = 2"]);
+    }
+}

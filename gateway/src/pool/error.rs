@@ -1,0 +1,65 @@
+//! What goes wrong between the gateway and a shard.
+
+use bytes::Bytes;
+
+/// An ErrorResponse of a server, as it came.
+#[derive(Clone, Debug)]
+pub struct ServerError {
+    /// The message's body: fields, each a type byte and a string, and a closing zero.
+    pub body: Bytes,
+}
+
+impl ServerError {
+    pub fn new(body: Bytes) -> ServerError {
+        ServerError { body }
+    }
+
+    /// A field by its type byte: `C` the SQLSTATE, `M` the message, `D` the detail, `H` the hint.
+    pub fn field(&self, kind: u8) -> Option<&str> {
+        field(&self.body, kind)
+    }
+
+    pub fn code(&self) -> &str {
+        self.field(b'C').unwrap_or("XX000")
+    }
+}
+
+/// A field of an ErrorResponse's or NoticeResponse's body.
+pub fn field(body: &[u8], kind: u8) -> Option<&str> {
+    let mut rest = body;
+    loop {
+        let (&tag, after) = rest.split_first()?;
+        if tag == 0 {
+            return None;
+        }
+        let end = after.iter().position(|byte| *byte == 0)?;
+        if tag == kind {
+            return std::str::from_utf8(&after[..end]).ok();
+        }
+        rest = &after[end + 1..];
+    }
+}
+
+impl std::fmt::Display for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.field(b'M').unwrap_or("error without a message"), self.code())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    #[error("the connection to shard \"{shard}\" could not be made: {message}")]
+    Connect { shard: String, message: String },
+    #[error("the shard refused: {0}")]
+    Server(ServerError),
+    #[error("the connection to the shard was lost: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("the shard sent something that is not the PostgreSQL protocol")]
+    Protocol,
+    #[error("no connection to shard \"{shard}\" became free within {waited_ms} ms (checkout_timeout_ms)")]
+    Timeout { shard: String, waited_ms: u64 },
+    #[error("{waiting} statements wait for a connection to shard \"{shard}\" already (pool_waiters_max)")]
+    TooManyWaiters { shard: String, waiting: usize },
+    #[error("the gateway has no password for role \"{role}\" on shard \"{shard}\"")]
+    NoPassword { shard: String, role: String },
+}

@@ -1,0 +1,96 @@
+//! Connections to shards: opened, authenticated, lent and taken back.
+//!
+//! It knows the wire protocol's frames and nothing of plans, tokens or topology epochs.
+
+pub mod connect;
+pub mod connection;
+pub mod credentials;
+pub mod endpoint;
+pub mod error;
+#[allow(clippy::module_inception)]
+pub mod pool;
+pub mod settings;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ringway_topology::ids::{GatewayId, ShardId};
+use ringway_topology::model::Shard;
+
+use crate::config::Limits;
+use connect::Purpose;
+use credentials::Credentials;
+use endpoint::Endpoint;
+use error::PoolError;
+pub use pool::{Claim, Pool, ReadyConn};
+
+/// Every pool of this gateway.
+#[derive(Debug)]
+pub struct Pools {
+    gateway: GatewayId,
+    limits: Limits,
+    pools: Mutex<HashMap<Key, (String, Arc<Pool>)>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    shard: ShardId,
+    purpose: Purpose,
+    role: String,
+}
+
+impl Pools {
+    pub fn new(gateway: GatewayId, limits: Limits) -> Pools {
+        Pools { gateway, limits, pools: Mutex::default() }
+    }
+
+    fn pools(&self) -> MutexGuard<'_, HashMap<Key, (String, Arc<Pool>)>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pool of a client's role on a shard. A changed connection string makes a new one.
+    pub fn application(&self, shard: &Shard, role: &str, credentials: &Credentials) -> Result<Arc<Pool>, PoolError> {
+        self.pool(shard, role, Purpose::Application, credentials)
+    }
+
+    /// The pool of a shard's service role.
+    pub fn service(&self, shard: &Shard) -> Result<Arc<Pool>, PoolError> {
+        let endpoint = Endpoint::parse(&shard.name, &shard.dsn)?;
+        self.pool(shard, &endpoint.service_role, Purpose::Service, &Credentials::None)
+    }
+
+    fn pool(
+        &self,
+        shard: &Shard,
+        role: &str,
+        purpose: Purpose,
+        credentials: &Credentials,
+    ) -> Result<Arc<Pool>, PoolError> {
+        let key = Key { shard: shard.id, purpose, role: role.to_owned() };
+        if let Some((dsn, pool)) = self.pools().get(&key) {
+            if *dsn == shard.dsn {
+                return Ok(Arc::clone(pool));
+            }
+        }
+        let endpoint = Endpoint::parse(&shard.name, &shard.dsn)?;
+        let pool =
+            Arc::new(Pool::new(shard.id, endpoint, role.to_owned(), purpose, self.gateway, &self.limits));
+        pool.set_credentials(credentials.clone());
+        self.pools().insert(key, (shard.dsn.clone(), Arc::clone(&pool)));
+        Ok(pool)
+    }
+
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        let mut all: Vec<Arc<Pool>> = self.pools().values().map(|(_, pool)| Arc::clone(pool)).collect();
+        all.sort_by(|a, b| (a.shard, &a.role).cmp(&(b.shard, &b.role)));
+        all
+    }
+
+    /// Closes connections that nobody uses.
+    pub fn reap(&self) {
+        for pool in self.all() {
+            pool.reap(Duration::from_millis(self.limits.pool_idle_ms));
+        }
+    }
+}

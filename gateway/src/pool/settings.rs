@@ -1,0 +1,187 @@
+//! The settings of a session (SET, startup parameters) and what brings a connection from one to another.
+//!
+//! Values are kept as the SET statements that make them. No connection is used here.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use ringway_topology::model::{quote_ident, quote_literal};
+
+/// Cheap to clone and to compare; most sessions share a few.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Setting's name in lower case, and the statement that sets it.
+    entries: Arc<BTreeMap<String, String>>,
+    hash: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::from_entries(BTreeMap::new())
+    }
+}
+
+impl PartialEq for Settings {
+    fn eq(&self, other: &Settings) -> bool {
+        Arc::ptr_eq(&self.entries, &other.entries) || (self.hash == other.hash && self.entries == other.entries)
+    }
+}
+
+impl Eq for Settings {}
+
+impl Settings {
+    fn from_entries(entries: BTreeMap<String, String>) -> Settings {
+        let mut hasher = DefaultHasher::new();
+        entries.hash(&mut hasher);
+        Settings { entries: Arc::new(entries), hash: hasher.finish() }
+    }
+
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.entries.get(name).map(String::as_str)
+    }
+
+    /// `statement` is the whole SET statement.
+    pub fn set(&mut self, name: &str, statement: String) {
+        let mut entries = (*self.entries).clone();
+        entries.insert(name.to_ascii_lowercase(), statement);
+        *self = Settings::from_entries(entries);
+    }
+
+    /// A startup parameter's value, as text.
+    pub fn set_value(&mut self, name: &str, value: &str) {
+        let statement = match name.to_ascii_lowercase().as_str() {
+            // A list of names in one string, as startup packets carry it.
+            "search_path" | "temp_tablespaces" | "session_preload_libraries" | "local_preload_libraries" => {
+                format!("SELECT pg_catalog.set_config({}, {}, false)", quote_literal(name), quote_literal(value))
+            }
+            _ => format!("SET {} TO {}", quote_setting(name), quote_literal(value)),
+        };
+        self.set(name, statement);
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        if self.entries.contains_key(&name.to_ascii_lowercase()) {
+            let mut entries = (*self.entries).clone();
+            entries.remove(&name.to_ascii_lowercase());
+            *self = Settings::from_entries(entries);
+        }
+    }
+
+    /// Statements that turn a session with `from` into one with `self`, joined by semicolons; empty when they are equal.
+    pub fn statements_from(&self, from: &Settings) -> String {
+        let mut statements = String::new();
+        for name in from.entries.keys() {
+            if !self.entries.contains_key(name) {
+                push(&mut statements, &reset_statement(name));
+            }
+        }
+        // Who the session is comes last: it may not be allowed to set the rest.
+        let identity = |name: &str| name == "role" || name == "session_authorization";
+        for pass in [false, true] {
+            for (name, statement) in self.entries.iter().filter(|(name, _)| identity(name) == pass) {
+                if from.entries.get(name) != Some(statement) {
+                    push(&mut statements, statement);
+                }
+            }
+        }
+        statements
+    }
+
+    /// The same, from a session of which nothing is known.
+    pub fn statements_from_unknown(&self) -> String {
+        let mut statements = String::from("RESET SESSION AUTHORIZATION; RESET ALL");
+        let rest = self.statements_from(&Settings::default());
+        if !rest.is_empty() {
+            push(&mut statements, &rest);
+        }
+        statements
+    }
+}
+
+fn push(statements: &mut String, statement: &str) {
+    if !statements.is_empty() {
+        statements.push_str("; ");
+    }
+    statements.push_str(statement);
+}
+
+fn reset_statement(name: &str) -> String {
+    match name {
+        "session_authorization" => "RESET SESSION AUTHORIZATION".to_owned(),
+        "timezone" => "RESET TIME ZONE".to_owned(),
+        _ => format!("RESET {}", quote_setting(name)),
+    }
+}
+
+/// A setting's name, whose parts (extension.name) are identifiers of their own.
+fn quote_setting(name: &str) -> String {
+    name.split('.').map(quote_ident).collect::<Vec<_>>().join(".")
+}
+
+/// `-c name=value` and `--name=value` of the `options` startup parameter. Backslashes escape spaces.
+pub fn parse_options(options: &str) -> Vec<(String, String)> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut characters = options.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => word.extend(characters.next()),
+            ' ' | '\t' | '\n' => {
+                if !word.is_empty() {
+                    words.push(std::mem::take(&mut word));
+                }
+            }
+            other => word.push(other),
+        }
+    }
+    if !word.is_empty() {
+        words.push(word);
+    }
+    let mut settings = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let assignment = if word == "-c" {
+            words.next()
+        } else {
+            word.strip_prefix("-c").or_else(|| word.strip_prefix("--")).map(str::to_owned)
+        };
+        if let Some((name, value)) = assignment.as_deref().and_then(|text| text.split_once('=')) {
+            settings.push((name.replace('-', "_"), value.to_owned()));
+        }
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_bring_one_session_to_another() {
+        let mut one = Settings::default();
+        one.set_value("TimeZone", "UTC");
+        one.set("role", "SET ROLE app".into());
+        one.set_value("application_name", "it's");
+        let mut two = Settings::default();
+        two.set_value("TimeZone", "UTC");
+        assert_eq!(one.statements_from(&one.clone()), "");
+        assert_eq!(two.statements_from(&one), "RESET \"application_name\"; RESET \"role\"");
+        assert_eq!(one.statements_from(&two), "SET \"application_name\" TO 'it''s'; SET ROLE app");
+        two.remove("timezone");
+        assert_eq!(two, Settings::default());
+    }
+
+    #[test]
+    fn options_are_split_as_postgresql_does() {
+        assert_eq!(
+            parse_options("-c a=b --work-mem=1MB -cx=y\\ z"),
+            [("a", "b"), ("work_mem", "1MB"), ("x", "y z")].map(|(n, v)| (n.to_owned(), v.to_owned()))
+        );
+    }
+}

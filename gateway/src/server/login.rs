@@ -1,0 +1,240 @@
+//! From the first byte of a connection to ReadyForQuery.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::auth::{authenticate, encode_fatal};
+use super::Server;
+use crate::exec::cancel::CancelSlot;
+use crate::exec::client::Client;
+use crate::exec::executor::{Executor, Identity};
+use crate::exec::failure::Failure;
+use crate::exec::gateway::PARAMETERS_MAX;
+use crate::exec::transaction::Transaction;
+use crate::pool::endpoint::Endpoint;
+use crate::pool::settings::{parse_options, Settings};
+use crate::session::Session;
+use crate::wire::startup::{next_startup, StartupMessage, StartupPacket};
+use crate::wire::{backend, PgError, Severity, SqlState, TxStatus};
+
+/// Database of administrators: SHOW commands only, no shard needed.
+pub const ADMIN_DATABASE: &str = "ringway";
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    #[error("the connection was lost: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Refused(PgError),
+}
+
+/// None: a cancel request, or the client went away.
+pub async fn login(
+    server: &Arc<Server>,
+    mut stream: TcpStream,
+    too_many: bool,
+) -> Result<Option<(Session, u32)>, LoginError> {
+    let mut input = BytesMut::new();
+    let startup = loop {
+        match next_startup(&mut input) {
+            Ok(Some(StartupPacket::SslRequest | StartupPacket::GssEncRequest)) => {
+                if !input.is_empty() {
+                    // Sent before it could know the answer: somebody is in between.
+                    return Ok(None);
+                }
+                stream.write_all(b"N").await?;
+            }
+            Ok(Some(StartupPacket::Cancel(request))) => {
+                if let Some(slot) = server.cancels.find(request.process_id, &request.secret) {
+                    slot.cancel().await;
+                }
+                return Ok(None);
+            }
+            Ok(Some(StartupPacket::Startup(startup))) => break startup,
+            Ok(None) => {
+                if stream.read_buf(&mut input).await? == 0 {
+                    return Ok(None);
+                }
+            }
+            Err(error) => return refuse(&mut stream, error.into()).await,
+        }
+    };
+    if too_many {
+        let error = PgError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+            .detail("The gateway serves clients_max clients.")
+            .hint("Close idle clients, or raise clients_max.");
+        return refuse(&mut stream, error).await;
+    }
+    let limits = &server.gateway.config.limits;
+    let mut client = Client::new(stream, input, limits.startup_bytes_max);
+    match admit(server, &mut client, &startup).await {
+        Ok((identity, settings, parameters)) => {
+            client.set_frame_bytes_max(limits.frame_bytes_max);
+            let cancel = Arc::new(CancelSlot::default());
+            let (number, secret) = server.cancels.add(Arc::clone(&cancel));
+            for (name, value) in parameters {
+                backend::parameter_status(client.out(), &name, &value);
+            }
+            backend::backend_key_data(client.out(), number, &secret);
+            backend::ready_for_query(client.out(), TxStatus::Idle);
+            let gateway = Arc::clone(&server.gateway);
+            let mut executor = Executor {
+                slot: gateway.inflight.slot(),
+                gateway,
+                client,
+                identity,
+                startup: settings.clone(),
+                settings,
+                search_path: Vec::new(),
+                transaction: Transaction::default(),
+                pinned: BTreeMap::new(),
+                pins: Vec::new(),
+                only_shard: None,
+                last_shard: None,
+                cancel,
+            };
+            executor.settings_changed();
+            Ok(Some((Session::new(executor), number)))
+        }
+        Err(failure) => {
+            let error = fatal(failure);
+            if let Some(error) = &error {
+                backend::error_response(client.out(), error);
+                let _gone_anyway = client.flush().await;
+            }
+            error.map_or(Ok(None), |error| Err(LoginError::Refused(error)))
+        }
+    }
+}
+
+async fn refuse<T>(stream: &mut TcpStream, error: PgError) -> Result<Option<T>, LoginError> {
+    stream.write_all(&encode_fatal(&error)).await?;
+    Err(LoginError::Refused(error))
+}
+
+/// Every error before ReadyForQuery ends the connection.
+fn fatal(failure: Failure) -> Option<PgError> {
+    match failure {
+        Failure::Gone(error) => error.map(|error| *error),
+        Failure::Error(error) => Some(error.severity(Severity::Fatal)),
+        Failure::Server(error) => {
+            let fields = crate::wire::ErrorFields::parse(&error.body).ok()?;
+            Some(PgError::from(&fields).severity(Severity::Fatal))
+        }
+    }
+}
+
+type Admitted = (Identity, Settings, Vec<(String, String)>);
+
+async fn admit(server: &Server, client: &mut Client, startup: &StartupMessage) -> Result<Admitted, Failure> {
+    if let Some(negotiation) = startup.negotiation() {
+        backend::negotiate_protocol_version(client.out(), negotiation.minor, &negotiation.unsupported_options);
+    }
+    let user = startup.user().to_owned();
+    let database = startup.database().to_owned();
+    let credentials = authenticate(server, client, &user).await?;
+    let view = server.gateway.view.current();
+    let home = view.as_ref().and_then(|view| view.topology.home_shard().and_then(|id| view.topology.shard(id)));
+    let identity = Identity { user: user.clone(), database: database.clone(), credentials };
+    for shard in view.iter().flat_map(|view| view.topology.shards.values()) {
+        let endpoint = Endpoint::parse(&shard.name, &shard.dsn)?;
+        if endpoint.service_role == user {
+            return Err(PgError::fatal(
+                SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                format!("role \"{user}\" is the service role of shard \"{}\"", shard.name),
+            )
+            .detail("Writes in its name would pass the guards of moving rows.")
+            .hint("Log in as another role.")
+            .into());
+        }
+    }
+    let settings = settings(startup);
+    let Some(home) = home else {
+        if database == ADMIN_DATABASE {
+            return Ok((identity, settings, admin_parameters()));
+        }
+        return Err(PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet")
+            .hint("Add one: \"shardctl shard add NAME DSN\".")
+            .into());
+    };
+    if database == ADMIN_DATABASE {
+        return Ok((identity, settings, admin_parameters()));
+    }
+    let endpoint = Endpoint::parse(&home.name, &home.dsn)?;
+    if endpoint.database != database {
+        return Err(PgError::fatal(
+            SqlState::INVALID_CATALOG_NAME,
+            format!("database \"{database}\" does not exist"),
+        )
+        .hint(format!("This cluster serves the database \"{}\".", endpoint.database))
+        .into());
+    }
+    let key = (user.clone(), settings.hash());
+    let known = server.gateway.parameters.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    let pool = server.gateway.pools.application(home, &user, &identity.credentials)?;
+    pool.set_credentials(identity.credentials.clone());
+    if let Some(parameters) = known {
+        return Ok((identity, settings, parameters));
+    }
+    // The first of its kind: a shard says whether the settings are valid and what the session looks like.
+    let mut connection = pool.checkout(crate::pool::Claim::First).await?;
+    let mut parameters = connection.parameters.clone();
+    let statements = match &connection.settings {
+        Some(from) => settings.statements_from(from),
+        None => settings.statements_from_unknown(),
+    };
+    connection.settings = None;
+    if !statements.is_empty() {
+        connection.query(&statements).await?;
+    }
+    for (name, value) in &mut parameters {
+        if let Some(Some(now)) =
+            connection.query(&format!("SHOW \"{name}\"")).await?.into_iter().next().and_then(|row| row.into_iter().next())
+        {
+            *value = now;
+        }
+    }
+    connection.settings = Some(settings.clone());
+    let mut cache = server.gateway.parameters.lock().unwrap_or_else(PoisonError::into_inner);
+    if cache.len() >= PARAMETERS_MAX {
+        cache.clear();
+    }
+    cache.insert(key, parameters.clone());
+    drop(cache);
+    Ok((identity, settings, parameters))
+}
+
+fn settings(startup: &StartupMessage) -> Settings {
+    let mut settings = Settings::default();
+    for (name, value) in startup.parameters() {
+        match name {
+            "user" | "database" | "replication" => {}
+            "options" => {
+                for (name, value) in parse_options(value) {
+                    settings.set_value(&name, &value);
+                }
+            }
+            name if name.starts_with("_pq_.") => {}
+            name => settings.set_value(name, value),
+        }
+    }
+    settings
+}
+
+fn admin_parameters() -> Vec<(String, String)> {
+    [
+        ("server_version", concat!("16.0 (Ringway ", env!("CARGO_PKG_VERSION"), ")")),
+        ("server_encoding", "UTF8"),
+        ("client_encoding", "UTF8"),
+        ("DateStyle", "ISO, MDY"),
+        ("TimeZone", "UTC"),
+        ("integer_datetimes", "on"),
+        ("standard_conforming_strings", "on"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}

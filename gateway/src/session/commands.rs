@@ -1,0 +1,492 @@
+//! Commands of the session itself: transactions, settings, prepared statements in SQL.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::Session;
+use crate::exec::answers::ask;
+use crate::exec::bound::{Bound, Statement};
+use crate::exec::commit;
+use crate::exec::dispatch::{self, check_not_failed, Run};
+use crate::exec::executor::Executor;
+use crate::exec::failure::Failure;
+use crate::exec::forward::{forward, Request};
+use crate::exec::pump::{Expect, Show};
+use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
+use crate::plan::types::{Access, SessionCommand, TransactionModes};
+use crate::pool::connection::ServerConnection;
+use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
+use ringway_topology::model::{quote_ident, quote_literal};
+
+impl Session {
+    /// Runs it and shows its answer but for ReadyForQuery. `simple`: the text, when it came in a simple query (rows are
+    /// described then).
+    pub async fn command(&mut self, command: &SessionCommand, simple: Option<&str>) -> Result<(), Failure> {
+        let ends = matches!(
+            command,
+            SessionCommand::Commit { .. } | SessionCommand::Rollback { .. } | SessionCommand::RollbackTo { .. }
+        );
+        if !ends {
+            check_not_failed(&self.executor)?;
+        }
+        let tag = match command {
+            SessionCommand::Empty => {
+                backend::empty_query_response(self.executor.client.out());
+                return Ok(());
+            }
+            SessionCommand::Begin { modes } => self.begin(modes),
+            SessionCommand::Commit { chain } => self.commit(*chain).await?,
+            SessionCommand::Rollback { chain } => self.roll_back(*chain).await,
+            SessionCommand::Savepoint { name } => self.savepoint(name).await?,
+            SessionCommand::Release { name } => self.release(name).await?,
+            SessionCommand::RollbackTo { name } => self.roll_back_to(name).await?,
+            SessionCommand::Set { name, local, sql, value } => {
+                self.set(name, *local, value.as_deref(), sql).await?;
+                "SET"
+            }
+            SessionCommand::Reset { name, sql } => {
+                self.reset(name.as_deref(), sql).await?;
+                "RESET"
+            }
+            SessionCommand::Show { sql, .. } => return self.pass(sql, simple.is_some()).await,
+            SessionCommand::SetTransaction { modes } => {
+                self.set_transaction(modes).await?;
+                "SET"
+            }
+            SessionCommand::SetConstraints { sql } => {
+                self.local(sql).await?;
+                "SET CONSTRAINTS"
+            }
+            SessionCommand::Discard { all } => {
+                self.discard(*all).await?;
+                if *all { "DISCARD ALL" } else { "DISCARD" }
+            }
+            SessionCommand::Prepare { name, parameter_types, sql } => {
+                self.prepare(name, parameter_types, sql).await?;
+                "PREPARE"
+            }
+            SessionCommand::Execute { name, arguments } => {
+                return self.execute_prepared(name, arguments, simple.is_some()).await
+            }
+            SessionCommand::Deallocate { name } => self.deallocate(name.as_deref())?,
+        };
+        backend::command_complete(self.executor.client.out(), tag);
+        Ok(())
+    }
+
+    fn warn(&mut self, code: SqlState, message: &str) {
+        let mut warning = PgError::warning(message);
+        warning.code = code;
+        backend::notice_response(self.executor.client.out(), &warning);
+    }
+
+    fn begin(&mut self, modes: &TransactionModes) -> &'static str {
+        match self.executor.transaction.block {
+            Block::Explicit => self.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress"),
+            // What has been done since the last Sync becomes part of it.
+            Block::Implicit => {
+                self.executor.transaction.block = Block::Explicit;
+                merge_modes(&mut self.executor.transaction.modes, modes);
+            }
+            Block::None => {
+                self.executor.transaction = Transaction {
+                    block: Block::Explicit,
+                    modes: modes.clone(),
+                    settings_before: Some(self.executor.settings.clone()),
+                    ..Transaction::default()
+                };
+            }
+        }
+        "BEGIN"
+    }
+
+    async fn commit(&mut self, chain: bool) -> Result<&'static str, Failure> {
+        let modes = self.executor.transaction.modes.clone();
+        let tag = match (self.executor.transaction.block, self.executor.transaction.failed) {
+            (Block::None, _) => {
+                self.no_transaction(chain, "COMMIT AND CHAIN")?;
+                return Ok("COMMIT");
+            }
+            (_, true) => {
+                commit::roll_back(&mut self.executor).await;
+                self.transaction_ended(Default::default());
+                "ROLLBACK"
+            }
+            (block, false) => {
+                if block == Block::Implicit {
+                    self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+                }
+                let committed = commit::commit(&mut self.executor).await;
+                self.portals.clear();
+                self.transaction_ended(committed?);
+                "COMMIT"
+            }
+        };
+        self.chain(chain, &modes);
+        Ok(tag)
+    }
+
+    async fn roll_back(&mut self, chain: bool) -> &'static str {
+        let modes = self.executor.transaction.modes.clone();
+        if self.executor.transaction.block != Block::Explicit {
+            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+        }
+        if self.executor.transaction.is_open() {
+            commit::roll_back(&mut self.executor).await;
+        }
+        self.transaction_ended(Default::default());
+        self.chain(chain, &modes);
+        "ROLLBACK"
+    }
+
+    fn no_transaction(&mut self, chain: bool, what: &str) -> Result<(), Failure> {
+        if chain {
+            let message = format!("{what} can only be used in transaction blocks");
+            return Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, message).into());
+        }
+        self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
+        Ok(())
+    }
+
+    fn chain(&mut self, chain: bool, modes: &TransactionModes) {
+        if chain {
+            self.begin(modes);
+        }
+    }
+
+    fn in_block(&self, what: &str) -> Result<(), Failure> {
+        if self.executor.transaction.block == Block::Explicit {
+            return Ok(());
+        }
+        let message = format!("{what} can only be used in transaction blocks");
+        Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, message).into())
+    }
+
+    async fn savepoint(&mut self, name: &str) -> Result<&'static str, Failure> {
+        self.in_block("SAVEPOINT")?;
+        self.everywhere(&format!("SAVEPOINT {}", quote_ident(name))).await?;
+        let settings = self.executor.settings.clone();
+        let local = self.executor.transaction.local.len();
+        self.executor.transaction.savepoints.push(Savepoint { name: name.to_owned(), settings, local });
+        Ok("SAVEPOINT")
+    }
+
+    fn savepoint_named(&self, name: &str) -> Result<usize, Failure> {
+        self.executor.transaction.savepoints.iter().rposition(|savepoint| savepoint.name == name).ok_or_else(|| {
+            let message = format!("savepoint \"{name}\" does not exist");
+            PgError::new(SqlState::INVALID_SAVEPOINT_SPECIFICATION, message).into()
+        })
+    }
+
+    async fn release(&mut self, name: &str) -> Result<&'static str, Failure> {
+        self.in_block("RELEASE SAVEPOINT")?;
+        let index = self.savepoint_named(name)?;
+        self.everywhere(&format!("RELEASE SAVEPOINT {}", quote_ident(name))).await?;
+        self.executor.transaction.savepoints.truncate(index);
+        Ok("RELEASE")
+    }
+
+    async fn roll_back_to(&mut self, name: &str) -> Result<&'static str, Failure> {
+        self.in_block("ROLLBACK TO SAVEPOINT")?;
+        let index = self.savepoint_named(name)?;
+        let lost = self.executor.transaction.participants.values().any(|part| part.connection.broken);
+        if lost {
+            return Err(PgError::new(
+                SqlState::IN_FAILED_SQL_TRANSACTION,
+                "the connection to a shard was lost: the transaction can only be rolled back",
+            )
+            .into());
+        }
+        self.everywhere(&format!("ROLLBACK TO SAVEPOINT {}", quote_ident(name))).await?;
+        let transaction = &mut self.executor.transaction;
+        transaction.failed = false;
+        transaction.savepoints.truncate(index + 1);
+        if let Some(savepoint) = transaction.savepoints.last() {
+            transaction.local.truncate(savepoint.local);
+            let settings = savepoint.settings.clone();
+            if settings != self.executor.settings {
+                self.executor.settings = settings;
+                self.executor.settings_changed();
+                for participant in self.executor.transaction.participants.values_mut() {
+                    participant.connection.settings = None;
+                }
+            }
+        }
+        Ok("ROLLBACK")
+    }
+
+    /// On every shard that the transaction is open on.
+    async fn everywhere(&mut self, sql: &str) -> Result<(), Failure> {
+        let mut failure = None;
+        for participant in self.executor.transaction.participants.values_mut() {
+            match ask(&mut participant.connection, sql).await {
+                Ok(answers) => {
+                    if let Some(error) = answers.error {
+                        failure = Some(Failure::Server(error));
+                    }
+                }
+                Err(error) => failure = Some(error.into()),
+            }
+            participant.prefix = 0;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn set(&mut self, name: &str, local: bool, value: Option<&str>, sql: &str) -> Result<(), Failure> {
+        if local {
+            if self.executor.transaction.block != Block::Explicit {
+                self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "SET LOCAL can only be used in transaction blocks");
+                return Ok(());
+            }
+            return self.local(sql).await;
+        }
+        let mut settings = self.executor.settings.clone();
+        match value {
+            Some(_) => settings.set(name, sql.to_owned()),
+            None => reset_one(&self.executor, &mut settings, name),
+        }
+        self.change_settings(settings, sql).await
+    }
+
+    async fn reset(&mut self, name: Option<&str>, sql: &str) -> Result<(), Failure> {
+        let mut settings = self.executor.settings.clone();
+        match name {
+            None => settings = self.executor.startup.clone(),
+            Some(name) if name.eq_ignore_ascii_case("all") => settings = self.executor.startup.clone(),
+            Some(name) => reset_one(&self.executor, &mut settings, name),
+        }
+        self.change_settings(settings, sql).await
+    }
+
+    /// A shard says whether the new settings are valid, and what has changed for the client.
+    async fn change_settings(
+        &mut self,
+        settings: crate::pool::settings::Settings,
+        sql: &str,
+    ) -> Result<(), Failure> {
+        let statements = settings.statements_from(&self.executor.settings);
+        let text = if statements.is_empty() { sql.to_owned() } else { statements };
+        let shards: Vec<_> = if self.executor.transaction.participants.is_empty() {
+            let view = self.executor.enter()?;
+            self.executor.slot.reads();
+            self.executor.last_shard.or(view.topology.home_shard()).into_iter().collect()
+        } else {
+            self.executor.transaction.participants.keys().copied().collect()
+        };
+        for (index, shard) in shards.into_iter().enumerate() {
+            self.on_shard(shard, &text, index == 0).await?;
+            if let Some(participant) = self.executor.transaction.participants.get_mut(&shard) {
+                participant.connection.settings = Some(settings.clone());
+            }
+        }
+        self.executor.settings = settings;
+        self.executor.settings_changed();
+        Ok(())
+    }
+
+    /// SET LOCAL and SET CONSTRAINTS: for the rest of the transaction, wherever it goes.
+    async fn local(&mut self, sql: &str) -> Result<(), Failure> {
+        self.everywhere(sql).await?;
+        if self.executor.transaction.is_open() {
+            self.executor.transaction.local.push(sql.to_owned());
+        }
+        Ok(())
+    }
+
+    async fn set_transaction(&mut self, modes: &TransactionModes) -> Result<(), Failure> {
+        if self.executor.transaction.block != Block::Explicit {
+            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "SET TRANSACTION can only be used in transaction blocks");
+            return Ok(());
+        }
+        self.everywhere(&format!("SET TRANSACTION{}", modes_text(modes))).await?;
+        merge_modes(&mut self.executor.transaction.modes, modes);
+        Ok(())
+    }
+
+    async fn discard(&mut self, all: bool) -> Result<(), Failure> {
+        if !all {
+            return Ok(());
+        }
+        if self.executor.transaction.is_open() {
+            let message = "DISCARD ALL cannot run inside a transaction block";
+            return Err(PgError::new(SqlState::ACTIVE_SQL_TRANSACTION, message).into());
+        }
+        self.statements.clear();
+        self.portals.clear();
+        self.executor.pins.clear();
+        self.executor.pinned.clear();
+        let startup = self.executor.startup.clone();
+        self.change_settings(startup, "RESET ALL").await
+    }
+
+    async fn prepare(&mut self, name: &str, types: &[String], sql: &str) -> Result<(), Failure> {
+        if self.statements.contains_key(name) {
+            let message = format!("prepared statement \"{name}\" already exists");
+            return Err(PgError::new(SqlState::DUPLICATE_PREPARED_STATEMENT, message).into());
+        }
+        let mut oids = Vec::with_capacity(types.len());
+        for name in types {
+            oids.push(self.type_oid(name).await?);
+        }
+        let sql: Arc<str> = Arc::from(sql);
+        let id = self.executor.gateway.statement_id(&sql, &oids);
+        let statement = Arc::new(Statement { sql, types: oids, id });
+        // Wrong statements are refused now, as PostgreSQL does.
+        let description = crate::exec::describe::describe(&mut self.executor, &statement).await?;
+        let statement = Arc::new(Statement { types: description.parameters, ..(*statement).clone() });
+        let id = self.executor.gateway.statement_id(&statement.sql, &statement.types);
+        let statement = Arc::new(Statement { id, ..(*statement).clone() });
+        self.statements.insert(name.to_owned(), statement);
+        Ok(())
+    }
+
+    async fn type_oid(&mut self, name: &str) -> Result<u32, Failure> {
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        let home = view.topology.home_shard().ok_or_else(|| PgError::internal("no shard"))?;
+        let mut connection = self.executor.checkout(&view, home).await?;
+        let sql = format!("SELECT {}::pg_catalog.regtype::pg_catalog.oid", quote_literal(name));
+        let answers = ask(&mut connection, &sql).await?;
+        self.executor.release(connection).await;
+        let answers = answers.check()?;
+        Ok(answers.value().and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// EXECUTE: its arguments are evaluated by a shard, and bound as text.
+    async fn execute_prepared(&mut self, name: &str, arguments: &[String], describe: bool) -> Result<(), Failure> {
+        let statement = self.statements.get(name).cloned().ok_or_else(|| {
+            let message = format!("prepared statement \"{name}\" does not exist");
+            Failure::from(PgError::new(SqlState::INVALID_SQL_STATEMENT_NAME, message))
+        })?;
+        if arguments.len() != statement.types.len() {
+            let message = format!("wrong number of parameters for prepared statement \"{name}\"");
+            let detail = format!("Expected {} parameters but got {}.", statement.types.len(), arguments.len());
+            return Err(PgError::new(SqlState::SYNTAX_ERROR, message).detail(detail).into());
+        }
+        let values = if arguments.is_empty() { Vec::new() } else { self.evaluate(arguments, &statement.types).await? };
+        let mut buffer = BytesMut::new();
+        frontend::bind(&mut buffer, "", "", [], values.iter().map(|value| value.as_deref()), [] as [Format; 0]);
+        let frame = Frame::new(buffer.freeze()).map_err(PgError::from)?;
+        let bound = Bound { statement, bind: Some(frame) };
+        let run = Run { bound: &bound, describe, rows_max: 0, portal: "" };
+        let completed = dispatch::run(&mut self.executor, run).await?;
+        if let Some(tag) = &completed.tag {
+            backend::command_complete(self.executor.client.out(), tag);
+        }
+        Ok(())
+    }
+
+    async fn evaluate(&mut self, arguments: &[String], types: &[u32]) -> Result<Vec<Option<Vec<u8>>>, Failure> {
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        let home = view.topology.home_shard().ok_or_else(|| PgError::internal("no shard"))?;
+        let mut lent = self.executor.lend(&view, home, Access::Read).await?;
+        let prefix = std::mem::take(&mut lent.participant.prefix);
+        lent.participant.connection.flush().await?;
+        let opened = crate::exec::forward::drain_prefix(&mut lent.participant.connection, prefix).await?;
+        let names = types.iter().map(|oid| format!("pg_catalog.format_type({oid}, NULL)")).collect::<Vec<_>>();
+        let names = ask(&mut lent.participant.connection, &format!("SELECT {}", names.join(", "))).await?;
+        let row = names.rows.first().cloned().unwrap_or_default();
+        let names = row.get(5..).and_then(crate::pool::connection::text_row).unwrap_or_default();
+        let casts: Vec<String> = arguments
+            .iter()
+            .enumerate()
+            .map(|(index, text)| match names.get(index) {
+                Some(Some(name)) => format!("CAST(({text}) AS {name})::pg_catalog.text"),
+                _ => format!("({text})::pg_catalog.text"),
+            })
+            .collect();
+        let answers = ask(&mut lent.participant.connection, &format!("SELECT {}", casts.join(", "))).await?;
+        self.executor.give_back(lent, &Default::default()).await;
+        if let Some(error) = opened {
+            return Err(Failure::Server(error));
+        }
+        let answers = answers.check()?;
+        let row = answers.rows.first().cloned().unwrap_or_default();
+        let values = row.get(5..).and_then(crate::pool::connection::row_values).unwrap_or_default();
+        Ok(values.into_iter().map(|value| value.map(<[u8]>::to_vec)).collect())
+    }
+
+    fn deallocate(&mut self, name: Option<&str>) -> Result<&'static str, Failure> {
+        match name {
+            None => {
+                self.statements.clear();
+                Ok("DEALLOCATE ALL")
+            }
+            Some(name) => match self.statements.remove(name) {
+                Some(_) => Ok("DEALLOCATE"),
+                None => {
+                    let message = format!("prepared statement \"{name}\" does not exist");
+                    Err(PgError::new(SqlState::INVALID_SQL_STATEMENT_NAME, message).into())
+                }
+            },
+        }
+    }
+
+    /// A statement that any shard answers, rows and command tag shown.
+    async fn pass(&mut self, sql: &str, describe: bool) -> Result<(), Failure> {
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        let open = self.executor.transaction.participants.keys().next().copied();
+        let home = view.topology.home_shard();
+        let shard = open.or(self.executor.last_shard).or(home).ok_or_else(|| PgError::internal("no shard"))?;
+        let mut write = |connection: &mut ServerConnection, expects: &mut std::collections::VecDeque<Expect>| {
+            let output = connection.output();
+            frontend::parse(output, "", sql, &[]);
+            frontend::bind(output, "", "", [], [] as [Option<&[u8]>; 0], []);
+            frontend::describe(output, crate::wire::Target::Portal, "");
+            frontend::execute(output, "", 0);
+            connection.unnamed = None;
+            expects.clear();
+            connection.queue_sync();
+        };
+        let request = Request {
+            shard,
+            access: Access::Read,
+            show: Show { row_description: describe, command_complete: true, errors: false, ..Show::ROWS },
+            repeatable: false,
+            extended: true,
+            changes_settings: false,
+            write: &mut write,
+        };
+        let outcome = forward(&mut self.executor, &view, request).await?;
+        outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
+    }
+
+    /// A SET on one shard: what it reports goes to the client if `show`.
+    async fn on_shard(
+        &mut self,
+        shard: ringway_topology::ids::ShardId,
+        sql: &str,
+        show: bool,
+    ) -> Result<(), Failure> {
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        if !show {
+            if let Some(participant) = self.executor.transaction.participants.get_mut(&shard) {
+                return ask(&mut participant.connection, sql).await?.check().map(|_| ());
+            }
+        }
+        let mut write =
+            |connection: &mut ServerConnection, _: &mut std::collections::VecDeque<Expect>| connection.queue_query(sql);
+        let request = Request {
+            shard,
+            access: Access::Read,
+            show: Show::ROWS,
+            repeatable: false,
+            extended: false,
+            changes_settings: true,
+            write: &mut write,
+        };
+        let outcome = forward(&mut self.executor, &view, request).await?;
+        outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
+    }
+}
+
+fn reset_one(executor: &Executor, settings: &mut crate::pool::settings::Settings, name: &str) {
+    match executor.startup.get(name) {
+        Some(statement) => settings.set(name, statement.to_owned()),
+        None => settings.remove(name),
+    }
+}

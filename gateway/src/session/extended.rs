@@ -1,0 +1,306 @@
+//! The extended protocol: a pipeline is taken whole up to Sync; what one shard cannot answer alone goes message by message.
+
+use std::sync::Arc;
+
+use super::{Portal, Session};
+use crate::exec::bound::{Bound, Statement};
+use crate::exec::commit;
+use crate::exec::describe::describe;
+use crate::exec::dispatch::{self, check_not_failed, Run};
+use crate::exec::failure::Failure;
+use crate::exec::forward::{forward, Request};
+use crate::exec::pump::{Expect, Show};
+use crate::exec::transaction::Block;
+use crate::plan::types::{Access, DdlKind, Plan, SessionCommand};
+use crate::wire::frontend::{self, Bind, Execute, Parse};
+use crate::wire::tag::client as tag;
+use crate::wire::{backend, Frame, PgError, SqlState, Target};
+
+impl Session {
+    pub async fn sync(&mut self) -> Result<(), Failure> {
+        let mut answered = false;
+        if !self.skipping {
+            answered = self.run_batch(true).await?;
+        }
+        self.batch.clear();
+        self.batch_bytes = 0;
+        self.skipping = false;
+        if !answered {
+            match self.end_implicit().await {
+                Ok(after) => self.after.push(after),
+                Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
+                Err(failure) => self.report(&failure),
+            }
+            if !self.executor.transaction.is_open() {
+                self.portals.clear();
+            }
+            self.ready();
+        }
+        self.finish_after().await?;
+        self.executor.leave();
+        Ok(())
+    }
+
+    /// Answers what has been collected. True: ReadyForQuery has been sent too. After an error messages are dropped up to Sync.
+    pub async fn run_batch(&mut self, sync: bool) -> Result<bool, Failure> {
+        let frames = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        self.executor.cancel.reset();
+        let executes = frames.iter().filter(|frame| frame.tag() == tag::EXECUTE).count();
+        let mut rest = frames.as_slice();
+        let mut fresh = true;
+        while let Some(frame) = rest.first() {
+            let block = self.executor.transaction.block;
+            let eligible = sync
+                && !self.executor.transaction.failed
+                && (block == Block::Explicit && self.after.is_empty() || block == Block::None && fresh);
+            // After one message by the slow way, only a new statement is worth another look.
+            let result = if eligible && (fresh || frame.tag() == tag::PARSE || frame.tag() == tag::BIND) {
+                self.executor.client.mark();
+                match self.fast(rest).await {
+                    Ok(true) => return Ok(true),
+                    Ok(false) => self.slow(frame, sync && executes == 1).await,
+                    Err(failure) => Err(failure),
+                }
+            } else {
+                self.slow(frame, sync && executes == 1).await
+            };
+            fresh = false;
+            match result {
+                Ok(()) => rest = &rest[1..],
+                Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
+                Err(failure) => {
+                    self.report(&failure);
+                    self.skipping = !sync;
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// One message by itself. `lone`: it is the only Execute up to Sync.
+    async fn slow(&mut self, frame: &Frame, lone: bool) -> Result<(), Failure> {
+        self.finish_after().await?;
+        match frame.tag() {
+            tag::PARSE => self.parse(frame).await,
+            tag::BIND => self.bind(frame),
+            tag::EXECUTE => self.execute(frame, lone).await,
+            tag::DESCRIBE => self.describe(frame).await,
+            _ => self.close_named(frame),
+        }
+    }
+
+    async fn parse(&mut self, frame: &Frame) -> Result<(), Failure> {
+        let parse = Parse::parse(frame.body()).map_err(PgError::from)?;
+        let named = !parse.statement.is_empty();
+        if named && self.statements.contains_key(parse.statement) {
+            let message = format!("prepared statement \"{}\" already exists", parse.statement);
+            return Err(PgError::new(SqlState::DUPLICATE_PREPARED_STATEMENT, message).into());
+        }
+        let limit = self.executor.gateway.config.limits.client_statements_max;
+        if self.statements.len() >= limit {
+            return Err(PgError::new(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                format!("the session has {limit} prepared statements already (client_statements_max)"),
+            )
+            .hint("Close statements that are no longer used (DEALLOCATE).")
+            .into());
+        }
+        let pieces = crate::sql::split::split(parse.query)
+            .map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, parse.query))?;
+        if pieces.len() > 1 {
+            let message = "cannot insert multiple commands into a prepared statement";
+            return Err(PgError::new(SqlState::SYNTAX_ERROR, message).into());
+        }
+        // A trailing semicolon is no part of the statement.
+        let text = pieces.first().map_or("", |range| &parse.query[range.clone()]);
+        let sql: Arc<str> = Arc::from(text);
+        let types: Vec<u32> = parse.type_oids().collect();
+        let id = self.executor.gateway.statement_id(&sql, &types);
+        let statement = Arc::new(Statement { sql, types, id });
+        if !text.is_empty() {
+            let view = self.executor.enter()?;
+            self.executor.slot.reads();
+            let planned = self.executor.plan(text, &view)?;
+            let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
+            let ends = matches!(
+                plan,
+                Plan::Session(SessionCommand::Commit { .. } | SessionCommand::Rollback { .. } | SessionCommand::RollbackTo { .. })
+            );
+            if !ends {
+                check_not_failed(&self.executor)?;
+            }
+        }
+        self.statements.insert(parse.statement.to_owned(), statement);
+        backend::parse_complete(self.executor.client.out());
+        Ok(())
+    }
+
+    fn statement_named(&self, name: &str) -> Result<Arc<Statement>, Failure> {
+        self.statements.get(name).cloned().ok_or_else(|| {
+            let message = if name.is_empty() {
+                "unnamed prepared statement does not exist".to_owned()
+            } else {
+                format!("prepared statement \"{name}\" does not exist")
+            };
+            PgError::new(SqlState::INVALID_SQL_STATEMENT_NAME, message).into()
+        })
+    }
+
+    fn bind(&mut self, frame: &Frame) -> Result<(), Failure> {
+        let bind = Bind::parse(frame.body()).map_err(PgError::from)?;
+        let statement = self.statement_named(bind.statement)?;
+        if !bind.portal.is_empty() && self.portals.contains_key(bind.portal) {
+            let message = format!("cursor \"{}\" already exists", bind.portal);
+            return Err(PgError::new(SqlState::DUPLICATE_CURSOR, message).into());
+        }
+        let bound = Arc::new(Bound { statement, bind: Some(frame.clone()) });
+        self.portals.insert(bind.portal.to_owned(), Portal { bound, shard: None, finished: false });
+        backend::bind_complete(self.executor.client.out());
+        Ok(())
+    }
+
+    fn portal_named(&self, name: &str) -> Result<Portal, Failure> {
+        self.portals.get(name).cloned().ok_or_else(|| {
+            PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{name}\" does not exist")).into()
+        })
+    }
+
+    async fn describe(&mut self, frame: &Frame) -> Result<(), Failure> {
+        let (target, name) = frontend::parse_target("Describe", frame.body()).map_err(PgError::from)?;
+        match target {
+            Target::Statement => {
+                let statement = self.statement_named(name)?;
+                let description = self.description(&statement).await?;
+                description.encode_statement(self.executor.client.out());
+            }
+            Target::Portal => {
+                let portal = self.portal_named(name)?;
+                let description = self.description(&portal.bound.statement).await?;
+                let formats = portal.bound.parsed()?.map(|bind| bind.result_formats);
+                description.encode_portal(self.executor.client.out(), formats);
+            }
+        }
+        Ok(())
+    }
+
+    async fn description(
+        &mut self,
+        statement: &Arc<Statement>,
+    ) -> Result<crate::exec::describe::Description, Failure> {
+        if statement.sql.is_empty() {
+            return Ok(crate::exec::describe::Description::default());
+        }
+        if let Some(inner) = self.executed_statement(statement)? {
+            return describe(&mut self.executor, &inner).await;
+        }
+        describe(&mut self.executor, statement).await
+    }
+
+    /// The statement that EXECUTE stands for.
+    fn executed_statement(&mut self, statement: &Statement) -> Result<Option<Arc<Statement>>, Failure> {
+        let Some(view) = self.executor.gateway.view.current() else { return Ok(None) };
+        let planned = self.executor.plan(&statement.sql, &view)?;
+        match &planned.plan {
+            Ok(Plan::Session(SessionCommand::Execute { name, .. })) => self.statement_named(name).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn close_named(&mut self, frame: &Frame) -> Result<(), Failure> {
+        let (target, name) = frontend::parse_target("Close", frame.body()).map_err(PgError::from)?;
+        match target {
+            Target::Statement => {
+                self.statements.remove(name);
+            }
+            Target::Portal => {
+                self.portals.remove(name);
+            }
+        }
+        backend::close_complete(self.executor.client.out());
+        Ok(())
+    }
+
+    async fn execute(&mut self, frame: &Frame, lone: bool) -> Result<(), Failure> {
+        let execute = Execute::parse(frame.body()).map_err(PgError::from)?;
+        let portal = self.portal_named(execute.portal)?;
+        if portal.bound.statement.sql.is_empty() {
+            backend::empty_query_response(self.executor.client.out());
+            return Ok(());
+        }
+        if let Some(shard) = portal.shard {
+            return self.execute_on(frame, shard).await;
+        }
+        if portal.finished {
+            backend::command_complete(self.executor.client.out(), "SELECT 0");
+            return Ok(());
+        }
+        let view = self.executor.enter()?;
+        let planned = self.executor.plan(&portal.bound.statement.sql, &view)?;
+        let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
+        if let Plan::Session(command) = plan {
+            self.executor.slot.reads();
+            return self.command(command, None).await;
+        }
+        check_not_failed(&self.executor)?;
+        let outside = match plan {
+            Plan::Ddl(ddl) => ddl.kind == DdlKind::ShardByShard,
+            Plan::Home(_) | Plan::Admin(_) => true,
+            _ => false,
+        };
+        if !lone && !outside {
+            self.executor.begin_implicit();
+        }
+        let run = Run {
+            bound: &portal.bound,
+            describe: false,
+            rows_max: execute.rows_max,
+            portal: execute.portal,
+        };
+        let completed = dispatch::run(&mut self.executor, run).await?;
+        if let Some(known) = self.portals.get_mut(execute.portal) {
+            known.finished = !completed.suspended;
+            known.shard = completed.shard.filter(|_| completed.suspended);
+        }
+        match &completed.tag {
+            Some(tag) => backend::command_complete(self.executor.client.out(), tag),
+            None if completed.suspended => backend::portal_suspended(self.executor.client.out()),
+            None => backend::empty_query_response(self.executor.client.out()),
+        }
+        Ok(())
+    }
+
+    /// A portal that waits on a shard goes on.
+    async fn execute_on(&mut self, frame: &Frame, shard: ringway_topology::ids::ShardId) -> Result<(), Failure> {
+        check_not_failed(&self.executor)?;
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        let mut write = |connection: &mut crate::pool::connection::ServerConnection,
+                         expects: &mut std::collections::VecDeque<Expect>| {
+            connection.output().extend_from_slice(frame.bytes());
+            expects.push_back(Expect::Execute);
+            connection.queue_sync();
+        };
+        let request = Request {
+            shard,
+            access: Access::Read,
+            show: Show { ready_for_query: false, errors: false, ..Show::ALL },
+            repeatable: false,
+            extended: true,
+            changes_settings: false,
+            write: &mut write,
+        };
+        let outcome = forward(&mut self.executor, &view, request).await?;
+        match outcome.error {
+            Some(error) => Err(Failure::Server(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// A transaction ended: portals are gone.
+    pub fn transaction_ended(&mut self, after: commit::AfterCommit) {
+        self.portals.clear();
+        self.after.push(after);
+    }
+}

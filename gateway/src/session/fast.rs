@@ -1,0 +1,376 @@
+//! A pipeline that one shard can answer: sent in one write, answered byte for byte. Only statement names are rewritten.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ringway_topology::ids::ShardId;
+
+use super::{Portal, Session};
+use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_parse, Bound, Statement};
+use crate::exec::dispatch;
+use crate::exec::failure::Failure;
+use crate::exec::forward::{forward, Request};
+use crate::exec::hold::{admit, Admitted};
+use crate::exec::place::values;
+use crate::exec::pump::{Expect, Outcome, Show};
+use crate::exec::statistics::Statistics;
+use crate::exec::transaction::Block;
+use crate::exec::filter;
+use crate::plan::types::{Access, Plan};
+use crate::pool::connection::ServerConnection;
+use crate::wire::frontend::{self, Bind, Execute, Parse};
+use crate::wire::tag::client as tag;
+use crate::wire::{Frame, PgError, SqlState, Target};
+
+/// What one message becomes.
+enum Step<'a> {
+    Parse { frame: &'a Frame, statement: Arc<Statement>, named: bool },
+    Bind { frame: &'a Frame, statement: Arc<Statement>, named: bool },
+    DescribeStatement { frame: &'a Frame, statement: Arc<Statement>, named: bool },
+    CloseStatement,
+    /// Describe and Close of portals, Execute.
+    Portal { frame: &'a Frame, expect: fn() -> Expect },
+}
+
+/// The pipeline, understood.
+struct Pipeline<'a> {
+    steps: Vec<Step<'a>>,
+    shard: Option<ShardId>,
+    access: Access,
+    admitted: Option<Admitted>,
+    any: bool,
+    /// Statements as they were before this pipeline.
+    before: Vec<(String, Option<Arc<Statement>>, usize)>,
+    portals: Vec<(String, Portal)>,
+    executes: u32,
+}
+
+impl Session {
+    /// True: the whole rest of the pipeline has been answered, ReadyForQuery included.
+    pub async fn fast(&mut self, frames: &[Frame]) -> Result<bool, Failure> {
+        let started = Instant::now();
+        loop {
+            if frames.is_empty() || self.executor.is_guarded() {
+                return Ok(false);
+            }
+            let mut pipeline = Pipeline {
+                steps: Vec::with_capacity(frames.len()),
+                shard: None,
+                access: Access::Read,
+                admitted: None,
+                any: true,
+                before: Vec::new(),
+                portals: Vec::new(),
+                executes: 0,
+            };
+            let understood = self.understand(frames, &mut pipeline).await;
+            let understood = match understood {
+                Ok(understood) => understood,
+                Err(failure) => {
+                    self.undo_definitions(&pipeline, 0);
+                    return Err(failure);
+                }
+            };
+            if !understood {
+                self.undo_definitions(&pipeline, 0);
+                return Ok(false);
+            }
+            if self.send(&mut pipeline, started).await? {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn understand<'a>(&mut self, frames: &'a [Frame], pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
+        for frame in frames {
+            let fits = match frame.tag() {
+                tag::PARSE => self.understand_parse(frame, pipeline)?,
+                tag::BIND => self.understand_bind(frame, pipeline).await?,
+                tag::EXECUTE => {
+                    let Ok(execute) = Execute::parse(frame.body()) else { return Ok(false) };
+                    pipeline.executes += 1;
+                    self.understand_portal(frame, execute.portal, || Expect::Execute, pipeline)
+                }
+                tag::DESCRIBE | tag::CLOSE => {
+                    let Ok((target, name)) = frontend::parse_target("Describe", frame.body()) else {
+                        return Ok(false);
+                    };
+                    match (target, frame.tag()) {
+                        (Target::Statement, tag::CLOSE) => {
+                            let known = self.statements.remove(name);
+                            pipeline.before.push((name.to_owned(), known, 0));
+                            pipeline.steps.push(Step::CloseStatement);
+                            true
+                        }
+                        (Target::Statement, _) => {
+                            let Some(statement) = self.statements.get(name).cloned() else { return Ok(false) };
+                            if !self.is_query(&statement)? {
+                                return Ok(false);
+                            }
+                            let named = !name.is_empty();
+                            pipeline.steps.push(Step::DescribeStatement { frame, statement, named });
+                            true
+                        }
+                        (Target::Portal, tag::CLOSE) => {
+                            self.understand_portal(frame, name, || Expect::Close { show: true }, pipeline)
+                        }
+                        (Target::Portal, _) => self.understand_portal(frame, name, || Expect::Describe, pipeline),
+                    }
+                }
+                _ => false,
+            };
+            if !fits {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn understand_parse<'a>(&mut self, frame: &'a Frame, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
+        let Ok(parse) = Parse::parse(frame.body()) else { return Ok(false) };
+        let named = !parse.statement.is_empty();
+        let known = self.statements.get(parse.statement).cloned();
+        let limit = self.executor.gateway.config.limits.client_statements_max;
+        if named && (known.is_some() || self.statements.len() >= limit) {
+            return Ok(false);
+        }
+        let types: Vec<u32> = parse.type_oids().collect();
+        // The same text again: nothing to look up.
+        let statement = match known.as_ref().filter(|known| *known.sql == *parse.query && known.types == types) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let sql: Arc<str> = Arc::from(parse.query);
+                let id = self.executor.gateway.statement_id(&sql, &types);
+                Arc::new(Statement { sql, types, id })
+            }
+        };
+        if !self.is_query(&statement)? {
+            return Ok(false);
+        }
+        pipeline.before.push((parse.statement.to_owned(), known, pipeline.steps.len()));
+        self.statements.insert(parse.statement.to_owned(), Arc::clone(&statement));
+        pipeline.steps.push(Step::Parse { frame, statement, named });
+        Ok(true)
+    }
+
+    /// Whether the statement's plan is one that shards can be asked about as it is.
+    fn is_query(&self, statement: &Statement) -> Result<bool, Failure> {
+        let Some(view) = self.executor.gateway.view.current() else { return Ok(false) };
+        Ok(match self.executor.plan(&statement.sql, &view) {
+            Ok(planned) => matches!(planned.plan, Ok(Plan::Query(_))),
+            Err(_) => false,
+        })
+    }
+
+    async fn understand_bind<'a>(
+        &mut self,
+        frame: &'a Frame,
+        pipeline: &mut Pipeline<'a>,
+    ) -> Result<bool, Failure> {
+        let Ok(bind) = Bind::parse(frame.body()) else { return Ok(false) };
+        let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(false) };
+        if !bind.portal.is_empty()
+            && (self.portals.contains_key(bind.portal) || pipeline.portals.iter().any(|(name, _)| name == bind.portal))
+        {
+            return Ok(false);
+        }
+        let values = values(Some(&bind), &statement.types);
+        let admitted = match admit(&mut self.executor, &statement.sql, &values).await {
+            Ok(admitted) => admitted,
+            Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
+            // It has waited long enough.
+            Err(failure) if matches!(failure.code(), "55P03" | "53300" | "57014") => return Err(failure),
+            // Said again, in its place, by the slow way.
+            Err(_) => return Ok(false),
+        };
+        let (Ok(Plan::Query(query)), Some(shard)) = (&admitted.planned.plan, admitted.placement.single()) else {
+            return Ok(false);
+        };
+        let chosen = match pipeline.shard {
+            Some(chosen) if chosen == shard || admitted.placement.any => chosen,
+            Some(_) if !pipeline.any => return Ok(false),
+            _ => shard,
+        };
+        if filter::text(query, &admitted, shard, &query.sql)?.is_some()
+            || dispatch::needs_transaction(&self.executor, &admitted)
+            || filter::share_arcs(&admitted).is_some()
+        {
+            return Ok(false);
+        }
+        pipeline.shard = Some(chosen);
+        pipeline.any &= admitted.placement.any;
+        if admitted.access != Access::Read {
+            pipeline.access = admitted.access;
+        }
+        pipeline.admitted = Some(admitted);
+        let named = !bind.statement.is_empty();
+        let bound = Bound { statement: Arc::clone(&statement), bind: Some(frame.clone()) };
+        let portal = Portal { bound: Arc::new(bound), shard: None, finished: false };
+        pipeline.portals.retain(|(name, _)| name != bind.portal);
+        pipeline.portals.push((bind.portal.to_owned(), portal));
+        pipeline.steps.push(Step::Bind { frame, statement, named });
+        Ok(true)
+    }
+
+    fn understand_portal<'a>(
+        &mut self,
+        frame: &'a Frame,
+        name: &str,
+        expect: fn() -> Expect,
+        pipeline: &mut Pipeline<'a>,
+    ) -> bool {
+        if !pipeline.portals.iter().any(|(bound, _)| bound == name) {
+            let Some(shard) = self.portals.get(name).and_then(|portal| portal.shard) else { return false };
+            if pipeline.shard.is_some_and(|chosen| chosen != shard) && !pipeline.any {
+                return false;
+            }
+            pipeline.shard = Some(shard);
+            pipeline.any = false;
+        }
+        pipeline.steps.push(Step::Portal { frame, expect });
+        true
+    }
+
+    /// False: the pipeline has to be understood again (a fence was met; nothing has been shown).
+    async fn send(&mut self, pipeline: &mut Pipeline<'_>, started: Instant) -> Result<bool, Failure> {
+        let view = match &pipeline.admitted {
+            Some(admitted) => Arc::clone(&admitted.view),
+            None => {
+                let view = self.executor.enter()?;
+                self.executor.slot.reads();
+                view
+            }
+        };
+        let open = self.executor.transaction.participants.keys().next().copied();
+        let prefer = self.executor.only_shard.or(open).or(self.executor.last_shard);
+        let member = |id: &ShardId| view.topology.members().any(|shard| shard.id == *id);
+        let Some(shard) = pipeline.shard.or(prefer.filter(member)).or(view.topology.home_shard()) else {
+            return Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet").into());
+        };
+        let alone = self.executor.transaction.statements == 0 && pipeline.executes == 1;
+        let mut sent = 0usize;
+        let mut parses: Vec<(usize, usize)> = Vec::new();
+        let steps = &pipeline.steps;
+        let mut write = |connection: &mut ServerConnection, expects: &mut VecDeque<Expect>| {
+            for (index, step) in steps.iter().enumerate() {
+                let ordinal = expects.iter().filter(|expect| !matches!(expect, Expect::Ready(_))).count();
+                queue(connection, expects, step);
+                if matches!(step, Step::Parse { .. }) {
+                    parses.push((index, ordinal));
+                }
+            }
+            sent = expects.iter().filter(|expect| !matches!(expect, Expect::Ready(_))).count();
+            connection.queue_sync();
+        };
+        let request = Request {
+            shard,
+            access: pipeline.access,
+            show: Show { fence: alone && pipeline.access != Access::Read, ..Show::ALL },
+            repeatable: pipeline.access == Access::Read && !self.executor.transaction.is_open(),
+            extended: true,
+            changes_settings: false,
+            write: &mut write,
+        };
+        if pipeline.executes > 0 {
+            Statistics::count(&self.executor.gateway.statistics.single_shard);
+        }
+        let outcome: Outcome = match forward(&mut self.executor, &view, request).await {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                self.undo_definitions(pipeline, 0);
+                return Err(failure);
+            }
+        };
+        if outcome.kept_back || outcome.lease_lost {
+            self.undo_definitions(pipeline, 0);
+            self.executor.client.rewind();
+            if let Some(admitted) = &pipeline.admitted {
+                if outcome.kept_back {
+                    dispatch::again(&mut self.executor, admitted, started).await?;
+                }
+            }
+            return Ok(false);
+        }
+        if outcome.error.is_some() {
+            let answered = sent.saturating_sub(outcome.unanswered);
+            let first_lost = parses.iter().find(|(_, ordinal)| *ordinal >= answered).map(|(index, _)| *index);
+            if let Some(first_lost) = first_lost {
+                self.undo_definitions(pipeline, first_lost);
+            }
+        }
+        if pipeline.any && pipeline.executes > 0 {
+            self.executor.last_shard = Some(shard);
+        }
+        if self.executor.transaction.block == Block::Explicit {
+            self.executor.transaction.statements += u64::from(pipeline.executes);
+            for (name, mut portal) in pipeline.portals.drain(..) {
+                portal.shard = Some(shard);
+                self.portals.insert(name, portal);
+            }
+        } else {
+            self.portals.clear();
+        }
+        Ok(true)
+    }
+
+    /// Statements defined by steps from `first` on are as they were before.
+    fn undo_definitions(&mut self, pipeline: &Pipeline<'_>, first: usize) {
+        for (name, before, step) in pipeline.before.iter().rev() {
+            if *step < first {
+                continue;
+            }
+            match before {
+                Some(statement) => self.statements.insert(name.clone(), Arc::clone(statement)),
+                None => self.statements.remove(name),
+            };
+        }
+    }
+}
+
+fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step: &Step<'_>) {
+    match step {
+        Step::Parse { statement, named: true, .. } => queue_parse(connection, expects, statement),
+        Step::Parse { frame, statement, named: false } => {
+            connection.output().extend_from_slice(frame.bytes());
+            connection.unnamed = Some(statement.id);
+            expects.push_back(Expect::Parse { id: statement.id, named: false, show: true });
+        }
+        Step::Bind { frame, statement, named } => {
+            queue_with_statement(connection, expects, frame, statement, *named);
+            expects.push_back(Expect::Bind);
+        }
+        Step::DescribeStatement { frame, statement, named } => {
+            queue_with_statement(connection, expects, frame, statement, *named);
+            expects.push_back(Expect::Describe);
+        }
+        Step::CloseStatement => queue_close_statement(expects),
+        Step::Portal { frame, expect } => {
+            connection.output().extend_from_slice(frame.bytes());
+            expects.push_back(expect());
+        }
+    }
+}
+
+fn queue_with_statement(
+    connection: &mut ServerConnection,
+    expects: &mut VecDeque<Expect>,
+    frame: &Frame,
+    statement: &Statement,
+    named: bool,
+) {
+    if named {
+        let name = ensure_prepared(connection, expects, statement);
+        // The frame has been read before: it can be renamed.
+        if frontend::rename(connection.output(), frame, Some(&name), None).is_err() {
+            connection.output().extend_from_slice(frame.bytes());
+        }
+        return;
+    }
+    if connection.unnamed != Some(statement.id) {
+        frontend::parse(connection.output(), "", &statement.sql, &statement.types);
+        connection.unnamed = Some(statement.id);
+        expects.push_back(Expect::Parse { id: statement.id, named: false, show: false });
+    }
+    connection.output().extend_from_slice(frame.bytes());
+}

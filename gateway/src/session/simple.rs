@@ -1,0 +1,183 @@
+//! Simple Query: one statement or several, the several in one implicit transaction.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Session;
+use crate::exec::bound::{Bound, Statement};
+use crate::exec::dispatch::{self, check_not_failed, Run};
+use crate::exec::failure::Failure;
+use crate::exec::forward::{forward, Request};
+use crate::exec::hold::admit;
+use crate::exec::pump::Show;
+use crate::exec::{filter, statistics};
+use crate::exec::transaction::Block;
+use crate::plan::types::{Access, Plan};
+use crate::pool::connection::StatementId;
+use crate::sql::split::split;
+use crate::wire::{backend, frontend, Frame, PgError};
+
+impl Session {
+    pub async fn simple_query(&mut self, frame: Frame) -> Result<(), Failure> {
+        // A pipeline that lacks its Sync ends here.
+        if !self.batch.is_empty() {
+            self.run_batch(false).await?;
+        }
+        self.executor.cancel.reset();
+        self.executor.client.mark();
+        self.portals.remove("");
+        let failed = match frontend::parse_query(frame.body()) {
+            Ok(text) => self.texts(&frame, text).await,
+            Err(error) => Err(PgError::from(error).into()),
+        };
+        match failed {
+            Ok(Answered::WithReady) => {}
+            Ok(Answered::WithoutReady) => match self.end_implicit().await {
+                Ok(after) => {
+                    self.after.push(after);
+                    self.ready();
+                }
+                Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
+                Err(failure) => {
+                    self.report(&failure);
+                    self.ready();
+                }
+            },
+            Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
+            Err(failure) => {
+                self.report(&failure);
+                self.end_implicit().await?;
+                self.ready();
+            }
+        }
+        self.finish_after().await?;
+        self.executor.leave();
+        Ok(())
+    }
+
+    async fn texts(&mut self, frame: &Frame, text: &str) -> Result<Answered, Failure> {
+        let statements = split(text).map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, text))?;
+        match statements.as_slice() {
+            [] => {
+                backend::empty_query_response(self.executor.client.out());
+                Ok(Answered::WithoutReady)
+            }
+            [one] => self.one(frame, &text[one.clone()]).await,
+            several => {
+                for (index, range) in several.iter().enumerate() {
+                    self.executor.begin_implicit();
+                    let last = index + 1 == several.len();
+                    self.one_of_several(&text[range.clone()], last).await?;
+                }
+                Ok(Answered::WithoutReady)
+            }
+        }
+    }
+
+    async fn one(&mut self, frame: &Frame, text: &str) -> Result<Answered, Failure> {
+        let started = Instant::now();
+        loop {
+            if self.executor.transaction.failed && self.executor.transaction.block == Block::Explicit {
+                self.statement(text, true).await?;
+                return Ok(Answered::WithoutReady);
+            }
+            let admitted = admit(&mut self.executor, text, &[]).await?;
+            let plan = admitted.planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
+            let shard = match (plan, admitted.placement.single()) {
+                (Plan::Query(query), Some(shard))
+                    if filter::text(query, &admitted, shard, &query.sql)?.is_none() => shard,
+                _ => {
+                    self.statement(text, true).await?;
+                    return Ok(Answered::WithoutReady);
+                }
+            };
+            let special = dispatch::needs_transaction(&self.executor, &admitted)
+                || admitted.access == Access::LockingRead && filter::share_arcs(&admitted).is_some();
+            if special {
+                self.statement(text, true).await?;
+                return Ok(Answered::WithoutReady);
+            }
+            // The whole message goes to one shard as it is.
+            let mut write = |connection: &mut crate::pool::connection::ServerConnection, _: &mut _| {
+                connection.output().extend_from_slice(frame.bytes());
+                connection.unnamed = None;
+                connection.outstanding += 1;
+            };
+            let alone = self.executor.transaction.statements == 0;
+            let request = Request {
+                shard,
+                access: admitted.access,
+                show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
+                repeatable: admitted.access == Access::Read && !self.executor.transaction.is_open(),
+                extended: false,
+                changes_settings: false,
+                write: &mut write,
+            };
+            statistics::Statistics::count(&self.executor.gateway.statistics.single_shard);
+            let outcome = forward(&mut self.executor, &admitted.view, request).await?;
+            if outcome.kept_back {
+                self.executor.client.rewind();
+                dispatch::again(&mut self.executor, &admitted, started).await?;
+                continue;
+            }
+            if outcome.lease_lost {
+                self.statement(text, true).await?;
+                return Ok(Answered::WithoutReady);
+            }
+            if admitted.placement.any {
+                self.executor.last_shard = Some(shard);
+            }
+            self.executor.transaction.statements += u64::from(self.executor.transaction.is_open());
+            return Ok(Answered::WithReady);
+        }
+    }
+
+    async fn one_of_several(&mut self, text: &str, last: bool) -> Result<(), Failure> {
+        self.executor.client.mark();
+        self.statement(text, last).await
+    }
+
+    /// One statement of a simple query, its answer shown but for ReadyForQuery. `last`: an implicit transaction ends before
+    /// the command tag is shown.
+    pub async fn statement(&mut self, text: &str, last: bool) -> Result<(), Failure> {
+        self.finish_after().await?;
+        let view = self.executor.enter()?;
+        let planned = self.executor.plan(text, &view)?;
+        let plan = match &planned.plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                check_not_failed(&self.executor)?;
+                return Err(Failure::Error(error.clone()));
+            }
+        };
+        if let Plan::Session(command) = plan {
+            self.executor.slot.reads();
+            return self.command(command, Some(text)).await;
+        }
+        check_not_failed(&self.executor)?;
+        let bound = Bound {
+            statement: Arc::new(Statement {
+                sql: Arc::clone(&planned.sql),
+                types: Vec::new(),
+                id: StatementId(0),
+            }),
+            bind: None,
+        };
+        let run = Run { bound: &bound, describe: true, rows_max: 0, portal: "" };
+        let completed = dispatch::run(&mut self.executor, run).await?;
+        if last {
+            let after = self.end_implicit().await?;
+            self.after.push(after);
+        }
+        match &completed.tag {
+            Some(tag) => backend::command_complete(self.executor.client.out(), tag),
+            None => backend::empty_query_response(self.executor.client.out()),
+        }
+        Ok(())
+    }
+}
+
+enum Answered {
+    WithReady,
+    WithoutReady,
+}
