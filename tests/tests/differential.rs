@@ -36,6 +36,7 @@ const FILES: &[(&str, &str)] = &[
     ("writes.slt", include_str!("differential/writes.slt")),
     ("transactions.slt", include_str!("differential/transactions.slt")),
     ("errors.slt", include_str!("differential/errors.slt")),
+    ("copy.slt", include_str!("differential/copy.slt")),
     ("parameters.slt", include_str!("differential/parameters.slt")),
 ];
 /// Run last: what of it is not refused changes the schema.

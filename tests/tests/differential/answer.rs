@@ -47,8 +47,11 @@ pub struct Column {
     pub format: u16,
 }
 
+/// Bytes of a CopyData message: rows are cut anywhere.
+const COPY_DATA_BYTES: usize = 11;
+
 /// Runs a statement and reads its answer.
-pub async fn ask(session: &mut Raw, sql: &str, protocol: &Protocol) -> Result<Answer> {
+pub async fn ask(session: &mut Raw, sql: &str, protocol: &Protocol, copy_data: &str) -> Result<Answer> {
     let mut bytes = BytesMut::new();
     match protocol {
         Protocol::Simple => frontend::query(&mut bytes, sql),
@@ -63,12 +66,29 @@ pub async fn ask(session: &mut Raw, sql: &str, protocol: &Protocol) -> Result<An
         }
     }
     session.send(&bytes).await?;
-    read(session.until_ready().await?).with_context(|| format!("the answer to {sql}"))
+    let mut messages = Vec::new();
+    loop {
+        let message = session.message().await?.with_context(|| format!("the server closed after {messages:?}"))?;
+        match message.tag {
+            b'G' => {
+                let mut data = BytesMut::new();
+                copy_data.as_bytes().chunks(COPY_DATA_BYTES).for_each(|chunk| frontend::copy_data(&mut data, chunk));
+                frontend::copy_done(&mut data);
+                session.send(&data).await?;
+            }
+            b'Z' => {
+                messages.push(message);
+                return read(messages).with_context(|| format!("the answer to {sql}"));
+            }
+            _ => messages.push(message),
+        }
+    }
 }
 
 fn read(messages: Vec<Message>) -> Result<Answer> {
     let mut answer = Answer::default();
     let mut current = ResultSet::default();
+    let mut copied = Vec::new();
     for Message { tag, body } in &messages {
         match tag {
             // The extended protocol describes the statement first, then the portal, whose formats count.
@@ -88,6 +108,13 @@ fn read(messages: Vec<Message>) -> Result<Answer> {
                 let row = parse_data_row(body)?;
                 current.rows.push(row.iter().map(|value| value.map(<[u8]>::to_vec)).collect());
             }
+            // COPY TO: its lines, in any number of messages.
+            b'd' => copied.extend_from_slice(body),
+            b'c' => {
+                let lines = std::mem::take(&mut copied);
+                current.rows.extend(lines.split_inclusive(|byte| *byte == b'\n').map(|line| vec![Some(line.to_vec())]));
+            }
+            b'H' => {}
             b'C' => {
                 current.tag = Some(String::from_utf8_lossy(body.strip_suffix(b"\0").unwrap_or(body)).into_owned());
                 answer.results.push(std::mem::take(&mut current));

@@ -9,6 +9,11 @@
 //!
 //! plain params 7 'paid'
 //! SELECT count(*) FROM orders WHERE tenant_id = $1 AND status = $2
+//!
+//! equal
+//! COPY documents (slug, size) FROM STDIN (FORMAT csv)
+//! ----
+//! "a, b",7
 //! ```
 
 use anyhow::{bail, ensure, Context as _, Result};
@@ -52,12 +57,21 @@ pub struct Case {
     pub expectation: Expectation,
     pub rows: Rows,
     pub protocol: Protocol,
+    /// What is sent when the server asks for a COPY's data.
+    pub copy_data: String,
 }
 
 impl Case {
     /// By the simple protocol, rows in any order.
     pub fn new(expectation: Expectation, sql: impl Into<String>) -> Case {
-        Case { origin: String::new(), sql: sql.into(), expectation, rows: Rows::AnyOrder, protocol: Protocol::Simple }
+        Case {
+            origin: String::new(),
+            sql: sql.into(),
+            expectation,
+            rows: Rows::AnyOrder,
+            protocol: Protocol::Simple,
+            copy_data: String::new(),
+        }
     }
 
     pub fn rows(self, rows: Rows) -> Case {
@@ -93,13 +107,19 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Case>> {
         }
         let origin = format!("{file}:{}", number + 1);
         let mut sql = Vec::new();
-        while let Some((_, line)) = lines.next_if(|(_, line)| !line.trim().is_empty()) {
-            sql.push(line);
+        let mut copy_data: Option<String> = None;
+        while let Some((_, line)) = lines.next_if(|(_, line)| !line.is_empty()) {
+            match &mut copy_data {
+                Some(data) => *data += &format!("{line}\n"),
+                None if line == "----" => copy_data = Some(String::new()),
+                None => sql.push(line),
+            }
         }
         ensure!(!sql.is_empty(), "{origin}: no statement follows");
         let mut case = header(line).with_context(|| origin.clone())?;
         case.origin = origin;
         case.sql = sql.join("\n");
+        case.copy_data = copy_data.unwrap_or_default();
         cases.push(case);
     }
     Ok(cases)

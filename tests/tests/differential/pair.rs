@@ -58,7 +58,7 @@ impl Pair {
             pair.both(statement).await?;
         }
         for statement in fixture::DISTRIBUTION {
-            let answer = ask(&mut pair.gateway, statement, &Protocol::Simple).await?;
+            let answer = ask(&mut pair.gateway, statement, &Protocol::Simple, "").await?;
             ensure!(answer.error.is_none(), "{statement}\n{answer}");
         }
         pair.reload().await?;
@@ -77,8 +77,8 @@ impl Pair {
     pub async fn check_tables(&mut self) -> Result<()> {
         for (table, key) in fixture::TABLES {
             let sql = format!("SELECT * FROM {table} ORDER BY {key}");
-            let postgres = ask(&mut self.postgres, &sql, &Protocol::Simple).await?;
-            let gateway = ask(&mut self.gateway, &sql, &Protocol::Simple).await?;
+            let postgres = ask(&mut self.postgres, &sql, &Protocol::Simple, "").await?;
+            let gateway = ask(&mut self.gateway, &sql, &Protocol::Simple, "").await?;
             if let Some(what) = difference(&postgres, &gateway, &Rows::Ordered) {
                 bail!("{sql}\n{}", Mismatch { what, postgres, gateway });
             }
@@ -92,10 +92,11 @@ impl Pair {
             self.skipping = !case.ends_transaction();
             return Ok(Outcome::Skipped);
         }
-        let gateway = ask(&mut self.gateway, &case.sql, &case.protocol).await.context("gateway")?;
+        let gateway = ask(&mut self.gateway, &case.sql, &case.protocol, &case.copy_data).await.context("gateway")?;
         let refused = gateway.error.as_ref().filter(|error| error.code == NOT_SUPPORTED);
         let Some(refusal) = refused else {
-            let postgres = ask(&mut self.postgres, &case.sql, &case.protocol).await.context("PostgreSQL")?;
+            let postgres =
+                ask(&mut self.postgres, &case.sql, &case.protocol, &case.copy_data).await.context("PostgreSQL")?;
             return match difference(&postgres, &gateway, &case.rows) {
                 None => Ok(Outcome::Equal { error: postgres.error.map(|error| error.code) }),
                 Some(what) => {
@@ -110,7 +111,8 @@ impl Pair {
         if !in_transaction {
             self.both_ends("BEGIN", false).await?;
         }
-        let postgres = ask(&mut self.postgres, &case.sql, &case.protocol).await.context("PostgreSQL")?;
+        let postgres =
+            ask(&mut self.postgres, &case.sql, &case.protocol, &case.copy_data).await.context("PostgreSQL")?;
         let also = postgres.error.as_ref().is_some_and(|error| error.code == NOT_SUPPORTED);
         if !in_transaction {
             self.both_ends("ROLLBACK", false).await?;
@@ -133,10 +135,10 @@ impl Pair {
 
     /// On PostgreSQL, and on the gateway too if asked.
     async fn both_ends(&mut self, sql: &str, gateway: bool) -> Result<()> {
-        let answer = ask(&mut self.postgres, sql, &Protocol::Simple).await?;
+        let answer = ask(&mut self.postgres, sql, &Protocol::Simple, "").await?;
         ensure!(answer.error.is_none(), "PostgreSQL: {sql}\n{answer}");
         if gateway {
-            let answer = ask(&mut self.gateway, sql, &Protocol::Simple).await?;
+            let answer = ask(&mut self.gateway, sql, &Protocol::Simple, "").await?;
             ensure!(answer.error.is_none(), "gateway: {sql}\n{answer}");
         }
         Ok(())
