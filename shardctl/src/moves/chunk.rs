@@ -84,7 +84,8 @@ impl Chunker<'_> {
         let table = self.table;
         let condition = |alias: &str| format!("{} AND {}", range.sql(&table.primary_key, alias), table.moving(alias));
         from.begin().await?;
-        let staged = staged || {
+        // To be counted, differences must be seen row by row.
+        let staged = staged || self.count_repairs || {
             let sql = format!("SELECT EXISTS (SELECT FROM {} t WHERE {})", table.sql_name(), condition("t"));
             to.query_long(&sql, &[]).await?.iter().any(|row| row.get(0))
         };
@@ -122,9 +123,6 @@ impl Chunker<'_> {
         to.commit().await?;
         faults::point(self.effect, "middle");
         from.commit().await?;
-        if !staged && self.count_repairs {
-            done.repaired += rows;
-        }
         Ok((done, extras))
     }
 
@@ -172,7 +170,8 @@ impl Chunker<'_> {
         let table = self.table;
         let returning = if self.count_repairs { " RETURNING t::text" } else { "" };
         let staging = self.staging_name();
-        let differs = |a: &str, b: &str| format!("ROW({}) *<> ROW({})", table.columns_of(a), table.columns_of(b));
+        let differs =
+            |a: &str, b: &str| format!("ROW({})::record *<> ROW({})::record", table.columns_of(a), table.columns_of(b));
         let insert = format!(
             "INSERT INTO {} AS t ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {staging} s ON CONFLICT ON CONSTRAINT {}",
             table.sql_name(),

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::conn::ShardConn;
 use super::context::MoveContext;
 use super::effects::{self, Outcome};
 use super::error::MoveError;
@@ -315,8 +314,9 @@ async fn sweep_one_way(ctx: &MoveContext, direction: Direction, failed: &mut u32
     let mut fingerprint = ctx.record().fingerprint;
     let mut unstored = 0;
     let mut stored_at = Instant::now();
+    let mut records = ctx.subscribe();
     loop {
-        let record = ctx.record();
+        let record = records.borrow_and_update().clone();
         if record.fingerprint != fingerprint {
             fingerprint = record.fingerprint;
             sweeper.forget_tables();
@@ -337,19 +337,19 @@ async fn sweep_one_way(ctx: &MoveContext, direction: Direction, failed: &mut u32
         }
         let pause_ms = pause_of(ctx, record.state, swept.rows, swept.full);
         if swept.rows > 0 {
-            match backlog_of(ctx, &mut from).await {
+            match backlog(&mut from, ctx.id).await {
                 Ok(rows) => ctx.live().captured_backlog = rows,
                 Err(error) => return error,
             }
         } else {
             ctx.live().captured_backlog = 0;
         }
-        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        // A hold does not wait until an idle sweeper looks again.
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
+            _ = records.changed() => {}
+        }
     }
-}
-
-async fn backlog_of(ctx: &MoveContext, from: &mut ShardConn) -> Result<u64, MoveError> {
-    backlog(from, ctx.id).await
 }
 
 fn pause_of(ctx: &MoveContext, state: State, rows: u64, full: bool) -> u64 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use ringway_topology::ids::MoveId;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::context::MoveContext;
 use super::driver::drive;
@@ -35,6 +36,8 @@ struct Inner {
     cluster: Cluster,
     limits: MoveLimits,
     moves: Mutex<BTreeMap<MoveId, Arc<MoveContext>>>,
+    /// Ends this engine's tasks; the control plane's own end does too.
+    token: CancellationToken,
     /// Held while a move is being started: two must not take the same arcs.
     starting: tokio::sync::Mutex<()>,
 }
@@ -60,6 +63,7 @@ impl Engine {
                 cluster: Cluster { control },
                 limits,
                 moves: Mutex::default(),
+                token: CancellationToken::new(),
                 starting: tokio::sync::Mutex::default(),
             }),
         }
@@ -85,12 +89,19 @@ impl Engine {
         Ok(())
     }
 
+    /// As if this process were killed: the tasks stop where they are.
+    #[cfg(test)]
+    pub fn drop_tasks(&self) {
+        self.inner.token.cancel();
+    }
+
     fn take_up(&self, record: MoveRecord) -> Arc<MoveContext> {
         let ended = record.state.is_final();
         let ctx = Arc::new(MoveContext::new(record, self.inner.cluster.clone(), self.inner.limits.clone()));
         self.moves().insert(ctx.id, Arc::clone(&ctx));
         if !ended {
-            self.inner.cluster.control.spawn(drive(Arc::clone(&ctx)));
+            let (token, driven) = (self.inner.token.clone(), Arc::clone(&ctx));
+            self.inner.cluster.control.spawn(async move { token.run_until_cancelled(drive(driven)).await });
         }
         ctx
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringway_topology::client::MoveStatistics;
 use ringway_topology::ids::{Epoch, MoveId, ShardId};
-use ringway_topology::model::Topology;
+use ringway_topology::model::{ShardState, Topology};
 
 use super::error::MoveError;
 use super::record::MoveRecord;
@@ -82,6 +82,14 @@ impl Cluster {
     /// Registers a new shard, or goes on registering it, until it is a full member.
     pub async fn join_shard(&self, name: &str, dsn: &str) -> Result<ShardId, MoveError> {
         Ok(shards::join(&self.control, name, dsn).await?)
+    }
+
+    /// A shard that has not become a member leaves again.
+    pub async fn forget_half_joined(&self, name: &str) -> Result<(), MoveError> {
+        match self.topology().shard_named(name) {
+            Some(shard) if shard.state == ShardState::Joining => Ok(shards::remove(&self.control, name).await?),
+            _ => Ok(()),
+        }
     }
 
     pub fn mirror_statistics(&self, id: MoveId) -> MoveStatistics {

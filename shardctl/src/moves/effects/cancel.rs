@@ -58,6 +58,11 @@ pub async fn delete_copied(ctx: &MoveContext) -> Result<(), MoveError> {
 pub async fn reopen_target(ctx: &MoveContext) -> Result<(), MoveError> {
     let record = ctx.record();
     let (Some(target), Some(before)) = (record.target, record.target_closed_before) else { return Ok(()) };
+    // After a rollback the target has given the arcs away: a gateway that was cut off meanwhile may still take it for their
+    // owner, and meets a standing fence as on any shard that gave something away.
+    if record.handovers > 0 {
+        return Ok(());
+    }
     let mut target = ctx.connect(target).await?;
     let statements = format!(
         "SELECT ringway.open_arcs({}, {} - {}::pg_catalog.int8multirange)",

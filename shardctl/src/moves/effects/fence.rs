@@ -121,10 +121,12 @@ async fn attempt(
         from.rollback().await;
         return Ok(Attempt::Committed);
     }
-    let captured = from.one("SELECT EXISTS (SELECT FROM ringway.capture WHERE move_id = $1)", &[&move_id]).await?;
-    if captured.get(0) {
-        from.rollback().await;
-        return Ok(Attempt::NotYet("captured rows wait for the sweeper".into()));
+    // Nothing new is captured any more; the sweeper, whose sessions need none of these locks, settles what is there.
+    while is_captured(from, move_id).await? {
+        if hold_time_left(ctx).is_zero() {
+            return Err(MoveError::Bound("captured rows were not settled in time".into()).into());
+        }
+        tokio::time::sleep(LOOK_AGAIN_PAUSE).await;
     }
     let unfinished = resolve(from, &mut finisher, from_id).await?;
     if unfinished.ended > 0 {
@@ -168,6 +170,10 @@ async fn attempt(
 async fn lock_tables(ctx: &MoveContext, shard: &mut ShardConn) -> Result<(), MoveError> {
     let tables: Vec<String> = ctx.tables().iter().map(|(name, _)| name.quoted()).collect();
     shard.batch(&format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", tables.join(", "))).await
+}
+
+async fn is_captured(from: &mut ShardConn, move_id: i64) -> Result<bool, MoveError> {
+    Ok(from.one("SELECT EXISTS (SELECT FROM ringway.capture WHERE move_id = $1)", &[&move_id]).await?.get(0))
 }
 
 async fn handed_over(from: &mut ShardConn, move_id: i64, round: i32) -> Result<bool, MoveError> {

@@ -1,5 +1,6 @@
 //! TidyGuards: the triggers of both ends fire for no more than still concerns their shards. They are harmless where they stay,
-//! so this gives up after a bound rather than keep the move from ending.
+//! so this gives up after a bound rather than keep the move from ending. A target that a cancelled move had begun to register is
+//! forgotten.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use super::capture::try_install_guard;
 
 pub async fn run(ctx: &MoveContext) -> Result<(), MoveError> {
     let record = ctx.record();
+    if record.target.is_none() {
+        ctx.cluster.forget_half_joined(&record.target_name).await?;
+    }
     if record.target_closed_before.is_none() {
         return Ok(());
     }
