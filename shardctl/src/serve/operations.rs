@@ -36,7 +36,10 @@ impl OperationsService {
         match self.control.spawn(work).await {
             Ok(Some(outcome)) => outcome,
             Ok(None) => Err(ControlError::ShuttingDown),
-            Err(error) => Err(ControlError::Internal(format!("the operation failed: {error}"))),
+            Err(error) => {
+                tables::settle_interrupted(&self.control);
+                Err(ControlError::Internal(format!("the operation failed: {error}")))
+            }
         }
     }
 

@@ -88,22 +88,8 @@ async fn any_raised(control: &Control) -> Result<bool, ControlError> {
 pub async fn lift_or_settle_later(control: &Control) {
     if let Err(error) = lift(control).await {
         tracing::warn!(%error, "fences stay for the moment");
-        let control = control.clone();
-        let settling = control.clone();
-        // The operation that failed holds the lock that settling needs.
-        drop(control.spawn(async move { settle_when_free(&settling).await }));
-    }
-}
-
-async fn settle_when_free(control: &Control) {
-    while let Err(error) = async {
-        let _one = control.lock_operations().await?;
-        settle(control).await;
-        Ok::<(), ControlError>(())
-    }
-    .await
-    {
-        tracing::warn!(%error, "fences stay for the moment");
+        // Later: the operation that failed holds the lock that settling needs.
+        crate::tables::settle_interrupted(control);
     }
 }
 

@@ -35,7 +35,10 @@ pub async fn join_with_warnings(control: &Control, name: &str, dsn: &str) -> Res
     match task.await {
         Ok(Some(outcome)) => outcome,
         Ok(None) => Err(ControlError::ShuttingDown),
-        Err(error) => Err(ControlError::Internal(format!("joining failed: {error}"))),
+        Err(error) => {
+            crate::tables::settle_interrupted(control);
+            Err(ControlError::Internal(format!("joining failed: {error}")))
+        }
     }
 }
 
@@ -183,13 +186,13 @@ async fn restore(client: &ServiceClient, schema: &str, dsn: &str, server: &Serve
     let wipe = if marked { wipe_sql(client, server).await? } else { String::new() };
     let marker = format!("COMMENT ON SCHEMA ringway IS {}", ringway_topology::model::quote_literal(COPIED));
     let outcome = client.batch_execute(&format!("BEGIN;\n{wipe}\n{schema}\n;{marker};\nCOMMIT")).await;
-    // The dump's own settings, and an open transaction after a failure.
-    client.batch_execute(&format!("ROLLBACK; RESET ALL; {SESSION}")).await?;
+    if outcome.is_err() {
+        client.batch_execute("ROLLBACK").await?;
+    }
+    // The dump has settings of its own.
+    client.batch_execute("RESET ALL").await?;
     outcome.map_err(|error| ControlError::from(error).context("the schema cannot be restored on the new shard"))
 }
-
-/// What a dump sets for its session and RESET ALL does not take back to the service role's values.
-const SESSION: &str = "SET search_path = ''; SET row_security = on";
 
 async fn has_no_rows(client: &ServiceClient) -> Result<bool, ControlError> {
     let tables = client
@@ -291,7 +294,8 @@ async fn copy_sequences(
             for (_, member) in &members {
                 floor = floor.max(sequences::last_value(member, &sequence.name).await?);
             }
-            warnings.extend(sequences::set_track(client, &sequence, shard, floor).await?);
+            let left = sequences::set_track(client, &sequence, shard, floor).await?;
+            warnings.extend(sequences::warning(&sequence, left));
         }
     }
     Ok(warnings)

@@ -35,7 +35,7 @@ pub async fn of_table(client: &Client, table: &TableName) -> Result<Vec<Sequence
         .query(
             "SELECT DISTINCT pg_catalog.format('%I.%I', n.nspname, c.relname), a.attname::text, pg_catalog.quote_ident(a.attname),
                     s.seqincrement, s.seqmax, s.seqcycle,
-                    least(t.typlen, CASE WHEN ct.typlen > 0 AND ct.typcategory = 'N' THEN ct.typlen ELSE 8 END)
+                    least(t.typlen, CASE WHEN ct.typlen > 0 AND ct.typcategory = 'N' THEN ct.typlen ELSE 8 END)::int2
              FROM (
                 SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid AS attnum FROM pg_catalog.pg_depend d
                 WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -105,14 +105,8 @@ pub fn check_tracks(shards: &[ShardId], stride: i64) -> Result<(), ControlError>
     Ok(())
 }
 
-/// Gives the sequence this shard's track above `floor`, in the caller's transaction. Answers a warning when few values
-/// are left.
-pub async fn set_track(
-    client: &Client,
-    sequence: &Sequence,
-    shard: ShardId,
-    floor: i64,
-) -> Result<Option<String>, ControlError> {
+/// Gives the sequence this shard's track above `floor`, in the caller's transaction. Answers how many values are left.
+pub async fn set_track(client: &Client, sequence: &Sequence, shard: ShardId, floor: i64) -> Result<i64, ControlError> {
     let maximum = match sequence.width {
         2 => sequence.maximum.min(i16::MAX.into()),
         4 => sequence.maximum.min(i32::MAX.into()),
@@ -131,13 +125,17 @@ pub async fn set_track(
             sequence.name, sequence.stride
         ))
         .await?;
-    let left = (maximum - first) / sequence.stride + 1;
-    Ok((sequence.width < 8).then(|| {
+    Ok((maximum - first) / sequence.stride + 1)
+}
+
+/// About a sequence whose values may run out.
+pub fn warning(sequence: &Sequence, left: i64) -> Option<String> {
+    (sequence.width < 8).then(|| {
         format!(
             "{} is no bigint: its sequence {} steps by {}, with {left} values left on each shard",
             sequence.column, sequence.name, sequence.stride
         )
-    }))
+    })
 }
 
 #[cfg(test)]

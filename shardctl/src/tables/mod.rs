@@ -17,7 +17,7 @@ use ringway_topology::ids::Epoch;
 
 pub use catalog::catalog_changed;
 pub use distribute::{reference_table, shard_table};
-pub use settle::settle;
+pub use settle::{settle, settle_interrupted};
 
 /// What `create_distributed_table` asks for.
 #[derive(Debug, Clone)]

@@ -28,6 +28,22 @@ pub async fn settle(control: &Control) {
     }
 }
 
+/// In the background: tables and fences that a failed operation has left.
+pub fn settle_interrupted(control: &Control) {
+    let settling = control.clone();
+    drop(control.spawn(async move {
+        loop {
+            match settling.lock_operations().await {
+                Ok(_one) => {
+                    settle(&settling).await;
+                    return fences::settle(&settling).await;
+                }
+                Err(error) => tracing::warn!(%error, "an interrupted operation is not settled yet"),
+            }
+        }
+    }));
+}
+
 /// One table; tries until it is done, or the control plane ends.
 pub async fn settle_table(control: &Control, table: &TableName) {
     while let Err(error) = try_settle(control, table).await {

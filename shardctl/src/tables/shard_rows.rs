@@ -43,8 +43,7 @@ pub async fn shard_rows(
     let (_, _, home) = members.home();
     let columns = copy::columns(home, table).await?;
     let token = token_sql(&quote_ident(key.column));
-    let mut warnings = set_tracks(members, table).await?;
-    warnings.dedup();
+    let warnings = set_tracks(members, table).await?;
 
     let mut rows = 0;
     for (index, (shard, name, client)) in members.sessions.iter().enumerate() {
@@ -141,10 +140,12 @@ async fn set_tracks(members: &Members, table: &TableName) -> Result<Vec<String>,
             Err(error) if error.as_db_error().is_some() => home.batch_execute("ROLLBACK TO highest").await?,
             Err(error) => return Err(error.into()),
         }
+        let mut left = i64::MAX;
         for (shard, name, client) in &members.sessions {
-            let warning = sequences::set_track(client, &sequence, *shard, floor).await;
-            warnings.extend(warning.map_err(|error| error.context(format!("shard {name}")))?);
+            let outcome = sequences::set_track(client, &sequence, *shard, floor).await;
+            left = left.min(outcome.map_err(|error| error.context(format!("shard {name}")))?);
         }
+        warnings.extend(sequences::warning(&sequence, left));
     }
     Ok(warnings)
 }

@@ -33,11 +33,12 @@ impl Cache {
     }
 }
 
-/// Saves each topology, off the path of those who route by it; skips those that are replaced meanwhile.
+/// Saves each topology, off the path of those who route by it; skips those that are replaced meanwhile. Ends when the
+/// last one is saved, after the token was cancelled.
 pub(super) async fn keep(cache: Cache, mut topology: watch::Receiver<Option<Arc<Topology>>>, token: CancellationToken) {
     loop {
-        let changed = token.run_until_cancelled(topology.changed()).await;
-        if !matches!(changed, Some(Ok(()))) {
+        let ending = !matches!(token.run_until_cancelled(topology.changed()).await, Some(Ok(())));
+        if ending && !topology.has_changed().unwrap_or(false) {
             return;
         }
         let Some(latest) = topology.borrow_and_update().clone() else { continue };
