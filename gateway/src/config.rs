@@ -98,6 +98,8 @@ pub struct Limits {
     pub mirror_rows_max: usize,
     pub merge_rows_buffered_max: usize,
     pub gather_bytes_max: usize,
+    /// One row of COPY FROM that is split by key.
+    pub copy_row_bytes_max: usize,
     /// Finished distributed transactions whose decision is still to be forgotten.
     pub decided_backlog_max: usize,
     pub drain_timeout_ms: u64,
@@ -128,6 +130,7 @@ impl Default for Limits {
             mirror_rows_max: 50_000,
             merge_rows_buffered_max: 1_000_000,
             gather_bytes_max: 256 << 20,
+            copy_row_bytes_max: 256 << 20,
             decided_backlog_max: 10_000,
             drain_timeout_ms: 10_000,
         }

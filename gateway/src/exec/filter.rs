@@ -21,7 +21,9 @@ pub fn text(
     shard: ShardId,
     sql: &Arc<str>,
 ) -> Result<Option<String>, Failure> {
-    if admitted.placement.keyed || !admitted.view.is_moving() {
+    // Keys of one shard need no filter; keys of several do: each shard is asked for all of them.
+    let held_to_one = admitted.placement.keyed && admitted.placement.single().is_some();
+    if held_to_one || !admitted.view.is_moving() {
         return Ok(None);
     }
     of_references(&query.sharded, admitted, shard, sql)
