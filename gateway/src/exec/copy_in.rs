@@ -48,9 +48,10 @@ pub async fn run(
     let relayed = match split {
         Some((keyspace, key_type, splitter)) => {
             let topology = &admitted.view.topology;
-            let space = topology.keyspaces.get(&keyspace).ok_or_else(|| {
-                Failure::from(PgError::internal("COPY into a keyspace that is not in the topology"))
-            })?;
+            let space = topology
+                .keyspaces
+                .get(&keyspace)
+                .ok_or_else(|| Failure::from(PgError::internal("COPY into a keyspace that is not in the topology")))?;
             let owner = |token| space.owner(token);
             relay(executor, &mut sinks, extended, Some(Splitter { splitter, key_type, owner: &owner })).await
         }
@@ -83,7 +84,11 @@ enum End {
 }
 
 /// Begins the COPY on every shard; the client gets one CopyInResponse.
-async fn open(executor: &mut Executor, admitted: &Admitted, sql: &Arc<str>) -> Result<BTreeMap<ShardId, Sink>, Failure> {
+async fn open(
+    executor: &mut Executor,
+    admitted: &Admitted,
+    sql: &Arc<str>,
+) -> Result<BTreeMap<ShardId, Sink>, Failure> {
     let mut sinks: BTreeMap<ShardId, Sink> = BTreeMap::new();
     let mut failure = None;
     let mut response = None;

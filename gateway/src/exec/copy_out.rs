@@ -65,7 +65,13 @@ struct Joined<'a> {
 }
 
 impl Joined<'_> {
-    async fn add(&mut self, executor: &mut Executor, admitted: &Admitted, shard: ShardId, sql: &str) -> Result<(), Failure> {
+    async fn add(
+        &mut self,
+        executor: &mut Executor,
+        admitted: &Admitted,
+        shard: ShardId,
+        sql: &str,
+    ) -> Result<(), Failure> {
         let mut lent = executor.lend(&admitted.view, shard, Access::Read).await?;
         let copied = self.relay(executor, &mut lent, sql).await?;
         let error = copied.err();
@@ -74,7 +80,12 @@ impl Joined<'_> {
         error.map_or(Ok(()), |error| Err(Failure::Server(error)))
     }
 
-    async fn relay(&mut self, executor: &mut Executor, lent: &mut Lent, sql: &str) -> Result<Result<(), ServerError>, Failure> {
+    async fn relay(
+        &mut self,
+        executor: &mut Executor,
+        lent: &mut Lent,
+        sql: &str,
+    ) -> Result<Result<(), ServerError>, Failure> {
         let connection = &mut *lent.participant.connection;
         connection.queue_query(sql);
         connection.flush().await?;
@@ -93,7 +104,9 @@ impl Joined<'_> {
                     let data = self.without_frame(message.body(), is_first_message);
                     is_first_message = false;
                     match data {
-                        Some(data) if data.len() == message.body().len() => executor.client.forward(&message.raw).await?,
+                        Some(data) if data.len() == message.body().len() => {
+                            executor.client.forward(&message.raw).await?
+                        }
                         Some(data) => backend::copy_data(executor.client.out(), data),
                         None => {}
                     }
