@@ -1,31 +1,20 @@
 //! Somebody who writes to a shard past every gateway: the triggers see it all, and the fence stops it.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{bail, ensure, Context as _, Result};
-use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use anyhow::{ensure, Context as _, Result};
 use ringway_proto::v1::TokenArc;
 use ringway_tests::cluster::{Cluster, Options};
 use ringway_tests::scenario::bare::Bare;
 use ringway_tests::scenario::mover::{Command, Mover, Order};
+use ringway_tests::scenario::writer::{
+    difference, direct, keys_in, own_rows, Account, Writer, Written, OWN_IDS, ROWS, TABLE,
+};
 use ringway_tests::scenario::{sql, traces, turn, until};
 use tokio_postgres::Client;
 
-const KEYS: i64 = 400;
 const ARRIVES_MAX: Duration = Duration::from_secs(20);
 const UNDONE_MAX: Duration = Duration::from_secs(30);
-/// Rows of the writer's own have ids from here.
-const OWN_IDS: i64 = 1_000;
-
-/// Acknowledged rows of a key and id.
-type Account = BTreeMap<(i64, i64), String>;
-
-const TABLE: &str = "CREATE TABLE notes (k bigint, id bigint, v text, PRIMARY KEY (k, id))";
-const ROWS: &str = "INSERT INTO notes SELECT k, i, 'loaded' FROM generate_series(1, 400) k, generate_series(1, 5) i";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn direct_writes_are_captured_and_then_refused() -> Result<()> {
@@ -142,125 +131,15 @@ async fn play(grpc: &str, gateway: Option<&Client>) -> Result<()> {
     Ok(())
 }
 
-/// A client of a shard that is not the service role.
-async fn direct(mover: &Mover, shard: &str) -> Result<Client> {
-    let dsn = mover.shard_dsn(shard).await?;
-    let (_, rest) = dsn.split_once('@').with_context(|| format!("no user in {dsn}"))?;
-    sql::connect(&format!("postgresql://postgres@{rest}")).await
-}
-
-async fn keys_in(client: &Client, arcs: &[TokenArc]) -> Result<Vec<i64>> {
-    let query =
-        format!("SELECT k FROM generate_series(1::int8, {KEYS}) k WHERE {} ORDER BY k", traces::in_arcs(arcs, "k"));
-    Ok(client.query(&query, &[]).await?.iter().map(|row| row.get(0)).collect())
-}
-
 async fn a_key_that_stays(client: &Client, arcs: &[TokenArc]) -> Result<i64> {
     let query = format!("SELECT min(k) FROM notes WHERE NOT {}", traces::in_arcs(arcs, "k"));
     client.query_one(&query, &[]).await?.get::<_, Option<i64>>(0).context("every key moves")
 }
 
-struct Written {
-    account: Account,
-    /// Rows that were there and were acknowledged as deleted.
-    deleted: Vec<(i64, i64)>,
-    count: u64,
-    refused: u64,
-}
-
-/// Inserts, updates and deletes as fast as it can, in every kind of transaction.
-struct Writer {
-    stop: Arc<AtomicBool>,
-    count: Arc<std::sync::atomic::AtomicU64>,
-    task: tokio::task::JoinHandle<Result<Written>>,
-}
-
-impl Writer {
-    fn start(mut client: Client, keys: Vec<i64>, run: i64) -> Writer {
-        let stop = Arc::new(AtomicBool::new(false));
-        let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let (stopped, counted) = (stop.clone(), count.clone());
-        let task = tokio::spawn(async move {
-            let mut random = StdRng::seed_from_u64(run as u64);
-            let mut written = Written { account: Account::new(), deleted: Vec::new(), count: 0, refused: 0 };
-            let mut sequence = OWN_IDS * run * 1_000;
-            while !stopped.load(Ordering::Relaxed) {
-                sequence += 1;
-                let k = keys[random.random_range(0..keys.len())];
-                match one_write(&mut client, &mut random, &mut written, k, sequence).await {
-                    Ok(()) => {
-                        written.count += 1;
-                        counted.store(written.count, Ordering::Relaxed);
-                    }
-                    Err(error) if sql::code(&error) == "RW002" => written.refused += 1,
-                    Err(error) => bail!("a direct write failed: {error:?}"),
-                }
-            }
-            Ok(written)
-        });
-        Writer { stop, count, task }
-    }
-
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    async fn stop(self) -> Result<Written> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await?
-    }
-}
-
-async fn one_write(
-    client: &mut Client,
-    random: &mut StdRng,
-    written: &mut Written,
-    k: i64,
-    id: i64,
-) -> Result<(), tokio_postgres::Error> {
-    let own: Vec<(i64, i64)> = written.account.keys().copied().collect();
-    let value = format!("value {id} – ü");
-    match random.random_range(0..5) {
-        0 | 1 => {
-            client.execute("INSERT INTO notes VALUES ($1, $2, $3)", &[&k, &id, &value]).await?;
-            written.account.insert((k, id), value);
-        }
-        2 if !own.is_empty() => {
-            let key = own[random.random_range(0..own.len())];
-            client.execute("UPDATE notes SET v = $3 WHERE k = $1 AND id = $2", &[&key.0, &key.1, &value]).await?;
-            written.account.insert(key, value);
-        }
-        3 if !own.is_empty() => {
-            let key = own[random.random_range(0..own.len())];
-            client.execute("DELETE FROM notes WHERE k = $1 AND id = $2", &[&key.0, &key.1]).await?;
-            written.account.remove(&key);
-            written.deleted.push(key);
-        }
-        _ => {
-            // Insert, change the primary key, and one savepoint that is rolled back; now and then all of it.
-            let new = id + 500_000_000;
-            let transaction = client.transaction().await?;
-            transaction.execute("INSERT INTO notes VALUES ($1, $2, 'first')", &[&k, &id]).await?;
-            transaction.batch_execute("SAVEPOINT a").await?;
-            transaction.execute("INSERT INTO notes VALUES ($1, $2, 'gone')", &[&k, &(id + 700_000_000)]).await?;
-            transaction.batch_execute("ROLLBACK TO a").await?;
-            transaction
-                .execute("UPDATE notes SET id = $3, v = $4 WHERE k = $1 AND id = $2", &[&k, &id, &new, &value])
-                .await?;
-            if random.random_range(0..3) == 0 {
-                transaction.rollback().await?;
-            } else {
-                transaction.commit().await?;
-                written.account.insert((k, new), value);
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Both ends have what the writer was acknowledged, and nothing else of its own.
 async fn arrives(account: &mut Account, written: Written, from: &Client, to: &Client, arcs: &[TokenArc]) -> Result<()> {
     ensure!(written.count > 0, "the writer was never let in");
+    ensure!(written.absent == 0, "the writer missed {} rows of its own", written.absent);
     account.extend(written.account);
     for (end, client) in [("owner", from), ("other end", to)] {
         let mut seen = Account::new();
@@ -272,17 +151,6 @@ async fn arrives(account: &mut Account, written: Written, from: &Client, to: &Cl
     }
     println!("  {} writes of {} rows arrived", written.count, account.len());
     Ok(())
-}
-
-async fn own_rows(client: &Client, arcs: &[TokenArc]) -> Result<Account> {
-    let query = format!("SELECT k, id, v FROM public.notes WHERE id >= {OWN_IDS} AND {}", traces::in_arcs(arcs, "k"));
-    Ok(client.query(&query, &[]).await?.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
-}
-
-fn difference(expected: &Account, seen: &Account) -> String {
-    let missing: Vec<_> = expected.iter().filter(|(key, value)| seen.get(key) != Some(value)).take(5).collect();
-    let extra: Vec<_> = seen.iter().filter(|(key, _)| !expected.contains_key(key)).take(5).collect();
-    format!("{} rows of {}; missing or different: {missing:?}; too many: {extra:?}", seen.len(), expected.len())
 }
 
 /// A direct transaction that has written to moving rows is waited for, within a bound, and nothing of it is lost.

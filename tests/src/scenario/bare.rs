@@ -111,6 +111,15 @@ impl Bare {
         Ok(out.into_owned())
     }
 
+    /// One more empty server; its DSN. Call it before anything is armed: the server belongs to this value.
+    pub async fn spare(&mut self) -> Result<String> {
+        let directory = self.directory.path().join(format!("spare{}", self.servers.len()));
+        let server = LocalPostgres::launch(PostgresConfig::test(directory)).await?;
+        let dsn = server.dsn(SERVICE_ROLE);
+        self.servers.push(server);
+        Ok(dsn)
+    }
+
     pub fn grpc(&self) -> String {
         format!("http://127.0.0.1:{}", self.grpc_port)
     }

@@ -11,6 +11,7 @@ pub mod sick;
 pub mod sql;
 pub mod stages;
 pub mod traces;
+pub mod writer;
 
 use std::time::Duration;
 

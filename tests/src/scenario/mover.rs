@@ -108,8 +108,19 @@ impl Mover {
 
     /// DSN of a shard's primary, for the service role.
     pub async fn shard_dsn(&self, name: &str) -> Result<String> {
-        let mut client = TopologyClient::connect(self.grpc.clone()).await.context("connecting to the control plane")?;
-        let topology = client.get(GetTopologyRequest {}).await?.into_inner();
+        let started = Instant::now();
+        let topology = loop {
+            self.client().await?;
+            let asked = async {
+                let mut client = TopologyClient::connect(self.grpc.clone()).await?;
+                anyhow::Ok(client.get(GetTopologyRequest {}).await?.into_inner())
+            };
+            match asked.await {
+                Ok(topology) => break topology,
+                Err(error) if started.elapsed() > LOST_MAX => return Err(error.context("asking for the topology")),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        };
         let shard = topology.shards.into_iter().find(|s| s.name == name).with_context(|| format!("no shard {name}"))?;
         Ok(shard.dsn)
     }
