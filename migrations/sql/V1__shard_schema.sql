@@ -291,7 +291,8 @@ $$;
 -- plans are cached. Idempotent; run again after the table's shape has changed.
 --   ringway.guard_<oid>()                              row trigger: fence and capture
 --   ringway.apply_<oid>(arcs, old text[], new text[])  the mirror's write on a target, row by row in order
---   ringway.current_<oid>(arcs, images text[])         locks and reads the present rows with the images' primary keys
+--   ringway.current_<oid>(arcs, images text[], locking) reads, and locks, the present rows with the images' primary keys
+--   ringway.uncaptured_<oid>(move, images text[])      counts images of whose rows no captured row speaks
 CREATE FUNCTION ringway.generate_functions(rel regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $body$
 DECLARE
@@ -411,20 +412,24 @@ BEGIN
         row_type, write_row, row_type, row_type, ringway.same_key(rel, 't', 'n'));
 
     EXECUTE format($f$
-        CREATE OR REPLACE FUNCTION ringway.%I(arcs int8multirange, images text[]) RETURNS TABLE (image int, row_now text)
+        CREATE OR REPLACE FUNCTION ringway.%I(arcs int8multirange, images text[], locking bool) RETURNS TABLE (image int, row_now text)
         LANGUAGE plpgsql VOLATILE %s AS $current$
         #variable_conflict use_variable
         DECLARE o %s; found_row text;
         BEGIN
             FOR i IN 1 .. coalesce(array_length(images, 1), 0) LOOP
                 o := images[i]::%s;
-                SELECT t::text INTO found_row FROM %s t
-                    WHERE %s AND arcs @> ringway.token(t.%I) FOR SHARE;
+                IF locking THEN
+                    SELECT t::text INTO found_row FROM %s t WHERE %s AND arcs @> ringway.token(t.%I) FOR SHARE;
+                ELSE
+                    SELECT t::text INTO found_row FROM %s t WHERE %s AND arcs @> ringway.token(t.%I);
+                END IF;
                 image := i; row_now := CASE WHEN FOUND THEN found_row END;
                 RETURN NEXT;
             END LOOP;
         END $current$ $f$,
-        'current_' || rel::oid, settings, row_type, row_type, row_type, ringway.same_key(rel, 't', 'o'), t.key_column);
+        'current_' || rel::oid, settings, row_type, row_type,
+        row_type, ringway.same_key(rel, 't', 'o'), t.key_column, row_type, ringway.same_key(rel, 't', 'o'), t.key_column);
 
     -- How many of the images' rows no captured row of the move speaks of.
     EXECUTE format($f$
@@ -439,7 +444,7 @@ BEGIN
         END $uncaptured$ $f$,
         'uncaptured_' || rel::oid, settings, row_type, row_type, rel::oid, ringway.same_key(rel, 'n', 'o'));
 
-    FOREACH f IN ARRAY ARRAY['guard_%s()', 'apply_%s(int8multirange, text[], text[])', 'current_%s(int8multirange, text[])',
+    FOREACH f IN ARRAY ARRAY['guard_%s()', 'apply_%s(int8multirange, text[], text[])', 'current_%s(int8multirange, text[], bool)',
                              'uncaptured_%s(bigint, text[])'] LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION ringway.' || f || ' FROM PUBLIC', rel::oid);
     END LOOP;

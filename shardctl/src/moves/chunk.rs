@@ -12,7 +12,7 @@ use super::conn::ShardConn;
 use super::error::MoveError;
 use super::faults;
 use super::range::KeyRange;
-use super::settle::Settler;
+use super::settle::{Owner, Settler};
 use super::table::MovingTable;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -220,7 +220,12 @@ impl Chunker<'_> {
     }
 
     async fn settle(&self, from: &mut ShardConn, to: &mut ShardConn, images: Vec<String>) -> Result<u64, MoveError> {
-        let settler = Settler { move_id: self.move_id, table: self.table, attempts_max: self.settle_attempts_max };
+        let settler = Settler {
+            move_id: self.move_id,
+            table: self.table,
+            attempts_max: self.settle_attempts_max,
+            owner: Owner::Locked,
+        };
         let mut repaired = 0;
         for some in images.chunks(SETTLE_ROWS_MAX) {
             let unspoken = if self.count_repairs { self.uncaptured(from, some).await? } else { 0 };

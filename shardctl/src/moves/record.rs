@@ -170,20 +170,6 @@ pub fn unix_ms() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_is_read_back_and_a_newer_one_refused() {
-        let mut record = MoveRecord::example();
-        let json = record.to_json().unwrap();
-        assert_eq!(MoveRecord::from_json(&json).unwrap(), record);
-        record.version = RECORD_VERSION + 1;
-        assert!(matches!(MoveRecord::from_json(&record.to_json().unwrap()), Err(MoveError::Fatal(_))));
-    }
-}
-
-#[cfg(test)]
 impl MoveRecord {
     pub fn example() -> Self {
         MoveRecord {
@@ -221,5 +207,19 @@ impl MoveRecord {
             rows_deleted: 0,
             swept_rows: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_back_and_a_newer_one_refused() {
+        let mut record = MoveRecord::example();
+        let json = record.to_json().unwrap();
+        assert_eq!(MoveRecord::from_json(&json).unwrap(), record);
+        record.version = RECORD_VERSION + 1;
+        assert!(matches!(MoveRecord::from_json(&record.to_json().unwrap()), Err(MoveError::Fatal(_))));
     }
 }

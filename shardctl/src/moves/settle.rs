@@ -33,6 +33,17 @@ pub struct Settler<'a> {
     pub move_id: MoveId,
     pub table: &'a MovingTable,
     pub attempts_max: u32,
+    pub owner: Owner,
+}
+
+/// What keeps the owner's rows as they are while they are settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Their row locks, in a transaction of the settler's own.
+    Locked,
+    /// The fence, in the caller's transaction: no writer has passed a guard and not committed. Row locks would be in the way,
+    /// held by writers that wait for the fence.
+    Fenced,
 }
 
 enum Attempt {
@@ -74,14 +85,20 @@ impl Settler<'_> {
                 }
                 Err(error) => {
                     to.rollback().await;
-                    from.rollback().await;
+                    self.let_go(from).await;
                     return Err(error);
                 }
             }
             to.rollback().await;
-            from.rollback().await;
+            self.let_go(from).await;
         }
         Err(MoveError::retry(format!("rows of table {} change faster than they can be settled", self.table.name)))
+    }
+
+    async fn let_go(&self, from: &mut ShardConn) {
+        if self.owner == Owner::Locked {
+            from.rollback().await;
+        }
     }
 
     async fn attempt(
@@ -92,7 +109,9 @@ impl Settler<'_> {
         captured: &[i64],
         replace: bool,
     ) -> Result<Attempt, MoveError> {
-        from.begin().await?;
+        if self.owner == Owner::Locked {
+            from.begin().await?;
+        }
         let present = self.current(from, images).await?;
         let currents: Vec<String> = distinct(present.iter().flatten().cloned().collect());
         let gone: Vec<String> =
@@ -115,7 +134,9 @@ impl Settler<'_> {
         if !captured.is_empty() {
             from.execute("DELETE FROM ringway.capture WHERE id = ANY ($1)", &[&captured]).await?;
         }
-        from.commit().await?;
+        if self.owner == Owner::Locked {
+            from.commit().await?;
+        }
         let inserted = currents.len() as u64;
         Ok(Attempt::Settled(Settled { written: inserted, deleted: written.saturating_sub(inserted) }))
     }
@@ -123,10 +144,10 @@ impl Settler<'_> {
     /// The rows of the owner with the images' keys, locked; in the images' order.
     async fn current(&self, from: &mut ShardConn, images: &[String]) -> Result<Vec<Option<String>>, MoveError> {
         let sql = format!(
-            "SELECT row_now FROM ringway.current_{}($1::text::pg_catalog.int8multirange, $2) ORDER BY image",
+            "SELECT row_now FROM ringway.current_{}($1::text::pg_catalog.int8multirange, $2, $3) ORDER BY image",
             self.table.from_oid
         );
-        let rows = from.query(&sql, &[&multirange(self.table.arcs()), &images]).await?;
+        let rows = from.query(&sql, &[&multirange(self.table.arcs()), &images, &(self.owner == Owner::Locked)]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 

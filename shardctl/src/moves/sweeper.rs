@@ -12,7 +12,7 @@ use ringway_topology::ring::TokenArc;
 use super::conn::ShardConn;
 use super::error::MoveError;
 use super::limits::MoveLimits;
-use super::settle::Settler;
+use super::settle::{Owner, Settler};
 use super::table::MovingTable;
 
 /// A captured row, as the sweeper reads it.
@@ -37,11 +37,17 @@ pub struct Sweeper {
     tables: BTreeMap<u32, MovingTable>,
     /// Rows whose locks somebody else has held for too long: others go first.
     put_off: BTreeSet<i64>,
+    owner: Owner,
 }
 
 impl Sweeper {
     pub fn new(move_id: MoveId, arcs: Vec<TokenArc>, limits: MoveLimits) -> Sweeper {
-        Sweeper { move_id, arcs, limits, tables: BTreeMap::new(), put_off: BTreeSet::new() }
+        Sweeper { move_id, arcs, limits, tables: BTreeMap::new(), put_off: BTreeSet::new(), owner: Owner::Locked }
+    }
+
+    /// In the fence's own transaction on the owner.
+    pub fn under_fence(move_id: MoveId, arcs: Vec<TokenArc>, limits: MoveLimits) -> Sweeper {
+        Sweeper { owner: Owner::Fenced, ..Sweeper::new(move_id, arcs, limits) }
     }
 
     /// `sharded_table` of the capturing shard says which tables there are; a new one is learnt when its first row comes.
@@ -150,7 +156,8 @@ impl Sweeper {
     ) -> Result<(), MoveError> {
         let images = rows.iter().flat_map(|row| row.images.iter().cloned()).collect();
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        let settler = Settler { move_id: self.move_id, table, attempts_max: self.limits.settle_attempts_max };
+        let settler =
+            Settler { move_id: self.move_id, table, attempts_max: self.limits.settle_attempts_max, owner: self.owner };
         settler.settle(from, to, images, &ids).await.map(|_| ())
     }
 }

@@ -13,6 +13,7 @@ use crate::moves::error::MoveError;
 use crate::moves::faults;
 use crate::moves::range::multirange;
 use crate::moves::state::Direction;
+use crate::moves::sweeper::Sweeper;
 
 use super::capture::set_move;
 use super::fingerprint;
@@ -121,17 +122,19 @@ async fn attempt(
         from.rollback().await;
         return Ok(Attempt::Committed);
     }
-    // Nothing new is captured any more; the sweeper, whose sessions need none of these locks, settles what is there.
-    while is_captured(from, move_id).await? {
-        if hold_time_left(ctx).is_zero() {
-            return Err(MoveError::Bound("captured rows were not settled in time".into()).into());
-        }
-        tokio::time::sleep(LOOK_AGAIN_PAUSE).await;
-    }
     let unfinished = resolve(from, &mut finisher, from_id).await?;
     if unfinished.ended > 0 {
         from.rollback().await;
         return Ok(Attempt::NotYet(format!("mirrored transactions are still prepared on shard {}", to.shard)));
+    }
+    // Nothing new is captured any more. What is left is settled here: the sweeper could wait for rows whose writers wait for
+    // this transaction.
+    let mut sweeper = Sweeper::under_fence(ctx.id, record.arcs.clone(), ctx.limits.clone());
+    while is_captured(from, move_id).await? {
+        if hold_time_left(ctx).is_zero() {
+            return Err(MoveError::Bound("captured rows were not settled in time".into()).into());
+        }
+        sweeper.sweep(from, &mut finisher).await?;
     }
     to.begin_with(hold_time_left(ctx).as_millis() as u64).await?;
     lock_tables(ctx, &mut to).await?;

@@ -6,7 +6,7 @@ use super::harness::{client, Pair};
 use crate::moves::chunk::Chunker;
 use crate::moves::conn::ShardConn;
 use crate::moves::range::KeyRange;
-use crate::moves::settle::Settler;
+use crate::moves::settle::{Owner, Settler};
 use crate::moves::sweeper::{backlog, Sweeper};
 use crate::moves::table::MovingTable;
 use crate::moves::{MoveError, MoveLimits};
@@ -121,7 +121,7 @@ async fn a_delete_waits_for_a_prepared_insert_of_its_key() {
     let news = vec![image.clone()];
     mirror.query("SELECT ringway.apply(7, 'public', 'plain', '{}', $1)", &[&news]).await.unwrap();
     mirror.batch("PREPARE TRANSACTION 'ringway:1:1:999:1:1'").await.unwrap();
-    let settler = Settler { move_id: MoveId(7), table: &table, attempts_max: 3 };
+    let settler = Settler { move_id: MoveId(7), table: &table, attempts_max: 3, owner: Owner::Locked };
     // Gone from the source; the prepared insert is in the way, and the wait is bounded.
     let error = settler.settle(&mut from, &mut to, vec![image.clone()], &[]).await.unwrap_err();
     assert!(error.is_lock_timeout(), "{error}");
