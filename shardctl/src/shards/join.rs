@@ -66,10 +66,17 @@ async fn join_alone(control: &Control, name: &str, dsn: &str) -> Result<Joined, 
 
     let home = control.topology().home_shard();
     let mut warnings = Vec::new();
+    if server.service_role == "ringway" {
+        warnings.push(
+            "the service role has the name of the schema \"ringway\", so what people create as this role lands there; \
+             another name is safer"
+                .to_owned(),
+        );
+    }
     if let Some(home) = home {
         let filled = async {
             fences::raise(control, Fences::ALL).await?;
-            warnings = fill(control, &client, shard, home, dsn, &server).await?;
+            warnings.extend(fill(control, &client, shard, home, dsn, &server).await?);
             Ok(())
         };
         if let Err(error) = filled.await {

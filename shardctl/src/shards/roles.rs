@@ -15,7 +15,7 @@ struct Role {
     verifier: Option<String>,
 }
 
-/// Copies what is missing on `to`; answers warnings. The service roles of both ends are left alone.
+/// Copies what is missing on `to`; answers warnings. The service roles of both ends keep their rights.
 pub async fn copy_roles(from: &Client, to: &Client) -> Result<Vec<String>, ControlError> {
     let mut warnings = Vec::new();
     let ours = [service_role(from).await?, service_role(to).await?];
@@ -42,6 +42,14 @@ pub async fn copy_roles(from: &Client, to: &Client) -> Result<Vec<String>, Contr
             }
             Some(_) => {}
         }
+    }
+    let [service, _] = &ours;
+    if !present.iter().any(|one| one.name == *service) {
+        // What it owns needs an owner; nobody logs in as it there.
+        to.batch_execute(&format!("CREATE ROLE {} NOLOGIN", quote_ident(service))).await?;
+        warnings.push(format!(
+            "role {service}, the home shard's service role, was created without login, to own what it owns there"
+        ));
     }
     copy_memberships(from, to).await?;
     copy_settings(from, to).await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ringway_topology::model::{Table, TableKind, TableName, Topology};
 
 use super::reference::GUARD;
+use super::shard_rows::CHANGE_LOCK;
 use crate::control::{Control, ControlError};
 use crate::recovery;
 use crate::shards::fences;
@@ -94,10 +95,7 @@ async fn has_committed(control: &Control, table: &Table) -> Result<bool, Control
     if !client.query_one(exists, &[&table.name.quoted()]).await?.get::<_, bool>(0) {
         return Ok(false);
     }
-    let lock = format!(
-        "BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE; COMMIT",
-        table.name.quoted()
-    );
+    let lock = format!("BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SELECT {CHANGE_LOCK}; COMMIT");
     client.batch_execute(&lock).await?;
     let sql = match table.kind {
         TableKind::Sharded { .. } => {

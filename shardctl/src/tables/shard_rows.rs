@@ -19,6 +19,8 @@ use crate::shards::{copy, sequences};
 /// For whoever still uses the table past the gateways.
 const LOCK_TIMEOUT: &str = "3s";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// Advisory lock of the transaction that changes a table's kind: whoever takes it next sees how that ended.
+pub const CHANGE_LOCK: &str = "pg_catalog.pg_advisory_xact_lock(x'52570031'::int, 0)";
 /// The control plane's number in gids.
 const CONTROL_PLANE: u64 = 0;
 
@@ -84,7 +86,7 @@ fn any_of(arcs: &[TokenArc], token: &str) -> String {
 pub async fn lock_everywhere(members: &Members, table: &TableName, mode: &str) -> Result<(), ControlError> {
     for (_, name, client) in &members.sessions {
         let sql = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; SELECT {CHANGE_LOCK}; \
              LOCK TABLE ONLY {} IN {mode} MODE; SET LOCAL lock_timeout = 0",
             table.quoted()
         );
