@@ -6,17 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringway_topology::client::{ClientConfig, ClientError, GatewayStatistics, TopologyClient};
-use ringway_topology::ids::Epoch;
 use ringway_topology::model::Topology;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::Catalog;
 use crate::config::{Config, TopologySource};
+use crate::exec::catalog;
 use crate::exec::faults::FaultPoint;
-use crate::exec::gateway::{Gateway, LoadedCatalog};
+use crate::exec::gateway::Gateway;
 use crate::exec::view::ControlPlane;
-use crate::pool::error::PoolError;
 
 /// Where topologies come from.
 #[derive(Clone)]
@@ -131,7 +129,7 @@ impl Follower {
         let catalog_version = self.gateway.catalog_version();
         if topology.home_shard().is_some() && catalog_version != Some(topology.catalog_version) {
             // Before statements are planned with it. A shard that does not answer must not keep an epoch back.
-            match load_catalog(&self.gateway, &topology).await {
+            match catalog::load(&self.gateway, &topology).await {
                 Ok(catalog) => {
                     self.gateway.set_catalog(topology.catalog_version, catalog);
                     self.catalog_wanted = None;
@@ -151,7 +149,7 @@ impl Follower {
 
     async fn retry_catalog(&mut self) {
         let Some(view) = self.gateway.view.current() else { return };
-        match load_catalog(&self.gateway, &view.topology).await {
+        match catalog::load(&self.gateway, &view.topology).await {
             Ok(catalog) => {
                 self.gateway.set_catalog(view.topology.catalog_version, catalog);
                 self.catalog_wanted = None;
@@ -181,35 +179,6 @@ impl Follower {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum CatalogLoadError {
-    #[error("the cluster has no shard yet")]
-    NoShard,
-    #[error("{0}")]
-    Pool(#[from] PoolError),
-    #[error("the catalog cannot be understood: {0}")]
-    Parse(#[from] crate::catalog::CatalogError),
-    #[error("the shard gave no catalog")]
-    Empty,
-}
-
-/// Reads the catalog of the home shard.
-pub async fn load_catalog(gateway: &Gateway, topology: &Topology) -> Result<Catalog, CatalogLoadError> {
-    let home = topology.home_shard().and_then(|id| topology.shard(id)).ok_or(CatalogLoadError::NoShard)?;
-    let pool = gateway.pools.service(home)?;
-    let mut connection = pool.checkout(crate::pool::Claim::First).await?;
-    let rows = connection.query(Catalog::LOAD_SQL).await?;
-    let text = rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
-    Ok(Catalog::parse(&text.ok_or(CatalogLoadError::Empty)?)?)
-}
-
-/// Reads the catalog again and plans by it from now on, under the newest known version.
-pub async fn refresh_catalog(gateway: &Gateway, topology: &Topology) -> Result<(), CatalogLoadError> {
-    let catalog = load_catalog(gateway, topology).await?;
-    gateway.catalog.store(Some(Arc::new(LoadedCatalog::new(topology.catalog_version, catalog))));
-    Ok(())
-}
-
 async fn watch_file(path: PathBuf, topologies: watch::Sender<Option<Arc<Topology>>>, token: CancellationToken) {
     let mut last = String::new();
     loop {
@@ -230,9 +199,4 @@ async fn watch_file(path: PathBuf, topologies: watch::Sender<Option<Arc<Topology
             return;
         }
     }
-}
-
-/// The epoch that statements use now.
-pub fn epoch(gateway: &Gateway) -> Option<Epoch> {
-    gateway.view.current().map(|view| view.topology.epoch)
 }

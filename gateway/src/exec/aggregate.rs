@@ -1,8 +1,185 @@
-//! aggregate
+//! Partial rows of all shards, finished by a PostgreSQL: one statement over arrays, on one shard, in the client's role.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use ringway_topology::ids::ShardId;
+
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
+use super::fanout::{rebound, refuse_row_limit};
+use super::filter;
+use super::fleet::{frame, Fleet, ShardRequest};
+use super::forward::{forward, Request};
 use super::hold::Admitted;
-use crate::plan::types::*;
-use crate::wire::PgError;
-pub async fn run(_: &mut Executor, _: &Run<'_>, _: &Admitted, _: &Query, _: &Aggregate) -> Result<Completed, Failure> { Err(PgError::refused("x","y").into()) }
+use super::pump::{Expect, Show};
+use crate::merge::combine::{CombineStatement, Partials};
+use crate::merge::limit::Window;
+use crate::plan::types::{Access, Aggregate, MergeSort, Query};
+use crate::pool::connection::ServerConnection;
+use crate::pool::Claim;
+use crate::wire::{backend, frontend, Format, PgError, Target};
+
+/// The first OID that is not PostgreSQL's own.
+const FIRST_NORMAL_OID: u32 = 16_384;
+
+pub async fn run(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+    plan: &Aggregate,
+) -> Result<Completed, Failure> {
+    refuse_row_limit(run)?;
+    let partials = gather(executor, run, admitted, query, &plan.partial_sql).await?;
+    combine(executor, run, admitted, partials.aggregate(plan), &plan.combine_parameters).await
+}
+
+/// The rest of a merge whose order only PostgreSQL knows.
+pub async fn sorted(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+    plan: &MergeSort,
+    window: Window,
+) -> Result<Completed, Failure> {
+    let partials = gather(executor, run, admitted, query, &plan.sql).await?;
+    combine(executor, run, admitted, partials.order_by(plan, window), &[]).await
+}
+
+/// Rows of all shards as text, within `gather_bytes_max`.
+async fn gather(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+    sql: &Arc<str>,
+) -> Result<Partials, Failure> {
+    let bound = rebound(executor, run.bound, sql, Some(Vec::new())).await?;
+    let mut requests = Vec::new();
+    for shard in &admitted.placement.shards {
+        let text = filter::rewritten(query, admitted, *shard, sql)?;
+        requests.push(ShardRequest { shard: *shard, bound: bound.clone(), text, describe: true, before: Vec::new() });
+    }
+    let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    let mut partials: Option<Partials> = None;
+    let mut failure: Option<Failure> = None;
+    while let Some((index, message)) = fleet.next(executor).await? {
+        if failure.is_some() {
+            continue;
+        }
+        match message.tag {
+            b'T' if partials.is_none() => {
+                let fields = backend::parse_row_description(message.body()).map_err(PgError::from)?;
+                let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
+                let names = type_names(executor, admitted, fleet.shard(index), &oids).await?;
+                let bytes_max = executor.gateway.config.limits.gather_bytes_max;
+                match Partials::new(&oids, |oid| names.get(&oid).cloned(), bytes_max) {
+                    Ok(made) => partials = Some(made),
+                    Err(error) => failure = Some(error.into()),
+                }
+            }
+            b'D' => {
+                if let Some(partials) = &mut partials {
+                    if let Err(error) = partials.push(&frame(message)?) {
+                        failure = Some(error.into());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    fleet.finish(executor).await?;
+    match (failure, partials) {
+        (Some(failure), _) => Err(failure),
+        (None, Some(partials)) => Ok(partials),
+        (None, None) => Err(PgError::internal("shards gave no partial rows").into()),
+    }
+}
+
+/// Names of types that are not PostgreSQL's own: their OIDs differ from shard to shard.
+async fn type_names(
+    executor: &Executor,
+    admitted: &Admitted,
+    shard: ShardId,
+    oids: &[u32],
+) -> Result<BTreeMap<u32, String>, Failure> {
+    let unknown: Vec<String> =
+        oids.iter().filter(|oid| **oid >= FIRST_NORMAL_OID).map(|oid| oid.to_string()).collect();
+    if unknown.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let shard = executor.shard(&admitted.view, shard)?;
+    let mut connection = executor.gateway.pools.service(shard)?.checkout(Claim::Further).await?;
+    // With an empty search_path names come qualified.
+    let sql = format!(
+        "SELECT t::pg_catalog.int8, pg_catalog.format_type(t, NULL) FROM pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) t",
+        unknown.join(",")
+    );
+    let rows = connection.query(&sql).await?;
+    let pair = |row: Vec<Option<String>>| {
+        let mut values = row.into_iter().flatten();
+        Some((values.next()?.parse().ok()?, values.next()?))
+    };
+    Ok(rows.into_iter().filter_map(pair).collect())
+}
+
+async fn combine(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    combined: CombineStatement,
+    parameters: &[usize],
+) -> Result<Completed, Failure> {
+    let open = executor.transaction.participants.keys().next().copied();
+    let shard = open.or(admitted.placement.shards.first().copied());
+    let shard = shard.ok_or_else(|| PgError::internal("no shard to combine on"))?;
+    let bind = run.bound.parsed()?;
+    let types: Vec<u32> = parameters
+        .iter()
+        .map(|index| run.bound.statement.types.get(*index).copied().unwrap_or(0))
+        .collect();
+    let mut formats: Vec<Format> = Vec::new();
+    let mut values: Vec<Option<Bytes>> = Vec::new();
+    let mut result_formats: Vec<Format> = Vec::new();
+    if let Some(bind) = &bind {
+        for index in parameters {
+            formats.push(bind.parameter_formats.get(*index));
+            values.push(bind.parameters.get(*index).flatten().map(Bytes::copy_from_slice));
+        }
+        result_formats = bind.result_formats.iter().collect();
+    }
+    for array in combined.arrays {
+        formats.push(Format::Text);
+        values.push(Some(array));
+    }
+    let mut message = BytesMut::new();
+    frontend::parse(&mut message, "", &combined.sql, &types);
+    frontend::bind(&mut message, "", "", formats, values, result_formats);
+    if run.describe {
+        frontend::describe(&mut message, Target::Portal, "");
+    }
+    frontend::execute(&mut message, "", 0);
+    let mut write = |connection: &mut ServerConnection, _: &mut VecDeque<Expect>| {
+        connection.output().extend_from_slice(&message);
+        connection.unnamed = None;
+        connection.queue_sync();
+    };
+    let request = Request {
+        shard,
+        access: Access::Read,
+        show: Show { row_description: run.describe, ..Show::ROWS },
+        repeatable: false,
+        extended: true,
+        changes_settings: false,
+        write: &mut write,
+    };
+    let outcome = forward(executor, &admitted.view, request).await?;
+    match outcome.error {
+        Some(error) => Err(Failure::Server(error)),
+        None => Ok(Completed { tag: outcome.tag, ..Completed::default() }),
+    }
+}

@@ -42,6 +42,13 @@ pub async fn commit(executor: &mut Executor) -> Result<AfterCommit, Failure> {
     };
     if result.is_err() {
         restore_settings(executor, &transaction);
+    } else if transaction.schema_changed {
+        // The other halves of this very commit first: nobody waits for its locks while the news spread.
+        let after = result?;
+        finish(executor, after).await;
+        executor.slot.leave_transaction();
+        super::ddl::report(executor).await;
+        return Ok(AfterCommit::default());
     }
     if result.as_ref().map_or(true, AfterCommit::is_empty) {
         executor.slot.leave_transaction();

@@ -1,8 +1,190 @@
-//! ddl
-use super::dispatch::{Completed, Run};
+//! Schema changes: on every member shard in one transaction with one outcome. What cannot run in a transaction goes shard by
+//! shard, and says how far it came.
+//!
+//! The client sees success once this gateway plans by the new catalog, and the others do or their wait is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringway_proto::v1;
+use ringway_proto::v1::gateway_link_client::GatewayLinkClient;
+use ringway_topology::ids::{Epoch, ShardId};
+use ringway_topology::model::{TableKind, Topology};
+use tonic::transport::Endpoint;
+
+use super::answers::collect;
+use super::dispatch::{single, Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
+use super::forward::drain_prefix;
 use super::hold::Admitted;
-use crate::plan::types::*;
-use crate::wire::PgError;
-pub async fn run(_: &mut Executor, _: &Run<'_>, _: &Admitted, _: &Ddl) -> Result<Completed, Failure> { Err(PgError::refused("x","y").into()) }
+use super::pump::Outcome;
+use super::view::ControlPlane;
+use crate::plan::types::{Access, Ddl, DdlKind};
+use crate::wire::{backend, PgError};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Other gateways have this long to plan by the new catalog.
+const CATALOG_WAIT: Duration = Duration::from_secs(5);
+
+pub async fn run(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, ddl: &Ddl) -> Result<Completed, Failure> {
+    refuse_while_moving(&admitted.view.topology, ddl)?;
+    match ddl.kind {
+        DdlKind::Temporary => {
+            let home = admitted.placement.shards.first().copied();
+            let shard = home.ok_or_else(|| Failure::from(PgError::internal("a temporary table has no shard")))?;
+            executor.pin(shard);
+            single(executor, run, admitted, shard, None).await
+        }
+        DdlKind::Transactional => transactional(executor, run, admitted).await,
+        DdlKind::ShardByShard => shard_by_shard(executor, run, admitted).await,
+    }
+}
+
+/// Rows that were copied before a rewrite would be worth nothing.
+fn refuse_while_moving(topology: &Topology, ddl: &Ddl) -> Result<(), Failure> {
+    for name in &ddl.tables {
+        let Some(table) = topology.table(&name.schema, &name.name) else { continue };
+        let TableKind::Sharded { keyspace, .. } = &table.kind else { continue };
+        if let Some(moving) = topology.moves.values().find(|moving| moving.keyspace == *keyspace) {
+            return Err(PgError::refused(
+                format!("the schema of table \"{}\" cannot change while rows of its keyspace are moving", name.name),
+                format!("Wait for move {} to end (\"shardctl move watch {}\").", moving.id.0, moving.id.0),
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+async fn transactional(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) -> Result<Completed, Failure> {
+    executor.transaction.schema_changed = true;
+    let mut tag = None;
+    for (index, shard) in admitted.placement.shards.iter().enumerate() {
+        let answered = on_shard(executor, admitted, *shard, &run.bound.statement.sql, true, index == 0).await?;
+        tag = tag.or(answered);
+    }
+    Ok(Completed { tag, ..Completed::default() })
+}
+
+async fn shard_by_shard(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) -> Result<Completed, Failure> {
+    let mut tag = None;
+    let mut done: Vec<String> = Vec::new();
+    for (index, shard) in admitted.placement.shards.iter().enumerate() {
+        let name = executor.shard(&admitted.view, *shard)?.name.clone();
+        match on_shard(executor, admitted, *shard, &run.bound.statement.sql, false, index == 0).await {
+            Ok(answered) => {
+                tag = tag.or(answered);
+                done.push(name);
+            }
+            Err(failure) if done.is_empty() => return Err(failure),
+            Err(failure) => {
+                report(executor).await;
+                let reason = match &failure {
+                    Failure::Server(error) => error.to_string(),
+                    Failure::Error(error) => error.to_string(),
+                    Failure::Gone(_) => return Err(failure),
+                };
+                return Err(PgError::new(
+                    crate::wire::SqlState::parse(failure.code()).unwrap_or(crate::wire::SqlState::INTERNAL_ERROR),
+                    format!("the statement failed on shard {name}: {reason}"),
+                )
+                .detail(format!("It is done on {}; it runs shard by shard.", done.join(", ")))
+                .hint("Mend the cause and run it again where it is missing (SET ringway.shard), or undo it.")
+                .into());
+            }
+        }
+    }
+    report(executor).await;
+    Ok(Completed { tag, ..Completed::default() })
+}
+
+/// Runs it on one shard; the client sees the notices of the first only.
+async fn on_shard(
+    executor: &mut Executor,
+    admitted: &Admitted,
+    shard: ShardId,
+    sql: &str,
+    fenced: bool,
+    notices: bool,
+) -> Result<Option<String>, Failure> {
+    let mut lent = executor.lend(&admitted.view, shard, Access::Write).await?;
+    let connection = &mut *lent.participant.connection;
+    let mut prefix = std::mem::take(&mut lent.participant.prefix);
+    if fenced {
+        connection.queue_query("SELECT ringway.begin_ddl()");
+        prefix += 1;
+    }
+    connection.queue_query(sql);
+    connection.flush().await?;
+    let mut error = drain_prefix(connection, prefix).await?;
+    let mut tag = None;
+    if notices {
+        while connection.outstanding > 0 {
+            let message = connection.message().await?;
+            match message.tag {
+                b'N' => executor.client.forward(&message.raw).await?,
+                b'E' => {
+                    error.get_or_insert(crate::pool::error::ServerError::new(message.raw.slice(5..)));
+                }
+                b'C' => {
+                    let text = message.body().split(|byte| *byte == 0).next().unwrap_or_default();
+                    tag = Some(String::from_utf8_lossy(text).into_owned());
+                }
+                _ => {}
+            }
+        }
+    } else {
+        let answers = collect(connection).await?;
+        error = error.or(answers.error);
+        tag = answers.tags.into_iter().next_back();
+    }
+    // Plans that the connection holds may be of the old schema; the server plans them again by itself.
+    executor.give_back(lent, &Outcome::default()).await;
+    match error {
+        Some(error) => Err(Failure::Server(error)),
+        None => Ok(tag),
+    }
+}
+
+/// The schema has changed: a new epoch makes every gateway read the catalog again.
+pub async fn report(executor: &mut Executor) {
+    let gateway = Arc::clone(&executor.gateway);
+    let told = match &gateway.view.control_plane {
+        ControlPlane::Linked { endpoint, secret, .. } => tell(endpoint, secret.as_deref(), gateway.id.0).await,
+        ControlPlane::Fixed => Err("this gateway serves a fixed cluster".to_owned()),
+    };
+    match told {
+        Ok(epoch) if gateway.view.newer_than(Epoch(epoch.saturating_sub(1)), CATALOG_WAIT).await => {}
+        Ok(epoch) => tracing::warn!(epoch, "the schema's new epoch has not arrived yet"),
+        Err(reason) => {
+            // This gateway at least must know what its client has just done.
+            if let Some(view) = gateway.view.current() {
+                if let Err(error) = super::catalog::refresh(&gateway, &view.topology).await {
+                    tracing::warn!(%error, "cannot read the catalog after a schema change");
+                }
+            }
+            if !matches!(gateway.view.control_plane, ControlPlane::Fixed) {
+                let warning = PgError::warning(format!("the control plane could not be told of the schema change: {reason}"))
+                    .hint("Other gateways plan by the old catalog until the next epoch.");
+                backend::notice_response(executor.client.out(), &warning);
+            }
+        }
+    }
+}
+
+async fn tell(endpoint: &str, secret: Option<&str>, gateway_id: u64) -> Result<u64, String> {
+    let channel = Endpoint::from_shared(endpoint.to_owned())
+        .map_err(|error| error.to_string())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_lazy();
+    let wait_ms = CATALOG_WAIT.as_millis() as u64;
+    let mut request = tonic::Request::new(v1::CatalogChangedRequest { gateway_id, wait_ms });
+    request.set_timeout(CATALOG_WAIT * 2);
+    if let Some(secret) = secret {
+        let value = secret.parse().map_err(|_| "the secret is not valid in a header".to_owned())?;
+        request.metadata_mut().insert("ringway-secret", value);
+    }
+    let answer = GatewayLinkClient::new(channel).catalog_changed(request).await;
+    answer.map(|answer| answer.into_inner().epoch).map_err(|status| status.message().to_owned())
+}

@@ -1,11 +1,314 @@
-//! fanout
+//! Statements over several shards whose rows are concatenated or merged, and writes on several shards.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::aggregate;
+use super::bound::{Bound, Statement};
+use super::describe::describe;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
+use super::filter;
+use super::fleet::{frame, tag, Fleet, ShardRequest};
 use super::hold::Admitted;
-use crate::plan::types::*;
-use crate::wire::PgError;
-pub async fn concatenate(_: &mut Executor, _: &Run<'_>, _: &Admitted, _: &Query, _: &Concatenate) -> Result<Completed, Failure> { Err(PgError::refused("x","y").into()) }
-pub async fn merge_sort(_: &mut Executor, _: &Run<'_>, _: &Admitted, _: &Query, _: &MergeSort) -> Result<Completed, Failure> { Err(PgError::refused("x","y").into()) }
-pub async fn write(_: &mut Executor, _: &Run<'_>, _: &Admitted, _: &Query) -> Result<Completed, Failure> { Err(PgError::refused("x","y").into()) }
-pub async fn write_everywhere(_: &mut Executor, _: &Run<'_>, _: &Admitted, _: &Query) -> Result<Completed, Failure> { Err(PgError::refused("x","y").into()) }
+use crate::merge::command_tag::{with_count, CommandTags};
+use crate::merge::compare::ValueOrder;
+use crate::merge::concatenate::{Concatenate as Operator, Verdict};
+use crate::merge::limit::Window;
+use crate::merge::order_by::{visible_fields, OrderBy, Step};
+use crate::merge::MergeError;
+use crate::plan::route::Parameter;
+use crate::plan::types::{Access, Concatenate, LimitOffset, MergeSort, Query};
+use crate::pool::connection::StatementId;
+use crate::wire::backend::{self, FieldDescription};
+use crate::wire::{frontend, Format, Frame, PgError, SqlState};
+
+/// A row limit of Execute would have to suspend several shards.
+pub fn refuse_row_limit(run: &Run<'_>) -> Result<(), Failure> {
+    if run.rows_max == 0 {
+        return Ok(());
+    }
+    Err(PgError::refused(
+        "a row limit of Execute is not supported for a statement over several shards",
+        "Fetch all rows at once (fetch size 0), or use LIMIT.",
+    )
+    .into())
+}
+
+/// The statement for shards that get a text of the planner's: parameters that it leaves out have no type of their own, so
+/// all are declared. `formats`: of the results; None: as the client asked.
+pub async fn rebound(
+    executor: &mut Executor,
+    bound: &Bound,
+    sql: &Arc<str>,
+    formats: Option<Vec<Format>>,
+) -> Result<Bound, Failure> {
+    let Some(bind) = bound.parsed()? else {
+        let statement = Statement { sql: Arc::clone(sql), types: Vec::new(), id: StatementId(0) };
+        return Ok(Bound { statement: Arc::new(statement), bind: None });
+    };
+    let count = bind.parameters.len();
+    let mut types = bound.statement.types.clone();
+    if **sql != *bound.statement.sql && (types.len() < count || types.contains(&0)) {
+        types = describe(executor, &bound.statement).await?.parameters;
+    }
+    let id = executor.gateway.statement_id(sql, &types);
+    let statement = Arc::new(Statement { sql: Arc::clone(sql), types, id });
+    let bind = match formats {
+        None => bound.bind.clone(),
+        Some(formats) => {
+            let mut message = BytesMut::new();
+            let parameters = bind.parameters.iter();
+            frontend::bind(&mut message, "", "", bind.parameter_formats.iter(), parameters, formats);
+            Some(Frame::new(message.freeze()).map_err(PgError::from)?)
+        }
+    };
+    Ok(Bound { statement, bind })
+}
+
+/// The value of a LIMIT or OFFSET parameter.
+fn count_parameter(values: &[Parameter<'_>], index: usize) -> Result<Option<i64>, Failure> {
+    let missing = || PgError::new(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter ${}", index + 1));
+    let parameter = values.get(index).ok_or_else(missing)?;
+    let Some(bytes) = parameter.value else { return Ok(None) };
+    let wrong = || {
+        PgError::new(SqlState::INVALID_TEXT_REPRESENTATION, format!("parameter ${} is no row count", index + 1))
+    };
+    let value = match (parameter.format, bytes) {
+        (Format::Text, text) => std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()),
+        (Format::Binary, [a, b, c, d, e, f, g, h]) => Some(i64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
+        (Format::Binary, [a, b, c, d]) => Some(i64::from(i32::from_be_bytes([*a, *b, *c, *d]))),
+        (Format::Binary, [a, b]) => Some(i64::from(i16::from_be_bytes([*a, *b]))),
+        (Format::Binary, _) => None,
+    };
+    Ok(Some(value.ok_or_else(wrong)?))
+}
+
+pub fn window(run: &Run<'_>, limit: &LimitOffset) -> Result<Window, Failure> {
+    let values = run.bound.values()?;
+    Window::resolve(limit, |index| count_parameter(&values, index))
+}
+
+impl From<MergeError> for Failure {
+    fn from(error: MergeError) -> Failure {
+        Failure::from(PgError::from(error))
+    }
+}
+
+/// One request per shard with the text that it gets.
+fn requests(
+    admitted: &Admitted,
+    query: &Query,
+    bound: &Bound,
+    rewritten: bool,
+    describe: bool,
+) -> Result<Vec<ShardRequest>, Failure> {
+    let sql = &bound.statement.sql;
+    admitted
+        .placement
+        .shards
+        .iter()
+        .map(|shard| {
+            let text = if rewritten {
+                filter::rewritten(query, admitted, *shard, sql)?
+            } else {
+                filter::text(query, admitted, *shard, sql)?
+            };
+            Ok(ShardRequest { shard: *shard, bound: bound.clone(), text, describe, before: Vec::new() })
+        })
+        .collect()
+}
+
+/// Whether an answer may still be thrown away because the lease has run out.
+fn lease_lost(executor: &Executor, admitted: &Admitted) -> bool {
+    admitted.access == Access::Read && !executor.transaction.is_open() && executor.is_guarded()
+}
+
+pub async fn concatenate(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+    plan: &Concatenate,
+) -> Result<Completed, Failure> {
+    refuse_row_limit(run)?;
+    let bound = match &plan.sql {
+        Some(sql) => rebound(executor, run.bound, sql, None).await?,
+        None => run.bound.clone(),
+    };
+    let requests = requests(admitted, query, &bound, plan.sql.is_some(), run.describe)?;
+    let mut operator = Operator::new(window(run, &plan.limit)?);
+    let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    let mut described = !run.describe;
+    let mut rows = 0u64;
+    let mut command = None;
+    let mut fresh = true;
+    while let Some((_, message)) = fleet.next(executor).await? {
+        if std::mem::take(&mut fresh) && lease_lost(executor, admitted) {
+            fleet.finish(executor).await?;
+            return super::guarded::again(executor, run).await;
+        }
+        match message.tag {
+            b'T' if !described => {
+                described = true;
+                executor.client.forward(&message.raw).await?;
+            }
+            b'D' if fleet.error.is_none() && operator.row() == Verdict::Forward => {
+                rows += 1;
+                executor.client.forward(&message.raw).await?;
+            }
+            b'C' => command = Some(tag(&message)),
+            _ => {}
+        }
+    }
+    fleet.finish(executor).await?;
+    Ok(Completed { tag: command.map(|command| with_count(&command, rows)), ..Completed::default() })
+}
+
+/// How values are compared in this session.
+fn value_order(executor: &Executor, fleet: &mut Fleet) -> ValueOrder {
+    let iso = |text: &str| text.to_ascii_lowercase().contains("iso");
+    let iso_dates = match executor.settings.get("datestyle") {
+        Some(set) => iso(set),
+        None => {
+            let parameters = &fleet.connection(0).parameters;
+            parameters.iter().any(|(name, value)| name.eq_ignore_ascii_case("datestyle") && iso(value))
+        }
+    };
+    let exact_floats = executor.settings.get("extra_float_digits").is_none();
+    ValueOrder { strings_by_bytes: false, iso_dates, exact_floats }
+}
+
+pub async fn merge_sort(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+    plan: &MergeSort,
+) -> Result<Completed, Failure> {
+    refuse_row_limit(run)?;
+    let window = window(run, &plan.limit)?;
+    // Formats that were given column by column lack the hidden ones.
+    let formats = match run.bound.parsed()? {
+        Some(bind) if bind.result_formats.len() > 1 && plan.hidden_columns > 0 => {
+            let hidden = std::iter::repeat_n(Format::Text, plan.hidden_columns);
+            Some(bind.result_formats.iter().chain(hidden).collect())
+        }
+        _ => None,
+    };
+    let bound = rebound(executor, run.bound, &plan.sql, formats).await?;
+    let launched = requests(admitted, query, &bound, true, true)?;
+    let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, launched).await?;
+    // Columns come before rows, from every shard.
+    let mut fields: Option<Vec<FieldDescription>> = None;
+    for index in 0..fleet.len() {
+        match fleet.next_of(executor, index).await? {
+            Some(message) if message.tag == b'T' => {
+                let parsed = backend::parse_row_description(message.body()).map_err(PgError::from)?;
+                fields.get_or_insert(parsed);
+            }
+            _ => break,
+        }
+    }
+    let Some(fields) = fields.filter(|_| fleet.error.is_none()) else {
+        fleet.finish(executor).await?;
+        return Err(PgError::internal("a shard gave no columns for a query").into());
+    };
+    if lease_lost(executor, admitted) {
+        fleet.finish(executor).await?;
+        return super::guarded::again(executor, run).await;
+    }
+    let order = value_order(executor, &mut fleet);
+    let Some(mut merge) = OrderBy::new(plan, &fields, order, window, fleet.len()) else {
+        // PostgreSQL sorts: the rows are asked for again, as text.
+        fleet.finish(executor).await?;
+        return aggregate::sorted(executor, run, admitted, query, plan, window).await;
+    };
+    if run.describe {
+        backend::row_description(executor.client.out(), visible_fields(plan, &fields));
+    }
+    let mut rows = 0u64;
+    let mut command = None;
+    while fleet.error.is_none() {
+        match merge.step()? {
+            Step::Row(row) => {
+                rows += 1;
+                executor.client.forward(row.bytes()).await?;
+            }
+            Step::Done => break,
+            Step::NeedMore(shard) => match fleet.next_of(executor, shard).await? {
+                Some(message) if message.tag == b'D' => merge.push(shard, frame(message)?),
+                Some(message) if message.tag == b'C' => {
+                    command = Some(tag(&message));
+                    merge.finish(shard);
+                }
+                Some(_) => {}
+                None => merge.finish(shard),
+            },
+        }
+    }
+    fleet.finish(executor).await?;
+    let command = command.unwrap_or_else(|| "SELECT 0".to_owned());
+    Ok(Completed { tag: Some(with_count(&command, rows)), ..Completed::default() })
+}
+
+/// UPDATE or DELETE everywhere: counts are added, rows of RETURNING come one after the other.
+pub async fn write(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+) -> Result<Completed, Failure> {
+    refuse_row_limit(run)?;
+    let requests = requests(admitted, query, run.bound, false, run.describe && query.returns_rows)?;
+    all_rows(executor, run, admitted, requests).await
+}
+
+/// A reference table on every member: the first one answers for all.
+pub async fn write_everywhere(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+) -> Result<Completed, Failure> {
+    refuse_row_limit(run)?;
+    let requests = requests(admitted, query, run.bound, false, run.describe && query.returns_rows)?;
+    let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    let mut command = None;
+    while let Some((index, message)) = fleet.next(executor).await? {
+        match message.tag {
+            b'T' | b'D' if index == 0 && fleet.error.is_none() => executor.client.forward(&message.raw).await?,
+            b'C' if index == 0 => command = Some(tag(&message)),
+            _ => {}
+        }
+    }
+    fleet.finish(executor).await?;
+    Ok(Completed { tag: command, ..Completed::default() })
+}
+
+/// Sends, shows all rows, adds up the counts.
+pub async fn all_rows(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    requests: Vec<ShardRequest>,
+) -> Result<Completed, Failure> {
+    let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    let mut described = !run.describe;
+    let mut tags = CommandTags::default();
+    while let Some((_, message)) = fleet.next(executor).await? {
+        match message.tag {
+            b'T' if !described => {
+                described = true;
+                executor.client.forward(&message.raw).await?;
+            }
+            b'D' if fleet.error.is_none() => executor.client.forward(&message.raw).await?,
+            b'C' => tags.add(&tag(&message))?,
+            _ => {}
+        }
+    }
+    fleet.finish(executor).await?;
+    Ok(Completed { tag: tags.total(), ..Completed::default() })
+}

@@ -1,8 +1,77 @@
-//! insert
+//! A multi-row INSERT: each row goes to its owner, all in one transaction.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use ringway_topology::ids::ShardId;
+
+use super::bound::{Bound, Statement};
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
+use super::fanout::{all_rows, refuse_row_limit};
+use super::fleet::ShardRequest;
 use super::hold::Admitted;
-use crate::plan::types::*;
-use crate::wire::PgError;
-pub async fn run(_: &mut Executor, _: &Run<'_>, _: &Admitted, _: &Query, _: &InsertSplit) -> Result<Completed, Failure> { Err(PgError::refused("x","y").into()) }
+use crate::merge::insert_split;
+use crate::plan::route::evaluate;
+use crate::plan::types::{InsertSplit, Query, Targets};
+use crate::pool::connection::StatementId;
+use crate::wire::{frontend, Frame, PgError, SqlState};
+
+pub async fn run(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+    plan: &InsertSplit,
+) -> Result<Completed, Failure> {
+    refuse_row_limit(run)?;
+    let Targets::Keys(keys) = &query.targets else {
+        return Err(PgError::internal("rows of an INSERT without keys").into());
+    };
+    let keyspace = admitted
+        .view
+        .topology
+        .keyspace(keys.keyspace)
+        .ok_or_else(|| PgError::internal("a keyspace of the plan is not in the topology"))?;
+    let shards = &admitted.placement.shards;
+    let values = run.bound.values()?;
+    let mut owners = Vec::with_capacity(plan.rows.len());
+    for row in &plan.rows {
+        let key = evaluate(&row.key, &values)?.ok_or_else(|| {
+            PgError::new(
+                SqlState::NOT_NULL_VIOLATION,
+                "null value in the column that is the shard key violates not-null constraint",
+            )
+        })?;
+        let owner = keyspace.owner(key.token());
+        let index = shards.iter().position(|shard| *shard == owner);
+        owners.push(index.ok_or_else(|| PgError::internal("a row of an INSERT has an owner of its own"))?);
+    }
+    let mut inserts = insert_split::split(&query.sql, plan, &owners);
+    inserts.sort_by_key(|insert| insert.shard);
+    let bind = run.bound.parsed()?;
+    let mut requests = Vec::with_capacity(inserts.len());
+    for insert in inserts {
+        let shard: ShardId = shards[insert.shard];
+        let types = &run.bound.statement.types;
+        let types = insert.parameters.iter().map(|index| types.get(*index).copied().unwrap_or(0)).collect();
+        let statement = Statement { sql: Arc::from(insert.sql.as_str()), types, id: StatementId(0) };
+        let frame = match &bind {
+            None => None,
+            Some(bind) => {
+                let mut message = BytesMut::new();
+                let formats = insert.parameters.iter().map(|index| bind.parameter_formats.get(*index));
+                let parameters = insert.parameters.iter().map(|index| bind.parameters.get(*index).flatten());
+                frontend::bind(&mut message, "", "", formats, parameters, bind.result_formats.iter());
+                Some(Frame::new(message.freeze()).map_err(PgError::from)?)
+            }
+        };
+        let bound = Bound { statement: Arc::new(statement), bind: frame };
+        // Its text is used once: it is not kept prepared.
+        let text = Some(insert.sql);
+        let describe = run.describe && query.returns_rows;
+        requests.push(ShardRequest { shard, bound, text, describe, before: Vec::new() });
+    }
+    all_rows(executor, run, admitted, requests).await
+}

@@ -55,8 +55,8 @@ pub struct Transaction {
     pub local: Vec<String>,
     /// The session's settings at BEGIN.
     pub settings_before: Option<Settings>,
-    /// A cursor may be open.
-    pub cursors: bool,
+    /// DDL has run: the catalog is read again after the commit.
+    pub schema_changed: bool,
 }
 
 impl Transaction {

@@ -1,0 +1,275 @@
+//! One request to each of several shards at once, and their answers as they come.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
+
+use ringway_topology::ids::ShardId;
+
+use super::bound::{queue_execute, Bound};
+use super::executor::{Executor, Lent};
+use super::failure::Failure;
+use super::pump::{Expect, Outcome};
+use super::view::View;
+use crate::plan::types::Access;
+use crate::pool::connection::Message;
+use crate::pool::error::{field, ServerError};
+use crate::wire::{Frame, PgError};
+use ringway_topology::service::sqlstate;
+
+/// What one shard is sent.
+pub struct ShardRequest {
+    pub shard: ShardId,
+    pub bound: Bound,
+    /// Instead of the bound statement's own text.
+    pub text: Option<String>,
+    pub describe: bool,
+    /// Answered before the statement, in its transaction.
+    pub before: Vec<String>,
+}
+
+/// The connections of one statement that runs on several shards.
+pub struct Fleet {
+    ships: Vec<Ship>,
+    pub error: Option<ServerError>,
+}
+
+struct Ship {
+    lent: Lent,
+    outcome: Outcome,
+    expects: VecDeque<Expect>,
+    done: bool,
+}
+
+impl Fleet {
+    /// Sends everything. In the order of the shards' numbers, so that transactions wait for each other in one direction.
+    pub async fn launch(
+        executor: &mut Executor,
+        view: &View,
+        access: Access,
+        requests: Vec<ShardRequest>,
+    ) -> Result<Fleet, Failure> {
+        let mut fleet = Fleet { ships: Vec::with_capacity(requests.len()), error: None };
+        for request in requests {
+            let mut lent = match executor.lend(view, request.shard, access).await {
+                Ok(lent) => lent,
+                Err(failure) => {
+                    fleet.abandon(executor).await;
+                    return Err(failure);
+                }
+            };
+            let connection = &mut *lent.participant.connection;
+            for statement in &request.before {
+                connection.queue_query(statement);
+                lent.participant.prefix += 1;
+            }
+            let mut expects = VecDeque::new();
+            let text = request.text.as_deref();
+            let queued = queue_execute(connection, &mut expects, &request.bound, text, request.describe, "", 0);
+            connection.queue_sync();
+            let sent = connection.try_flush();
+            fleet.ships.push(Ship { lent, outcome: Outcome::default(), expects, done: false });
+            if let Err(failure) = queued.map_err(Failure::from).and(sent.map_err(Failure::from)) {
+                fleet.abandon(executor).await;
+                return Err(failure);
+            }
+        }
+        Ok(fleet)
+    }
+
+    /// A simple query to each.
+    pub async fn launch_texts(
+        executor: &mut Executor,
+        view: &View,
+        access: Access,
+        texts: Vec<(ShardId, String)>,
+    ) -> Result<Fleet, Failure> {
+        let mut fleet = Fleet { ships: Vec::with_capacity(texts.len()), error: None };
+        for (shard, text) in texts {
+            let mut lent = match executor.lend(view, shard, access).await {
+                Ok(lent) => lent,
+                Err(failure) => {
+                    fleet.abandon(executor).await;
+                    return Err(failure);
+                }
+            };
+            let connection = &mut *lent.participant.connection;
+            connection.queue_query(&text);
+            let sent = connection.try_flush();
+            let (outcome, expects) = (Outcome::default(), VecDeque::new());
+            fleet.ships.push(Ship { lent, outcome, expects, done: false });
+            if let Err(failure) = sent {
+                fleet.abandon(executor).await;
+                return Err(failure.into());
+            }
+        }
+        Ok(fleet)
+    }
+
+    pub fn len(&self) -> usize {
+        self.ships.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ships.is_empty()
+    }
+
+    pub fn shard(&self, index: usize) -> ShardId {
+        self.ships[index].lent.shard
+    }
+
+    pub fn connection(&mut self, index: usize) -> &mut crate::pool::connection::ServerConnection {
+        &mut self.ships[index].lent.participant.connection
+    }
+
+    pub fn is_done(&self, index: usize) -> bool {
+        self.ships[index].done
+    }
+
+    /// The next message of any shard; None when all have answered.
+    pub async fn next(&mut self, executor: &mut Executor) -> Result<Option<(usize, Message)>, Failure> {
+        loop {
+            let mut busy = false;
+            for index in 0..self.ships.len() {
+                while !self.ships[index].done {
+                    busy = true;
+                    let Some(message) = self.ships[index].lent.participant.connection.take_message() else { break };
+                    if let Some(message) = self.seen(executor, index, message) {
+                        return Ok(Some((index, message)));
+                    }
+                }
+            }
+            if !busy || self.ships.iter().all(|ship| ship.done) {
+                return Ok(None);
+            }
+            let ships = &mut self.ships;
+            poll_fn(|context| {
+                let mut any = false;
+                for ship in ships.iter_mut().filter(|ship| !ship.done) {
+                    match ship.lent.participant.connection.poll_fill(context) {
+                        Poll::Ready(Ok(())) => any = true,
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        Poll::Pending => {}
+                    }
+                }
+                if any { Poll::Ready(Ok(())) } else { Poll::Pending }
+            })
+            .await?;
+        }
+    }
+
+    /// The next message of one shard; None when it has answered.
+    pub async fn next_of(&mut self, executor: &mut Executor, index: usize) -> Result<Option<Message>, Failure> {
+        while !self.ships[index].done {
+            let message = self.ships[index].lent.participant.connection.message().await?;
+            if let Some(message) = self.seen(executor, index, message) {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is none of the caller's business is dealt with here.
+    fn seen(&mut self, executor: &mut Executor, index: usize, message: Message) -> Option<Message> {
+        let ship = &mut self.ships[index];
+        let prefix = ship.lent.participant.prefix > 0;
+        match message.tag {
+            b'Z' => {
+                if prefix {
+                    ship.lent.participant.prefix -= 1;
+                }
+                ship.done = ship.lent.participant.connection.outstanding == 0;
+                None
+            }
+            b'E' => {
+                let error = ServerError::new(message.raw.slice(5..));
+                ship.expects.clear();
+                ship.outcome.error.get_or_insert(error.clone());
+                self.error.get_or_insert(error);
+                None
+            }
+            b'N' => {
+                if field(message.body(), b'C') == Some(sqlstate::CAPTURED) {
+                    ship.outcome.captured = field(message.body(), b'D').and_then(|xid| xid.parse().ok());
+                } else if !prefix {
+                    executor.client.out().extend_from_slice(&message.raw);
+                }
+                None
+            }
+            b'S' => {
+                ship.outcome.settings_changed = true;
+                None
+            }
+            b'A' => {
+                executor.client.out().extend_from_slice(&message.raw);
+                None
+            }
+            _ if prefix => None,
+            b'1' => {
+                match ship.expects.pop_front() {
+                    Some(Expect::Parse { id, named: true, .. }) => {
+                        ship.lent.participant.connection.prepared.put(id, ());
+                    }
+                    _ => ship.lent.participant.connection.unnamed = None,
+                }
+                None
+            }
+            b'3' => {
+                ship.expects.pop_front();
+                None
+            }
+            b'2' | b'n' | b't' => None,
+            _ => Some(message),
+        }
+    }
+
+    /// Everything that is still to come is read and dropped; the connections go back.
+    pub async fn finish(mut self, executor: &mut Executor) -> Result<(), Failure> {
+        let mut failure = None;
+        loop {
+            match self.next(executor).await {
+                Ok(Some((index, message))) => {
+                    if matches!(message.tag, b'G' | b'W') {
+                        let connection = self.connection(index);
+                        crate::wire::frontend::copy_fail(connection.output(), "given up");
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            executor.transaction.failed |= executor.transaction.is_open();
+            return Err(failure);
+        }
+        for ship in self.ships {
+            executor.give_back(ship.lent, &ship.outcome).await;
+        }
+        match self.error {
+            Some(error) => Err(Failure::Server(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Something went wrong while sending: what has been sent is answered and forgotten.
+    async fn abandon(self, executor: &mut Executor) {
+        executor.transaction.failed |= executor.transaction.is_open();
+        if let Err(failure) = self.finish(executor).await {
+            tracing::debug!(code = failure.code(), "a statement was given up");
+        }
+    }
+}
+
+/// A message as a frame of `wire`.
+pub fn frame(message: Message) -> Result<Frame, PgError> {
+    Frame::new(message.raw).map_err(PgError::from)
+}
+
+/// The command tag of a CommandComplete.
+pub fn tag(message: &Message) -> String {
+    let text = message.body().split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
