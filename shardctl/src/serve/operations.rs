@@ -102,7 +102,12 @@ impl v1::operations_server::Operations for OperationsService {
     }
 
     async fn start_move(&self, request: Request<v1::StartMoveRequest>) -> Reply<v1::MoveStatus> {
-        Ok(Response::new(moves::start_move(&self.engine, request.into_inner()).await?))
+        let request = request.into_inner();
+        if !request.target_dsn.is_empty() {
+            // A DSN that leads nowhere is refused, rather than tried again and again by a move.
+            self.control.client_of_dsn(&request.target_dsn, &request.target).await.map_err(ControlError::from)?;
+        }
+        Ok(Response::new(moves::start_move(&self.engine, request).await?))
     }
 
     async fn list_moves(&self, request: Request<v1::ListMovesRequest>) -> Reply<v1::ListMovesResponse> {
