@@ -85,9 +85,10 @@ async fn what_is_not_offered_says_so() -> Result<()> {
     let data = directory.path().join("data");
     let data = data.to_str().context("not UTF-8")?;
     let grpc = format!("127.0.0.1:{}", free_port()?);
+    let output = run("shardctl", &["serve", "--store", "nonsense", "--grpc", &grpc]).await?;
+    ensure!(!output.status.success() && text(&output).contains("sled:"), "a store of nonsense: {}", text(&output));
     for (arguments, word) in [
         (vec!["serve", "--store", "etcd://127.0.0.1:2379", "--grpc", &grpc], "etcd"),
-        (vec!["serve", "--store", "nonsense", "--grpc", &grpc], "store"),
         (vec!["dev", "--shards", "1", "--replicas", "1", "--data", data, "--grpc", &grpc], "replica"),
     ] {
         let output = run("shardctl", &arguments).await?;
