@@ -53,8 +53,9 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, command: &AdminCommand)
     }
 }
 
-/// The control plane works in transactions of its own.
+/// The control plane works in transactions of its own, and waits for the statements that run: this one is none of them.
 fn outside_transactions(executor: &Executor, function: &str) -> Result<(), Failure> {
+    executor.slot.leave_statement();
     if executor.transaction.participants.is_empty() && executor.transaction.block != super::transaction::Block::Explicit
     {
         return Ok(());
