@@ -151,7 +151,7 @@ async fn anchored(
     executor: &mut Executor,
     view: &View,
     mut participants: BTreeMap<ShardId, Participant>,
-    mut mirrored: BTreeMap<ShardId, Vec<Mirrored>>,
+    mirrored: BTreeMap<ShardId, Vec<Mirrored>>,
     transaction: &Transaction,
 ) -> Result<AfterCommit, Failure> {
     // One that made temporary objects cannot prepare: it must be the anchor.

@@ -205,7 +205,8 @@ pub async fn single(
             access: admitted.access,
             show,
             repeatable: admitted.access == Access::Read && !executor.is_guarded() && !executor.transaction.is_open(),
-            extended: run.bound.bind.is_some(),
+            client_syncs: run.bound.bind.is_some(),
+            extended: true,
             changes_settings: false,
             write: &mut write,
         };

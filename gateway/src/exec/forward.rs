@@ -21,7 +21,9 @@ pub struct Request<'a> {
     pub show: Show,
     /// The answer may be given again by another run: nothing is shown once the lease has run out.
     pub repeatable: bool,
-    /// Sent through the extended protocol: after COPY data comes a Sync.
+    /// COPY data of the client ends with a Sync (extended protocol).
+    pub client_syncs: bool,
+    /// The request ends with a Sync: the shard overreads it while it takes COPY data, and needs another one.
     pub extended: bool,
     /// What the connection knows of its settings is void afterwards.
     pub changes_settings: bool,
@@ -79,7 +81,7 @@ async fn run(executor: &mut Executor, mut lent: Lent, request: Request<'_>) -> R
         if !outcome.copy_in {
             break;
         }
-        relay_copy(executor, connection, request.extended).await?;
+        relay_copy(executor, connection, request.client_syncs, request.extended).await?;
     }
     Ok((lent, outcome))
 }
@@ -118,6 +120,7 @@ pub async fn drain_prefix(
 async fn relay_copy(
     executor: &mut Executor,
     connection: &mut ServerConnection,
+    client_syncs: bool,
     extended: bool,
 ) -> Result<(), Failure> {
     const GATHER_BYTES: usize = 64 << 10;
@@ -135,15 +138,11 @@ async fn relay_copy(
             from_client::COPY_DONE | from_client::COPY_FAIL if !data_ended => {
                 connection.output().extend_from_slice(frame.bytes());
                 data_ended = true;
-                if !extended {
+                if !client_syncs {
                     break;
                 }
             }
-            // The first Sync has been overread by the shard; this one is answered.
-            from_client::SYNC if data_ended => {
-                connection.output().extend_from_slice(frame.bytes());
-                break;
-            }
+            from_client::SYNC if data_ended => break,
             from_client::FLUSH | from_client::SYNC => {}
             from_client::TERMINATE => return Err(Failure::Gone(None)),
             tag => {
@@ -151,6 +150,9 @@ async fn relay_copy(
                 return Err(Failure::Gone(Some(Box::new(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)))));
             }
         }
+    }
+    if extended {
+        crate::wire::frontend::sync(connection.output());
     }
     connection.flush().await?;
     Ok(())

@@ -119,9 +119,10 @@ impl Partials {
         let names = names.join(", ");
         let arrays: Vec<String> = (first_parameter..)
             .zip(&self.types)
-            .map(|(parameter, element)| format!("${parameter}::{}[]", element.array_element_sql()))
+            .map(|(parameter, element)| format!("pg_catalog.unnest(${parameter}::{}[])", element.array_element_sql()))
             .collect();
-        let unnest = format!("pg_catalog.unnest({})", arrays.join(", "));
+        // The form of unnest with several arrays exists only under its unqualified name.
+        let unnest = format!("ROWS FROM ({})", arrays.join(", "));
         if self.types.iter().all(|element| element.is_direct()) {
             return format!("{unnest} AS p({names})");
         }

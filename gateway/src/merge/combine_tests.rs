@@ -25,7 +25,7 @@ fn partials_become_arrays_of_one_statement() {
     let statement = partials.aggregate(&plan);
     assert_eq!(
         statement.sql,
-        r#"SELECT sum(p.c0) / sum(p.c1) FROM pg_catalog.unnest($2::pg_catalog."numeric"[], $3::pg_catalog."int8"[]) AS p(c0, c1) HAVING sum(p.c1) > $1"#
+        r#"SELECT sum(p.c0) / sum(p.c1) FROM ROWS FROM (pg_catalog.unnest($2::pg_catalog."numeric"[]), pg_catalog.unnest($3::pg_catalog."int8"[])) AS p(c0, c1) HAVING sum(p.c1) > $1"#
     );
     assert_eq!(statement.arrays, [&br#"{"1.50",NULL}"#[..], br#"{"3","0"}"#]);
 }
@@ -44,7 +44,7 @@ fn no_rows_and_no_columns() {
     let statement = gathered(&[INT8], &[]).statement("{partials}", 0);
     assert_eq!(
         (&statement.sql[..], &statement.arrays[0][..]),
-        (r#"pg_catalog.unnest($1::pg_catalog."int8"[]) AS p(c0)"#, &b"{}"[..])
+        (r#"ROWS FROM (pg_catalog.unnest($1::pg_catalog."int8"[])) AS p(c0)"#, &b"{}"[..])
     );
     let statement = gathered(&[], &[&[], &[]]).statement("SELECT 1 FROM {partials}", 3);
     assert_eq!(statement.sql, "SELECT 1 FROM (SELECT FROM pg_catalog.generate_series(1, 2)) AS p");
@@ -58,8 +58,8 @@ fn what_no_array_takes_as_it_is_travels_as_text() {
     assert_eq!(
         partials.item_sql(1),
         "(SELECT u.c0, u.c1::pg_catalog.\"int4\"[], u.c2::pg_catalog.\"box\", u.c3::shop.\"mood\" FROM \
-         pg_catalog.unnest($1::pg_catalog.\"int8\"[], $2::pg_catalog.\"text\"[], $3::pg_catalog.\"text\"[], \
-         $4::pg_catalog.\"text\"[]) AS u(c0, c1, c2, c3)) AS p(c0, c1, c2, c3)"
+         ROWS FROM (pg_catalog.unnest($1::pg_catalog.\"int8\"[]), pg_catalog.unnest($2::pg_catalog.\"text\"[]), \
+         pg_catalog.unnest($3::pg_catalog.\"text\"[]), pg_catalog.unnest($4::pg_catalog.\"text\"[])) AS u(c0, c1, c2, c3)) AS p(c0, c1, c2, c3)"
     );
     for oid in [2249, 2278, 705, 20_001] {
         assert_eq!(Partials::new(&[oid], names, 100).unwrap_err().code().as_str(), "0A000");

@@ -287,6 +287,7 @@ impl Session {
             access: Access::Read,
             show: Show { ready_for_query: false, errors: false, ..Show::ALL },
             repeatable: false,
+            client_syncs: true,
             extended: true,
             changes_settings: false,
             write: &mut write,

@@ -268,6 +268,7 @@ impl Session {
             access: pipeline.access,
             show: Show { fence: alone && pipeline.access != Access::Read, ..Show::ALL },
             repeatable: pipeline.access == Access::Read && !self.executor.transaction.is_open(),
+            client_syncs: true,
             extended: true,
             changes_settings: false,
             write: &mut write,

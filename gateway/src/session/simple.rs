@@ -109,6 +109,7 @@ impl Session {
                 access: admitted.access,
                 show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
                 repeatable: admitted.access == Access::Read && !self.executor.transaction.is_open(),
+                client_syncs: false,
                 extended: false,
                 changes_settings: false,
                 write: &mut write,
