@@ -15,6 +15,7 @@ use std::fmt::Write;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::plan::types::{Aggregate, MergeSort};
+use crate::wire::backend::FieldDescription;
 use crate::wire::Frame;
 
 use super::data_row::values;
@@ -29,6 +30,8 @@ const PLACEHOLDER: &str = "{partials}";
 #[derive(Debug)]
 pub struct Partials {
     types: Vec<ElementType>,
+    /// The columns' names.
+    names: Vec<String>,
     /// One array literal in the making per column.
     arrays: Vec<BytesMut>,
     rows: u64,
@@ -46,22 +49,23 @@ pub struct CombineStatement {
 }
 
 impl Partials {
-    /// `type_oids` are the columns' types as RowDescription tells them; `type_name` gives the qualified, quoted name of a
+    /// `fields` are the columns as a shard's RowDescription tells them; `type_name` gives the qualified, quoted name of a
     /// type that is not PostgreSQL's own (its OID differs from shard to shard).
     pub fn new(
-        type_oids: &[u32],
+        fields: &[FieldDescription],
         type_name: impl Fn(u32) -> Option<String>,
         gather_bytes_max: usize,
     ) -> Result<Partials, MergeError> {
-        let types = type_oids
+        let types = fields
             .iter()
-            .map(|oid| {
-                let unknown = || MergeError::UnsupportedPartial { type_name: types::pseudo_name(*oid) };
-                ElementType::of(*oid, &type_name).ok_or_else(unknown)
+            .map(|field| {
+                let unknown = || MergeError::UnsupportedPartial { type_name: types::pseudo_name(field.type_oid) };
+                ElementType::of(field.type_oid, &type_name).ok_or_else(unknown)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let arrays = types.iter().map(|_| BytesMut::new()).collect();
-        Ok(Partials { types, arrays, rows: 0, bytes: 0, gather_bytes_max })
+        let names = fields.iter().map(|field| field.name.clone()).collect();
+        Ok(Partials { types, names, arrays, rows: 0, bytes: 0, gather_bytes_max })
     }
 
     /// Adds a DataRow of any shard.
@@ -93,7 +97,7 @@ impl Partials {
 
     /// The rest of a merge whose order only PostgreSQL knows. `window` is the statement's LIMIT and OFFSET.
     pub fn order_by(self, plan: &MergeSort, window: Window) -> CombineStatement {
-        let sql = order_by_sql(plan, self.types.len(), window);
+        let sql = order_by_sql(plan, &self.names, window);
         self.statement(&sql, 0)
     }
 
@@ -152,14 +156,18 @@ fn push_element(array: &mut BytesMut, value: Option<&[u8]>) {
     array.put_u8(b'"');
 }
 
-fn order_by_sql(plan: &MergeSort, columns: usize, window: Window) -> String {
+fn order_by_sql(plan: &MergeSort, names: &[String], window: Window) -> String {
     let mut sql = "SELECT ".to_owned();
     if let Some(distinct) = plan.distinct {
         let keys: Vec<String> = plan.order.iter().take(distinct).map(|key| format!("p.c{}", key.column)).collect();
         _ = write!(sql, "DISTINCT ON ({}) ", keys.join(", "));
     }
-    let visible: Vec<String> =
-        (0..columns.saturating_sub(plan.hidden_columns)).map(|index| format!("p.c{index}")).collect();
+    let visible: Vec<String> = names
+        .iter()
+        .take(names.len().saturating_sub(plan.hidden_columns))
+        .enumerate()
+        .map(|(index, name)| format!("p.c{index} AS \"{}\"", name.replace('"', "\"\"")))
+        .collect();
     let keys: Vec<String> = plan
         .order
         .iter()

@@ -1,13 +1,19 @@
+use super::super::compare::field;
 use super::super::data_row::data_row;
 use super::*;
 use crate::plan::types::{LimitOffset, SortKey};
+use crate::wire::Format;
 
 const INT8: u32 = 20;
 const TEXT: u32 = 25;
 const NUMERIC: u32 = 1700;
 
+fn fields(types: &[u32]) -> Vec<FieldDescription> {
+    types.iter().map(|oid| field(*oid, Format::Text)).collect()
+}
+
 fn gathered(types: &[u32], rows: &[&[Option<&str>]]) -> Partials {
-    let mut partials = Partials::new(types, |_| None, 1 << 20).unwrap();
+    let mut partials = Partials::new(&fields(types), |_| None, 1 << 20).unwrap();
     for row in rows {
         partials.push(&data_row(row.iter().copied())).unwrap();
     }
@@ -54,7 +60,7 @@ fn no_rows_and_no_columns() {
 #[test]
 fn what_no_array_takes_as_it_is_travels_as_text() {
     let names = |oid| (oid == 20_000).then(|| "shop.\"mood\"".to_owned());
-    let partials = Partials::new(&[INT8, 1007, 603, 20_000], names, 100).unwrap();
+    let partials = Partials::new(&fields(&[INT8, 1007, 603, 20_000]), names, 100).unwrap();
     assert_eq!(
         partials.item_sql(1),
         "(SELECT u.c0, u.c1::pg_catalog.\"int4\"[], u.c2::pg_catalog.\"box\", u.c3::shop.\"mood\" FROM \
@@ -62,23 +68,24 @@ fn what_no_array_takes_as_it_is_travels_as_text() {
          pg_catalog.unnest($3::pg_catalog.\"text\"[]), pg_catalog.unnest($4::pg_catalog.\"text\"[])) AS u(c0, c1, c2, c3)) AS p(c0, c1, c2, c3)"
     );
     for oid in [2249, 2278, 705, 20_001] {
-        assert_eq!(Partials::new(&[oid], names, 100).unwrap_err().code().as_str(), "0A000");
+        assert_eq!(Partials::new(&fields(&[oid]), names, 100).unwrap_err().code().as_str(), "0A000");
     }
 }
 
 #[test]
 fn rows_are_bounded_and_checked() {
-    let mut partials = Partials::new(&[TEXT], |_| None, 20).unwrap();
+    let mut partials = Partials::new(&fields(&[TEXT]), |_| None, 20).unwrap();
     let row = data_row([Some("12345")]);
     partials.push(&row).unwrap();
     partials.push(&row).unwrap();
     assert_eq!(partials.push(&row), Err(MergeError::GatherBytes { bytes_max: 20 }));
-    let mut partials = Partials::new(&[TEXT, TEXT], |_| None, 20).unwrap();
+    let mut partials = Partials::new(&fields(&[TEXT, TEXT]), |_| None, 20).unwrap();
     assert_eq!(partials.push(&row), Err(MergeError::MalformedRow));
 }
 
 #[test]
 fn an_order_that_only_postgresql_knows() {
+    let names = ["id", "say \"hi\"", "hidden"].map(str::to_owned);
     let key = |column, descending, nulls_first| SortKey { column, descending, nulls_first };
     let plan = MergeSort {
         sql: "".into(),
@@ -88,12 +95,12 @@ fn an_order_that_only_postgresql_knows() {
         distinct: None,
     };
     assert_eq!(
-        order_by_sql(&plan, 3, Window::new(5, Some(10))),
-        "SELECT p.c0, p.c1 FROM {partials} ORDER BY p.c2 DESC NULLS FIRST, p.c0 ASC NULLS LAST LIMIT 10 OFFSET 5"
+        order_by_sql(&plan, &names, Window::new(5, Some(10))),
+        r#"SELECT p.c0 AS "id", p.c1 AS "say ""hi""" FROM {partials} ORDER BY p.c2 DESC NULLS FIRST, p.c0 ASC NULLS LAST LIMIT 10 OFFSET 5"#
     );
     let plan = MergeSort { distinct: Some(1), ..plan };
     assert_eq!(
-        order_by_sql(&plan, 3, Window::ALL),
-        "SELECT DISTINCT ON (p.c2) p.c0, p.c1 FROM {partials} ORDER BY p.c2 DESC NULLS FIRST, p.c0 ASC NULLS LAST"
+        order_by_sql(&plan, &names, Window::ALL),
+        r#"SELECT DISTINCT ON (p.c2) p.c0 AS "id", p.c1 AS "say ""hi""" FROM {partials} ORDER BY p.c2 DESC NULLS FIRST, p.c0 ASC NULLS LAST"#
     );
 }
