@@ -30,6 +30,6 @@ mod tests;
 pub use engine::{Engine, StartMove, What};
 pub use error::MoveError;
 pub use limits::MoveLimits;
-pub use record::MoveRecord;
+pub use record::{CutoverRecord, MoveRecord};
 pub use state::{Direction, State};
 pub use status::MoveStatus;

@@ -118,9 +118,10 @@ impl TableRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutoverRecord {
     pub direction: Direction,
-    /// From the hold's publication to the release's acknowledgement.
-    pub microseconds: u64,
-    pub at_unix_ms: u64,
+    /// When the epoch that holds writes was published; after a restart in between, when the cutover was taken up again.
+    pub held_from_unix_us: u64,
+    /// When every gateway had acknowledged the release.
+    pub released_unix_us: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +163,11 @@ impl MoveRecord {
     pub fn table_mut(&mut self, name: &TableName) -> Option<&mut TableRecord> {
         self.tables.iter_mut().find(|table| table.name == *name)
     }
+}
+
+pub fn unix_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as u64)
 }
 
 pub fn unix_ms() -> u64 {

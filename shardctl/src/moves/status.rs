@@ -3,7 +3,7 @@
 use ringway_topology::model::{Move, MoveRouting};
 
 use super::context::MoveContext;
-use super::record::{MoveRecord, TableRecord, VerificationRecord};
+use super::record::{CutoverRecord, MoveRecord, TableRecord, VerificationRecord};
 use super::state::State;
 use super::step::effect_of;
 
@@ -35,7 +35,7 @@ pub struct MoveStatus {
     pub swept_rows: u64,
     pub held_statements: u64,
     pub held_microseconds_max: u64,
-    pub cutover_microseconds: Vec<u64>,
+    pub cutovers: Vec<CutoverRecord>,
     pub cutover_attempts_undone: u64,
     pub verification: VerificationRecord,
     pub started_at_unix_ms: u64,
@@ -111,7 +111,7 @@ impl MoveStatus {
             swept_rows: record.swept_rows,
             held_statements: gateways.held_statements,
             held_microseconds_max: gateways.held_microseconds_max,
-            cutover_microseconds: record.cutovers.iter().map(|cutover| cutover.microseconds).collect(),
+            cutovers: record.cutovers.clone(),
             cutover_attempts_undone: record.attempts_undone,
             verification: record.verification,
             started_at_unix_ms: record.started_at_unix_ms,

@@ -146,14 +146,13 @@ fn status_to_proto(status: MoveStatus) -> v1::MoveStatus {
     }
 }
 
-/// The engine shows how long each cutover held writes, not when: spans begin at 0. Switches and rollbacks alternate.
 fn cutovers(status: &MoveStatus) -> Vec<v1::Cutover> {
-    let span = |(index, microseconds): (usize, &u64)| v1::Cutover {
-        reverse: index % 2 == 1,
-        held_from_unix_us: 0,
-        released_unix_us: *microseconds,
+    let span = |cutover: &crate::moves::CutoverRecord| v1::Cutover {
+        reverse: cutover.direction == crate::moves::Direction::Reverse,
+        held_from_unix_us: cutover.held_from_unix_us,
+        released_unix_us: cutover.released_unix_us,
     };
-    status.cutover_microseconds.iter().enumerate().map(span).collect()
+    status.cutovers.iter().map(span).collect()
 }
 
 #[cfg(test)]

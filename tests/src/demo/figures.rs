@@ -22,7 +22,7 @@ pub struct Traffic {
 
 /// What the clients got done, and how fast, in a span.
 pub fn traffic(finished: &Finished, span: Span) -> Traffic {
-    let mut histogram = Histogram::<u64>::new(3).expect("three digits are allowed");
+    let mut histogram = microseconds();
     for (started, duration) in &finished.latencies {
         if (span.from..span.to).contains(started) {
             histogram.saturating_record(u64::from(*duration));
@@ -51,7 +51,7 @@ fn moves(movement: &Move, tenant: i64) -> bool {
 
 pub fn held(samples: &[Sample], status: &MoveStatus) -> Held {
     let Some(movement) = &status.r#move else { return Held::default() };
-    let mut histogram = Histogram::<u64>::new(3).expect("three digits are allowed");
+    let mut histogram = microseconds();
     for sample in samples {
         let end = sample.started_unix_us + sample.duration_us;
         let overlaps =
@@ -82,4 +82,9 @@ impl std::fmt::Display for Held {
             self.count, self.p50_ms, self.p99_ms, self.max_ms
         )
     }
+}
+
+/// Up to an hour, to three digits.
+fn microseconds() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are valid")
 }

@@ -9,7 +9,7 @@ use crate::moves::conn::ShardConn;
 use crate::moves::context::MoveContext;
 use crate::moves::error::MoveError;
 use crate::moves::faults;
-use crate::moves::record::{unix_ms, CutoverRecord, MoveRecord};
+use crate::moves::record::{unix_ms, unix_us, CutoverRecord, MoveRecord};
 use crate::moves::state::Direction;
 
 /// Puts the move into the topology as its state wants it, or takes it out.
@@ -165,8 +165,10 @@ pub async fn release(ctx: &MoveContext, direction: Direction) -> Result<(), Move
     ctx.update(|record| {
         // After a restart the time is not known; the round must not be counted twice either.
         if record.cutovers.len() < record.handovers as usize {
-            let microseconds = held.map_or(0, |since| since.elapsed().as_micros() as u64);
-            record.cutovers.push(CutoverRecord { direction, microseconds, at_unix_ms: unix_ms() });
+            let released_unix_us = unix_us();
+            let held_us = held.map_or(0, |since| since.elapsed().as_micros() as u64);
+            let held_from_unix_us = released_unix_us.saturating_sub(held_us);
+            record.cutovers.push(CutoverRecord { direction, held_from_unix_us, released_unix_us });
         }
         record.switched_at_unix_ms = (direction == Direction::Forward).then(unix_ms);
     })
