@@ -9,7 +9,7 @@ use ringway_topology::ids::ShardId;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::fanout::{rebound, refuse_row_limit};
+use super::fanout::{rebound};
 use super::filter;
 use super::fleet::{frame, Fleet, ShardRequest};
 use super::forward::{forward, Request};
@@ -32,7 +32,6 @@ pub async fn run(
     query: &Query,
     plan: &Aggregate,
 ) -> Result<Completed, Failure> {
-    refuse_row_limit(run)?;
     let partials = gather(executor, run, admitted, query, &plan.partial_sql).await?;
     combine(executor, run, admitted, partials.aggregate(plan), &plan.combine_parameters).await
 }
@@ -77,7 +76,7 @@ async fn gather(
                 let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
                 let names = type_names(executor, admitted, fleet.shard(index), &oids).await?;
                 let bytes_max = executor.gateway.config.limits.gather_bytes_max;
-                match Partials::new(&oids, |oid| names.get(&oid).cloned(), bytes_max) {
+                match Partials::new(&fields, |oid| names.get(&oid).cloned(), bytes_max) {
                     Ok(made) => partials = Some(made),
                     Err(error) => failure = Some(error.into()),
                 }

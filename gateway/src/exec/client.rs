@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::failure::Failure;
-use crate::wire::{next_frame, Frame, FrameHeader};
+use crate::wire::{next_frame, Frame, FrameHeader, PgError, SqlState};
 
 const READ_BYTES: usize = 16 << 10;
 /// More than this is written past the output buffer.
@@ -21,11 +21,13 @@ pub struct Client {
     frame_bytes_max: usize,
     /// Where [`Self::rewind`] goes back to; None once bytes have been sent since.
     mark: Option<usize>,
+    /// Forwarded bytes are kept here instead of being sent, within the bound.
+    capture: Option<(BytesMut, usize)>,
 }
 
 impl Client {
     pub fn new(stream: TcpStream, input: BytesMut, frame_bytes_max: usize) -> Client {
-        Client { stream, input, out: BytesMut::new(), frame_bytes_max, mark: None }
+        Client { stream, input, out: BytesMut::new(), frame_bytes_max, mark: None, capture: None }
     }
 
     /// What the next [`Self::flush`] sends.
@@ -82,6 +84,13 @@ impl Client {
 
     /// Bytes of a server, in order with what is in the output buffer.
     pub async fn forward(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if let Some((captured, bytes_max)) = &mut self.capture {
+            if captured.len() + bytes.len() > *bytes_max {
+                return Err(too_large(*bytes_max).into());
+            }
+            captured.extend_from_slice(bytes);
+            return Ok(());
+        }
         if self.out.len() + bytes.len() <= GATHER_BYTES {
             self.out.extend_from_slice(bytes);
             return Ok(());
@@ -102,6 +111,16 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Keeps what is forwarded from now on, up to `bytes_max`.
+    pub fn capture(&mut self, bytes_max: usize) {
+        self.capture = Some((BytesMut::new(), bytes_max));
+    }
+
+    /// What has been forwarded since [`Self::capture`].
+    pub fn take_captured(&mut self) -> BytesMut {
+        self.capture.take().map(|(captured, _)| captured).unwrap_or_default()
     }
 
     /// An answer begins that may have to be taken back.
@@ -131,6 +150,14 @@ impl Client {
     pub fn has_input(&self) -> bool {
         !self.input.is_empty()
     }
+}
+
+fn too_large(bytes_max: usize) -> PgError {
+    PgError::new(
+        SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+        format!("rows that wait for the next Execute are larger than gather_bytes_max ({bytes_max} bytes)"),
+    )
+    .hint("Fetch all rows at once (fetch size 0), use LIMIT, or raise gather_bytes_max.")
 }
 
 fn gone(_: io::Error) -> Failure {

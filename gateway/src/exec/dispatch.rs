@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use super::bound::{queue_execute, Bound};
 use super::commit;
 use super::executor::Executor;
@@ -41,6 +43,8 @@ pub struct Completed {
     pub suspended: bool,
     /// The one shard that it ran on.
     pub shard: Option<ShardId>,
+    /// With a row limit over several shards: the rows that follow, as DataRow messages.
+    pub buffered: Option<BytesMut>,
 }
 
 /// Runs a statement inside the present transaction. The session has opened an implicit one if the statement needs it (see
@@ -150,6 +154,24 @@ async fn query(
         return single(executor, run, admitted, shard, text.as_deref()).await;
     }
     Statistics::count(&executor.gateway.statistics.fan_out);
+    if run.rows_max == 0 {
+        return several(executor, run, admitted, query).await;
+    }
+    // The shards are done at once; the client takes its rows piece by piece.
+    let bytes_max = executor.gateway.config.limits.gather_bytes_max;
+    executor.client.capture(bytes_max);
+    let run = Run { rows_max: 0, ..run.clone() };
+    let completed = several(executor, &run, admitted, query).await;
+    let captured = executor.client.take_captured();
+    Ok(Completed { buffered: Some(captured), ..completed? })
+}
+
+async fn several(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    query: &Query,
+) -> Result<Completed, Failure> {
     match &query.multi {
         MultiShard::Concatenate(plan) => fanout::concatenate(executor, run, admitted, query, plan).await,
         MultiShard::MergeSort(plan) => fanout::merge_sort(executor, run, admitted, query, plan).await,
@@ -170,10 +192,21 @@ async fn home(
     let Some(shard) = admitted.placement.single() else {
         return Err(PgError::internal("a statement for the home shard was placed on several").into());
     };
-    if home.pins {
+    if home.pins && outlives_transaction(&home.sql) {
         executor.pin(shard);
     }
     single(executor, run, admitted, shard, None).await
+}
+
+/// Cursors end with their transaction, which keeps the connection anyway, unless they are WITH HOLD.
+fn outlives_transaction(sql: &str) -> bool {
+    let words = sql.to_ascii_lowercase();
+    let mut words = words.split_whitespace();
+    match words.next() {
+        Some("fetch" | "move" | "close") => false,
+        Some("declare") => words.zip(sql.to_ascii_lowercase().split_whitespace().skip(2)).any(|pair| pair == ("with", "hold")),
+        _ => true,
+    }
 }
 
 /// One shard; `text` replaces the statement's own.
@@ -229,7 +262,7 @@ pub async fn single(
     }
     match outcome.error {
         Some(error) => Err(Failure::Server(error)),
-        None => Ok(Completed { tag: outcome.tag, suspended: outcome.suspended, shard: Some(shard) }),
+        None => Ok(Completed { tag: outcome.tag, suspended: outcome.suspended, shard: Some(shard), buffered: None }),
     }
 }
 

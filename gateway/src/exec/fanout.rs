@@ -25,18 +25,6 @@ use crate::pool::connection::StatementId;
 use crate::wire::backend::{self, FieldDescription};
 use crate::wire::{frontend, Format, Frame, PgError, SqlState};
 
-/// A row limit of Execute would have to suspend several shards.
-pub fn refuse_row_limit(run: &Run<'_>) -> Result<(), Failure> {
-    if run.rows_max == 0 {
-        return Ok(());
-    }
-    Err(PgError::refused(
-        "a row limit of Execute is not supported for a statement over several shards",
-        "Fetch all rows at once (fetch size 0), or use LIMIT.",
-    )
-    .into())
-}
-
 /// The statement for shards that get a text of the planner's: parameters that it leaves out have no type of their own, so
 /// all are declared. `formats`: of the results; None: as the client asked.
 pub async fn rebound(
@@ -133,7 +121,6 @@ pub async fn concatenate(
     query: &Query,
     plan: &Concatenate,
 ) -> Result<Completed, Failure> {
-    refuse_row_limit(run)?;
     let bound = match &plan.sql {
         Some(sql) => rebound(executor, run.bound, sql, None).await?,
         None => run.bound.clone(),
@@ -188,7 +175,6 @@ pub async fn merge_sort(
     query: &Query,
     plan: &MergeSort,
 ) -> Result<Completed, Failure> {
-    refuse_row_limit(run)?;
     let window = window(run, &plan.limit)?;
     // Formats that were given column by column lack the hidden ones.
     let formats = match run.bound.parsed()? {
@@ -261,7 +247,6 @@ pub async fn write(
     admitted: &Admitted,
     query: &Query,
 ) -> Result<Completed, Failure> {
-    refuse_row_limit(run)?;
     let requests = requests(admitted, query, run.bound, false, run.describe && query.returns_rows)?;
     all_rows(executor, run, admitted, requests).await
 }
@@ -273,7 +258,6 @@ pub async fn write_everywhere(
     admitted: &Admitted,
     query: &Query,
 ) -> Result<Completed, Failure> {
-    refuse_row_limit(run)?;
     let requests = requests(admitted, query, run.bound, false, run.describe && query.returns_rows)?;
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
     let mut command = None;

@@ -9,7 +9,7 @@ use super::bound::{Bound, Statement};
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::fanout::{all_rows, refuse_row_limit};
+use super::fanout::{all_rows};
 use super::fleet::ShardRequest;
 use super::hold::Admitted;
 use crate::merge::insert_split;
@@ -25,7 +25,6 @@ pub async fn run(
     query: &Query,
     plan: &InsertSplit,
 ) -> Result<Completed, Failure> {
-    refuse_row_limit(run)?;
     let Targets::Keys(keys) = &query.targets else {
         return Err(PgError::internal("rows of an INSERT without keys").into());
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Portal, Session};
+use super::{Buffered, Portal, Session};
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
 use crate::exec::describe::describe;
@@ -156,7 +156,7 @@ impl Session {
             return Err(PgError::new(SqlState::DUPLICATE_CURSOR, message).into());
         }
         let bound = Arc::new(Bound { statement, bind: Some(frame.clone()) });
-        self.portals.insert(bind.portal.to_owned(), Portal { bound, shard: None, finished: false });
+        self.portals.insert(bind.portal.to_owned(), Portal { bound, shard: None, finished: false, buffered: None });
         backend::bind_complete(self.executor.client.out());
         Ok(())
     }
@@ -232,6 +232,10 @@ impl Session {
         if let Some(shard) = portal.shard {
             return self.execute_on(frame, shard).await;
         }
+        if let Some(buffered) = portal.buffered {
+            self.next_rows(execute.portal, buffered, execute.rows_max);
+            return Ok(());
+        }
         if portal.finished {
             backend::command_complete(self.executor.client.out(), "SELECT 0");
             return Ok(());
@@ -258,7 +262,12 @@ impl Session {
             rows_max: execute.rows_max,
             portal: execute.portal,
         };
-        let completed = dispatch::run(&mut self.executor, run).await?;
+        let mut completed = dispatch::run(&mut self.executor, run).await?;
+        if let (Some(rows), Some(tag)) = (completed.buffered.take(), &completed.tag) {
+            let buffered = Buffered { rows, tag: tag.clone() };
+            self.next_rows(execute.portal, buffered, execute.rows_max);
+            return Ok(());
+        }
         if let Some(known) = self.portals.get_mut(execute.portal) {
             known.finished = !completed.suspended;
             known.shard = completed.shard.filter(|_| completed.suspended);
@@ -269,6 +278,27 @@ impl Session {
             None => backend::empty_query_response(self.executor.client.out()),
         }
         Ok(())
+    }
+
+    /// Shows rows that are there already, at most `rows_max` (0: all).
+    fn next_rows(&mut self, portal: &str, mut buffered: Buffered, rows_max: u32) {
+        let mut shown = 0;
+        while !buffered.rows.is_empty() && (rows_max == 0 || shown < rows_max) {
+            let Ok(Some(row)) = crate::wire::next_frame(&mut buffered.rows, usize::MAX) else { break };
+            self.executor.client.out().extend_from_slice(row.bytes());
+            shown += u32::from(row.tag() == b'D');
+        }
+        let finished = buffered.rows.is_empty();
+        if finished {
+            let tag = crate::merge::command_tag::with_count(&buffered.tag, u64::from(shown));
+            backend::command_complete(self.executor.client.out(), &tag);
+        } else {
+            backend::portal_suspended(self.executor.client.out());
+        }
+        if let Some(known) = self.portals.get_mut(portal) {
+            known.finished = finished;
+            known.buffered = (!finished).then_some(buffered);
+        }
     }
 
     /// A portal that waits on a shard goes on.

@@ -206,7 +206,7 @@ impl Session {
         pipeline.admitted = Some(admitted);
         let named = !bind.statement.is_empty();
         let bound = Bound { statement: Arc::clone(&statement), bind: Some(frame.clone()) };
-        let portal = Portal { bound: Arc::new(bound), shard: None, finished: false };
+        let portal = Portal { bound: Arc::new(bound), shard: None, finished: false, buffered: None };
         pipeline.portals.retain(|(name, _)| name != bind.portal);
         pipeline.portals.push((bind.portal.to_owned(), portal));
         pipeline.steps.push(Step::Bind { frame, statement, named });
@@ -221,7 +221,7 @@ impl Session {
         pipeline: &mut Pipeline<'a>,
     ) -> bool {
         if !pipeline.portals.iter().any(|(bound, _)| bound == name) {
-            let Some(shard) = self.portals.get(name).and_then(|portal| portal.shard) else { return false };
+            let Some(shard) = self.portal_shard(name) else { return false };
             if pipeline.shard.is_some_and(|chosen| chosen != shard) && !pipeline.any {
                 return false;
             }
@@ -230,6 +230,19 @@ impl Session {
         }
         pipeline.steps.push(Step::Portal { frame, expect });
         true
+    }
+
+    /// Where a portal is that was bound before: the shard that has it, or, for a cursor that DECLARE has made, the home shard.
+    fn portal_shard(&self, name: &str) -> Option<ShardId> {
+        if let Some(portal) = self.portals.get(name) {
+            return portal.shard;
+        }
+        if name.is_empty() || self.executor.transaction.block != Block::Explicit {
+            return None;
+        }
+        let view = self.executor.gateway.view.current()?;
+        let home = view.topology.home_shard()?;
+        self.executor.transaction.participants.contains_key(&home).then_some(home)
     }
 
     /// False: the pipeline has to be understood again (a fence was met; nothing has been shown).

@@ -5,14 +5,18 @@ pub mod commands;
 pub mod extended;
 pub mod simple;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::BytesMut;
 
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
 use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
 use crate::exec::transaction::Block;
+use crate::pool::ReadyConn;
 use crate::wire::tag::client as tag;
 use crate::wire::{backend, Frame, PgError, SqlState};
 use ringway_topology::ids::ShardId;
@@ -25,6 +29,15 @@ pub struct Portal {
     pub shard: Option<ShardId>,
     /// Executed to its end by the gateway: a further Execute gives no rows.
     pub finished: bool,
+    /// Rows of several shards that wait for the next Execute.
+    pub buffered: Option<Buffered>,
+}
+
+/// DataRow messages, and the command tag that follows them.
+#[derive(Clone, Debug)]
+pub struct Buffered {
+    pub rows: bytes::BytesMut,
+    pub tag: String,
 }
 
 pub struct Session {
@@ -62,8 +75,14 @@ impl Session {
                     self.executor.client.flush().await?;
                     self.executor.client.trim();
                     let idle = !self.executor.transaction.is_open() && self.batch.is_empty();
+                    let Executor { client, pinned, .. } = &mut self.executor;
                     let next = tokio::select! {
-                        frame = self.executor.client.frame() => frame?,
+                        frame = client.frame() => frame?,
+                        told = notices(pinned) => {
+                            let told = told?;
+                            self.executor.client.forward(&told).await?;
+                            continue;
+                        }
                         () = shutdown.cancelled(), if idle => return Err(Failure::Gone(Some(Box::new(shutting_down())))),
                     };
                     match next {
@@ -164,6 +183,32 @@ impl Session {
         self.executor.cancel.clear().await;
         self.executor.slot.leave_transaction();
     }
+}
+
+/// What a pinned connection says while the session is idle: notifications. Waits for ever when there is nothing. Cancel-safe.
+async fn notices(pinned: &mut BTreeMap<ShardId, ReadyConn>) -> Result<BytesMut, Failure> {
+    std::future::poll_fn(|context| {
+        for connection in pinned.values_mut() {
+            let mut told = BytesMut::new();
+            loop {
+                while let Some(message) = connection.take_message() {
+                    if matches!(message.tag, b'A' | b'N' | b'S') {
+                        told.extend_from_slice(&message.raw);
+                    }
+                }
+                match connection.poll_fill(context) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Pending => break,
+                }
+            }
+            if !told.is_empty() {
+                return Poll::Ready(Ok(told));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 pub fn shutting_down() -> PgError {
