@@ -86,6 +86,7 @@ pub async fn again(executor: &mut Executor, admitted: &Admitted, started: Instan
     executor.client.rewind();
     commit::roll_back_shards(executor).await;
     executor.transaction.failed = false;
+    executor.transaction.view = None;
     executor.slot.leave_transaction();
     let gateway = std::sync::Arc::clone(&executor.gateway);
     let left = gateway.config.limits.fence_timeout().saturating_sub(started.elapsed());
@@ -192,6 +193,10 @@ async fn home(
     let Some(shard) = admitted.placement.single() else {
         return Err(PgError::internal("a statement for the home shard was placed on several").into());
     };
+    if home.pins {
+        // DECLARE: the cursor reads what it began with until its transaction ends.
+        executor.slot.keeps_snapshot();
+    }
     if home.pins && outlives_transaction(&home.sql) {
         executor.pin(shard);
     }
@@ -259,6 +264,9 @@ pub async fn single(
     }
     if admitted.placement.any {
         executor.last_shard = Some(shard);
+    }
+    if outcome.suspended {
+        executor.slot.keeps_snapshot();
     }
     match outcome.error {
         Some(error) => Err(Failure::Server(error)),

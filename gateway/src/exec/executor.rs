@@ -58,15 +58,32 @@ pub struct Lent {
 
 impl Executor {
     /// A statement begins: the topology that it sees.
-    pub fn enter(&self) -> Result<Arc<View>, Failure> {
+    pub fn enter(&mut self) -> Result<Arc<View>, Failure> {
         Statistics::count(&self.gateway.statistics.statements);
         let gateway = &self.gateway;
-        let view = self.slot.enter(|| gateway.view.current().map(|view| (view.epoch(), view)));
-        view.ok_or_else(|| {
-            PgError::new(SqlState::CANNOT_CONNECT_NOW, "the gateway does not know the cluster yet")
+        let of_transaction = self.transaction.view.clone();
+        let view = self.slot.enter(|| of_transaction.or_else(|| gateway.view.current()).map(|view| (view.epoch(), view)));
+        let Some(view) = view else {
+            return Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the gateway does not know the cluster yet")
                 .hint("Check that the control plane runs and that the gateway's --topology is its address.")
-                .into()
-        })
+                .into());
+        };
+        if self.transaction.block == Block::Explicit && self.transaction.view.is_none() && self.has_snapshot() {
+            self.transaction.view = Some(Arc::clone(&view));
+            self.slot.keeps_snapshot();
+        }
+        Ok(view)
+    }
+
+    /// Whether the transaction reads from one snapshot to its end.
+    fn has_snapshot(&self) -> bool {
+        match self.transaction.isolation() {
+            Some(_) => self.transaction.has_snapshot(),
+            None => self.settings.get("default_transaction_isolation").is_some_and(|set| {
+                let set = set.to_ascii_lowercase();
+                set.contains("repeatable") || set.contains("serializable")
+            }),
+        }
     }
 
     pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ringway_topology::ids::{MoveId, ShardId};
+use ringway_topology::ids::{Epoch, MoveId, ShardId};
 
 use super::executor::{cancelled, Executor};
 use super::failure::Failure;
@@ -59,20 +59,29 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
             return Ok(Admitted { view, planned, placement, access });
         };
         executor.slot.suspend(before);
-        if let Wait::Move(id) = reason {
+        if let Wait::Move(id, _) = reason {
             if held.is_none() {
                 executor.gateway.faults.hit(FaultPoint::HoldEntered);
             }
             held = Some(id);
         }
-        wait(executor, &view, started).await?;
+        wait(executor, reason.epoch(), started).await?;
     }
 }
 
+/// Why a statement waits, and the epoch that says so: a newer one may not.
 enum Wait {
-    Move(MoveId),
+    Move(MoveId, Epoch),
     /// A table of the statement is being distributed.
-    Table,
+    Table(Epoch),
+}
+
+impl Wait {
+    fn epoch(&self) -> Epoch {
+        match self {
+            Wait::Move(_, epoch) | Wait::Table(epoch) => *epoch,
+        }
+    }
 }
 
 fn waits_for(
@@ -95,14 +104,20 @@ fn waits_for(
         topology.table(&table.schema, &table.name).is_some_and(|table| table.changing)
     };
     if may_wait && tables.iter().any(changing) {
-        return Some(Wait::Table);
+        return Some(Wait::Table(view.epoch()));
     }
-    if access == Access::Read || topology.moves.is_empty() {
+    if access == Access::Read {
+        return None;
+    }
+    // Also a transaction that goes by an older epoch's topology is held by the present one.
+    let newest = executor.gateway.view.current();
+    let topology = newest.as_ref().map_or(topology, |newest| &newest.topology);
+    if topology.moves.is_empty() {
         return None;
     }
     let id = placement.holding(topology)?;
     let moving = topology.moves.get(&id)?;
-    (!executor.slot.has_written(moving)).then_some(Wait::Move(id))
+    (!executor.slot.has_written(moving)).then_some(Wait::Move(id, topology.epoch))
 }
 
 struct Held<'a>(&'a std::sync::atomic::AtomicUsize);
@@ -113,7 +128,7 @@ impl Drop for Held<'_> {
     }
 }
 
-async fn wait(executor: &mut Executor, view: &View, started: Instant) -> Result<(), Failure> {
+async fn wait(executor: &mut Executor, epoch: Epoch, started: Instant) -> Result<(), Failure> {
     let gateway = Arc::clone(&executor.gateway);
     let limits = &gateway.config.limits;
     let waiting = gateway.held.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +145,7 @@ async fn wait(executor: &mut Executor, view: &View, started: Instant) -> Result<
     // What was sent before belongs to the client while it waits.
     executor.client.flush().await?;
     let newer = tokio::select! {
-        newer = gateway.view.newer_than(view.epoch(), left) => newer,
+        newer = gateway.view.newer_than(epoch, left) => newer,
         () = executor.cancel.requested() => return Err(cancelled().into()),
     };
     if newer {

@@ -1,9 +1,11 @@
 //! A session's transaction: what is open on which shard, and how it is opened. Ends in [`super::commit`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ringway_topology::ids::ShardId;
 
+use super::view::View;
 use crate::plan::types::{Isolation, TransactionModes};
 use crate::pool::settings::Settings;
 use crate::pool::ReadyConn;
@@ -55,6 +57,8 @@ pub struct Transaction {
     pub local: Vec<String>,
     /// The session's settings at BEGIN.
     pub settings_before: Option<Settings>,
+    /// What its snapshot belongs to: under REPEATABLE READ and SERIALIZABLE every statement goes where the first one went.
+    pub view: Option<Arc<View>>,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
 }
