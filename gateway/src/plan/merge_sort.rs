@@ -16,7 +16,7 @@ use super::refuse::not_over_shards;
 use super::types::{MergeSort, MultiShard, SortKey};
 use crate::sql::parse::ident_value;
 use crate::sql::splice::Splice;
-use crate::wire::PgError;
+use crate::wire::{PgError, SqlState};
 
 pub fn plan(
     analysis: &mut Analysis<'_>,
@@ -156,7 +156,7 @@ fn output_column(expr: &Expr, projection: &[SelectItem], columns: Option<&[Outpu
         return match ordinal.checked_sub(1) {
             Some(column) if columns.is_none_or(|columns| column < columns.len()) => Ok(Some(column)),
             _ => Err(PgError::new(
-                crate::wire::sqlstate::SqlState::SYNTAX_ERROR,
+                SqlState::INVALID_COLUMN_REFERENCE,
                 format!("ORDER BY position {ordinal} is not in select list"),
             )),
         };

@@ -14,7 +14,7 @@ use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
 use super::{concatenate, insert, write};
 use crate::sql::parse::{name_parts, parse, Text};
-use crate::wire::PgError;
+use crate::wire::{PgError, SqlState};
 
 /// What the functions of a statement do, wherever they are called.
 #[derive(Clone, Debug, Default)]
@@ -105,8 +105,9 @@ fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, message: &str) -> Result
             })
         };
         if listed || view {
+            // A shard might understand it, so this is a refusal even where PostgreSQL too would find an error.
             let error = syntax_error(format!("the statement is not understood: {message}"), lexeme.start, text.sql);
-            return Err(error
+            return Err(PgError { code: SqlState::FEATURE_NOT_SUPPORTED, ..error }
                 .detail(format!("It names \"{name}\", which is not on one shard alone; it was sent nowhere."))
                 .hint("Write it differently, or use SET ringway.shard to work on one shard."));
         }

@@ -19,9 +19,11 @@ pub fn plan(text: &Text<'_>) -> Option<Result<Plan, PgError>> {
     let command = match first.as_str() {
         "begin" => {
             let _ = cursor.take("work") || cursor.take("transaction");
-            modes(&mut cursor).map(|modes| SessionCommand::Begin { modes })
+            modes(&mut cursor).map(|modes| SessionCommand::Begin { modes, tag: "BEGIN" })
         }
-        "start" if cursor.take("transaction") => modes(&mut cursor).map(|modes| SessionCommand::Begin { modes }),
+        "start" if cursor.take("transaction") => {
+            modes(&mut cursor).map(|modes| SessionCommand::Begin { modes, tag: "START TRANSACTION" })
+        }
         "commit" | "end" => {
             if cursor.take("prepared") {
                 return Some(Err(two_phase()));

@@ -48,6 +48,8 @@ pub enum SessionCommand {
     /// BEGIN / START TRANSACTION with its modes as written (without the verb), e.g. `ISOLATION LEVEL REPEATABLE READ`.
     Begin {
         modes: TransactionModes,
+        /// The command tag: the verb as it was written.
+        tag: &'static str,
     },
     Commit {
         chain: bool,
