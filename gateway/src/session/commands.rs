@@ -35,7 +35,10 @@ impl Session {
                 backend::empty_query_response(self.executor.client.out());
                 return Ok(());
             }
-            SessionCommand::Begin { modes } => self.begin(modes),
+            SessionCommand::Begin { modes, tag } => {
+                self.begin(modes);
+                tag
+            }
             SessionCommand::Commit { chain } => self.commit(*chain).await?,
             SessionCommand::Rollback { chain } => self.roll_back(*chain).await,
             SessionCommand::Savepoint { name } => self.savepoint(name).await?,
@@ -60,7 +63,11 @@ impl Session {
             }
             SessionCommand::Discard { all } => {
                 self.discard(*all).await?;
-                if *all { "DISCARD ALL" } else { "DISCARD" }
+                if *all {
+                    "DISCARD ALL"
+                } else {
+                    "DISCARD"
+                }
             }
             SessionCommand::Prepare { name, parameter_types, sql } => {
                 self.prepare(name, parameter_types, sql).await?;
@@ -81,9 +88,11 @@ impl Session {
         backend::notice_response(self.executor.client.out(), &warning);
     }
 
-    fn begin(&mut self, modes: &TransactionModes) -> &'static str {
+    fn begin(&mut self, modes: &TransactionModes) {
         match self.executor.transaction.block {
-            Block::Explicit => self.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress"),
+            Block::Explicit => {
+                self.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress")
+            }
             // What has been done since the last Sync becomes part of it.
             Block::Implicit => {
                 self.executor.transaction.block = Block::Explicit;
@@ -98,7 +107,6 @@ impl Session {
                 };
             }
         }
-        "BEGIN"
     }
 
     async fn commit(&mut self, chain: bool) -> Result<&'static str, Failure> {
@@ -260,11 +268,7 @@ impl Session {
     }
 
     /// A shard says whether the new settings are valid, and what has changed for the client.
-    async fn change_settings(
-        &mut self,
-        settings: crate::pool::settings::Settings,
-        sql: &str,
-    ) -> Result<(), Failure> {
+    async fn change_settings(&mut self, settings: crate::pool::settings::Settings, sql: &str) -> Result<(), Failure> {
         let statements = settings.statements_from(&self.executor.settings);
         let text = if statements.is_empty() { sql.to_owned() } else { statements };
         let shards: Vec<_> = if self.executor.transaction.participants.is_empty() {
@@ -456,12 +460,7 @@ impl Session {
     }
 
     /// A SET on one shard: what it reports goes to the client if `show`.
-    async fn on_shard(
-        &mut self,
-        shard: ringway_topology::ids::ShardId,
-        sql: &str,
-        show: bool,
-    ) -> Result<(), Failure> {
+    async fn on_shard(&mut self, shard: ringway_topology::ids::ShardId, sql: &str, show: bool) -> Result<(), Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
         if !show {
