@@ -199,8 +199,8 @@ impl Config {
         let file = match &options.config {
             None => File::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
                 toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.clone(), source })?
             }
         };
@@ -259,11 +259,8 @@ mod tests {
     fn command_line_wins_over_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("gateway.toml");
-        std::fs::write(
-            &path,
-            "topology = \"http://a:1\"\nlisten = \"127.0.0.1:1\"\n[limits]\npool_size_max = 7\n",
-        )
-        .unwrap();
+        std::fs::write(&path, "topology = \"http://a:1\"\nlisten = \"127.0.0.1:1\"\n[limits]\npool_size_max = 7\n")
+            .unwrap();
         let path = path.to_str().unwrap();
         let config = Config::load(options(&["--config", path, "--listen", "127.0.0.1:2"])).unwrap();
         assert_eq!(config.topology, TopologySource::ControlPlane("http://a:1".into()));

@@ -9,7 +9,7 @@ use ringway_topology::ids::ShardId;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::fanout::{rebound};
+use super::fanout::rebound;
 use super::filter;
 use super::fleet::{frame, Fleet, ShardRequest};
 use super::forward::{forward, Request};
@@ -106,8 +106,7 @@ async fn type_names(
     shard: ShardId,
     oids: &[u32],
 ) -> Result<BTreeMap<u32, String>, Failure> {
-    let unknown: Vec<String> =
-        oids.iter().filter(|oid| **oid >= FIRST_NORMAL_OID).map(|oid| oid.to_string()).collect();
+    let unknown: Vec<String> = oids.iter().filter(|oid| **oid >= FIRST_NORMAL_OID).map(|oid| oid.to_string()).collect();
     if unknown.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -137,10 +136,8 @@ async fn combine(
     let shard = open.or(admitted.placement.shards.first().copied());
     let shard = shard.ok_or_else(|| PgError::internal("no shard to combine on"))?;
     let bind = run.bound.parsed()?;
-    let types: Vec<u32> = parameters
-        .iter()
-        .map(|index| run.bound.statement.types.get(*index).copied().unwrap_or(0))
-        .collect();
+    let types: Vec<u32> =
+        parameters.iter().map(|index| run.bound.statement.types.get(*index).copied().unwrap_or(0)).collect();
     let mut formats: Vec<Format> = Vec::new();
     let mut values: Vec<Option<Bytes>> = Vec::new();
     let mut result_formats: Vec<Format> = Vec::new();

@@ -81,9 +81,9 @@ async fn commit_all(
     let mut mirrored: BTreeMap<ShardId, Vec<Mirrored>> = BTreeMap::new();
     let prepared = {
         let gateway = &executor.gateway;
-        let work = participants.iter_mut().map(|(id, participant)| async move {
-            (*id, mirror::prepare(gateway, view, *id, participant).await)
-        });
+        let work = participants
+            .iter_mut()
+            .map(|(id, participant)| async move { (*id, mirror::prepare(gateway, view, *id, participant).await) });
         join_all(work).await
     };
     let mut failure = None;

@@ -16,6 +16,7 @@ use super::answers::collect;
 use super::dispatch::{single, Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
+use super::faults::FaultPoint;
 use super::forward::drain_prefix;
 use super::hold::Admitted;
 use super::pump::Outcome;
@@ -63,6 +64,7 @@ async fn transactional(executor: &mut Executor, run: &Run<'_>, admitted: &Admitt
     for (index, shard) in admitted.placement.shards.iter().enumerate() {
         let answered = on_shard(executor, admitted, *shard, &run.bound.statement.sql, true, index == 0).await?;
         tag = tag.or(answered);
+        executor.gateway.faults.hit(FaultPoint::DdlOpened);
     }
     Ok(Completed { tag, ..Completed::default() })
 }
@@ -150,12 +152,15 @@ async fn on_shard(
 /// The schema has changed: a new epoch makes every gateway read the catalog again.
 pub async fn report(executor: &mut Executor) {
     let gateway = Arc::clone(&executor.gateway);
+    gateway.faults.hit(FaultPoint::DdlCommitted);
     let told = match &gateway.view.control_plane {
         ControlPlane::Linked { endpoint, secret, .. } => tell(endpoint, secret.as_deref(), gateway.id.0).await,
         ControlPlane::Fixed => Err("this gateway serves a fixed cluster".to_owned()),
     };
     match told {
-        Ok(epoch) if gateway.view.newer_than(Epoch(epoch.saturating_sub(1)), CATALOG_WAIT).await => {}
+        Ok(epoch) if gateway.view.newer_than(Epoch(epoch.saturating_sub(1)), CATALOG_WAIT).await => {
+            gateway.faults.hit(FaultPoint::CatalogReported);
+        }
         Ok(epoch) => tracing::warn!(epoch, "the schema's new epoch has not arrived yet"),
         Err(reason) => {
             // This gateway at least must know what its client has just done.
@@ -165,8 +170,9 @@ pub async fn report(executor: &mut Executor) {
                 }
             }
             if !matches!(gateway.view.control_plane, ControlPlane::Fixed) {
-                let warning = PgError::warning(format!("the control plane could not be told of the schema change: {reason}"))
-                    .hint("Other gateways plan by the old catalog until the next epoch.");
+                let warning =
+                    PgError::warning(format!("the control plane could not be told of the schema change: {reason}"))
+                        .hint("Other gateways plan by the old catalog until the next epoch.");
                 backend::notice_response(executor.client.out(), &warning);
             }
         }

@@ -184,12 +184,7 @@ async fn several(
     }
 }
 
-async fn home(
-    executor: &mut Executor,
-    run: &Run<'_>,
-    admitted: &Admitted,
-    home: &Home,
-) -> Result<Completed, Failure> {
+async fn home(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, home: &Home) -> Result<Completed, Failure> {
     let Some(shard) = admitted.placement.single() else {
         return Err(PgError::internal("a statement for the home shard was placed on several").into());
     };
@@ -209,7 +204,9 @@ fn outlives_transaction(sql: &str) -> bool {
     let mut words = words.split_whitespace();
     match words.next() {
         Some("fetch" | "move" | "close") => false,
-        Some("declare") => words.zip(sql.to_ascii_lowercase().split_whitespace().skip(2)).any(|pair| pair == ("with", "hold")),
+        Some("declare") => {
+            words.zip(sql.to_ascii_lowercase().split_whitespace().skip(2)).any(|pair| pair == ("with", "hold"))
+        }
         _ => true,
     }
 }
@@ -231,8 +228,7 @@ pub async fn single(
     let outcome: Outcome = {
         let mut write = |connection: &mut crate::pool::connection::ServerConnection,
                          expects: &mut std::collections::VecDeque<super::pump::Expect>| {
-            let queued =
-                queue_execute(connection, expects, run.bound, text, run.describe, run.portal, run.rows_max);
+            let queued = queue_execute(connection, expects, run.bound, text, run.describe, run.portal, run.rows_max);
             if let Err(error) = queued {
                 failed = Some(error);
             }

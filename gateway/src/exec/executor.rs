@@ -62,7 +62,8 @@ impl Executor {
         Statistics::count(&self.gateway.statistics.statements);
         let gateway = &self.gateway;
         let of_transaction = self.transaction.view.clone();
-        let view = self.slot.enter(|| of_transaction.or_else(|| gateway.view.current()).map(|view| (view.epoch(), view)));
+        let view =
+            self.slot.enter(|| of_transaction.or_else(|| gateway.view.current()).map(|view| (view.epoch(), view)));
         let Some(view) = view else {
             return Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the gateway does not know the cluster yet")
                 .hint("Check that the control plane runs and that the gateway's --topology is its address.")
@@ -100,9 +101,9 @@ impl Executor {
     }
 
     pub fn shard<'a>(&self, view: &'a View, id: ShardId) -> Result<&'a ringway_topology::model::Shard, Failure> {
-        view.topology
-            .shard(id)
-            .ok_or_else(|| PgError::internal(format!("shard {id} is not in the topology of epoch {}", view.epoch())).into())
+        view.topology.shard(id).ok_or_else(|| {
+            PgError::internal(format!("shard {id} is not in the topology of epoch {}", view.epoch())).into()
+        })
     }
 
     /// Whether statements must be checked on their shards, because the lease ran out.
@@ -119,8 +120,11 @@ impl Executor {
         }
         let shard = self.shard(view, id)?;
         let pool = self.gateway.pools.application(shard, &self.identity.user, &self.identity.credentials)?;
-        let claim =
-            if self.transaction.participants.is_empty() && self.pinned.is_empty() { Claim::First } else { Claim::Further };
+        let claim = if self.transaction.participants.is_empty() && self.pinned.is_empty() {
+            Claim::First
+        } else {
+            Claim::Further
+        };
         let mut connection = tokio::select! {
             connection = pool.checkout(claim) => connection?,
             () = self.cancel.requested() => return Err(cancelled().into()),
@@ -148,8 +152,7 @@ impl Executor {
         let wrote = access != Access::Read;
         let mut lent = if !self.transaction.is_open() {
             let connection = self.checkout(view, id).await?;
-            let participant =
-                Participant { connection, wrote, captured: None, prefix: 0, settings_before: None };
+            let participant = Participant { connection, wrote, captured: None, prefix: 0, settings_before: None };
             Lent { shard: id, participant, in_transaction: false }
         } else {
             let participant = match self.transaction.participants.remove(&id) {

@@ -61,9 +61,8 @@ fn count_parameter(values: &[Parameter<'_>], index: usize) -> Result<Option<i64>
     let missing = || PgError::new(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter ${}", index + 1));
     let parameter = values.get(index).ok_or_else(missing)?;
     let Some(bytes) = parameter.value else { return Ok(None) };
-    let wrong = || {
-        PgError::new(SqlState::INVALID_TEXT_REPRESENTATION, format!("parameter ${} is no row count", index + 1))
-    };
+    let wrong =
+        || PgError::new(SqlState::INVALID_TEXT_REPRESENTATION, format!("parameter ${} is no row count", index + 1));
     let value = match (parameter.format, bytes) {
         (Format::Text, text) => std::str::from_utf8(text).ok().and_then(|text| text.trim().parse().ok()),
         (Format::Binary, [a, b, c, d, e, f, g, h]) => Some(i64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),

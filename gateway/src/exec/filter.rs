@@ -15,12 +15,7 @@ use super::inflight::Footprint;
 use crate::plan::types::{Access, Query, ShardedReference};
 
 /// What `shard` is sent instead of the statement; None: the statement as it is.
-pub fn text(
-    query: &Query,
-    admitted: &Admitted,
-    shard: ShardId,
-    sql: &Arc<str>,
-) -> Result<Option<String>, Failure> {
+pub fn text(query: &Query, admitted: &Admitted, shard: ShardId, sql: &Arc<str>) -> Result<Option<String>, Failure> {
     // Keys of one shard need no filter; keys of several do: each shard is asked for all of them.
     let held_to_one = admitted.placement.keyed && admitted.placement.single().is_some();
     if held_to_one || !admitted.view.is_moving() {
@@ -30,12 +25,7 @@ pub fn text(
 }
 
 /// The same for a text that the planner has made.
-pub fn rewritten(
-    query: &Query,
-    admitted: &Admitted,
-    shard: ShardId,
-    sql: &str,
-) -> Result<Option<String>, Failure> {
+pub fn rewritten(query: &Query, admitted: &Admitted, shard: ShardId, sql: &str) -> Result<Option<String>, Failure> {
     if !admitted.view.is_moving() {
         return Ok(None);
     }

@@ -152,7 +152,11 @@ impl Fleet {
                         Poll::Pending => {}
                     }
                 }
-                if any { Poll::Ready(Ok(())) } else { Poll::Pending }
+                if any {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                }
             })
             .await?;
         }

@@ -97,10 +97,7 @@ fn show_error(executor: &mut Executor, outcome: &Outcome, show: Show, status: u8
 }
 
 /// Answers to `count` requests that the gateway sent in front; the first error.
-pub async fn drain_prefix(
-    connection: &mut ServerConnection,
-    count: u32,
-) -> Result<Option<ServerError>, Failure> {
+pub async fn drain_prefix(connection: &mut ServerConnection, count: u32) -> Result<Option<ServerError>, Failure> {
     let mut left = count;
     let mut first = None;
     while left > 0 {

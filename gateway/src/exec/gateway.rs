@@ -1,7 +1,7 @@
 //! What all sessions of the process share.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,6 +55,11 @@ struct PlanKey {
     shape: u64,
 }
 
+/// Text and declared parameter types.
+type StatementKey = (Arc<str>, Vec<u32>);
+/// Role and the settings' hash.
+type LoginKey = (String, u64);
+
 pub struct Gateway {
     pub config: Config,
     pub id: GatewayId,
@@ -70,12 +75,12 @@ pub struct Gateway {
     pub held: AtomicUsize,
     pub forget: tokio::sync::mpsc::Sender<(ShardId, Gid)>,
     plans: Mutex<LruCache<u64, Arc<Planned>>>,
-    statement_ids: Mutex<LruCache<(Arc<str>, Vec<u32>), StatementId>>,
+    statement_ids: Mutex<LruCache<StatementKey, StatementId>>,
     hasher: RandomState,
     next_statement: AtomicU64,
     next_gid: AtomicU64,
     /// What servers say of themselves at a session's start, by role and settings.
-    pub parameters: Mutex<HashMap<(String, u64), Vec<(String, String)>>>,
+    pub parameters: Mutex<HashMap<LoginKey, Vec<(String, String)>>>,
 }
 
 /// Logins with distinct settings whose parameters are remembered.
@@ -146,9 +151,7 @@ impl Gateway {
         user: &str,
     ) -> Result<Arc<Planned>, Box<PgError>> {
         let catalog = self.catalog.load_full().ok_or_else(no_catalog)?;
-        let mut hasher = self.hasher.build_hasher();
-        (sql, search_path, user, catalog.serial, view.shape).hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = self.hasher.hash_one((sql, search_path, user, catalog.serial, view.shape));
         let same = |planned: &Planned| {
             *planned.sql == *sql
                 && planned.key.search_path == search_path

@@ -84,13 +84,7 @@ impl Wait {
     }
 }
 
-fn waits_for(
-    executor: &Executor,
-    view: &View,
-    plan: &Plan,
-    placement: &Placement,
-    access: Access,
-) -> Option<Wait> {
+fn waits_for(executor: &Executor, view: &View, plan: &Plan, placement: &Placement, access: Access) -> Option<Wait> {
     let topology = &view.topology;
     let tables = match plan {
         Plan::Query(query) => query.tables.as_slice(),

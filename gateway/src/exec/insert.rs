@@ -9,7 +9,7 @@ use super::bound::{Bound, Statement};
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::fanout::{all_rows};
+use super::fanout::all_rows;
 use super::fleet::ShardRequest;
 use super::hold::Admitted;
 use crate::merge::insert_split;

@@ -231,11 +231,7 @@ pub fn forget(gateway: &Gateway, anchor: ShardId, gid: Gid) {
 
 /// The view that a commit uses: the newest.
 pub fn newest(executor: &Executor) -> Result<std::sync::Arc<View>, Failure> {
-    executor
-        .gateway
-        .view
-        .current()
-        .ok_or_else(|| PgError::internal("a transaction commits without a topology").into())
+    executor.gateway.view.current().ok_or_else(|| PgError::internal("a transaction commits without a topology").into())
 }
 
 #[cfg(test)]

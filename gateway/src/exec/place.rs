@@ -61,10 +61,8 @@ impl Placement {
 
     /// Whether the statement's transaction may have captured rows that must be mirrored.
     pub fn is_mirrored(&self, topology: &Topology) -> bool {
-        self.moves(topology).any(|moving| {
-            moving.routing.mirror
-                && self.shards.iter().any(|shard| moving.peer_of(*shard).is_some())
-        })
+        self.moves(topology)
+            .any(|moving| moving.routing.mirror && self.shards.iter().any(|shard| moving.peer_of(*shard).is_some()))
     }
 }
 

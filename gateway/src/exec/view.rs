@@ -54,7 +54,11 @@ impl View {
 /// The way to the control plane.
 #[derive(Clone)]
 pub enum ControlPlane {
-    Linked { client: TopologyClient, endpoint: String, secret: Option<String> },
+    Linked {
+        client: TopologyClient,
+        endpoint: String,
+        secret: Option<String>,
+    },
     /// A fixed cluster.
     Fixed,
 }

@@ -117,8 +117,7 @@ fn queue_startup(connection: &mut ServerConnection, request: &ConnectRequest<'_>
 }
 
 async fn authenticate(connection: &mut ServerConnection, request: &ConnectRequest<'_>) -> Result<(), PoolError> {
-    let no_password =
-        || PoolError::NoPassword { shard: request.endpoint.shard.clone(), role: request.role.to_owned() };
+    let no_password = || PoolError::NoPassword { shard: request.endpoint.shard.clone(), role: request.role.to_owned() };
     let service = request.role == request.endpoint.service_role;
     let password = if service { request.endpoint.password.clone() } else { None };
     let credential = match &password {

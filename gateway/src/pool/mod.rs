@@ -74,8 +74,7 @@ impl Pools {
             }
         }
         let endpoint = Endpoint::parse(&shard.name, &shard.dsn)?;
-        let pool =
-            Arc::new(Pool::new(shard.id, endpoint, role.to_owned(), purpose, self.gateway, &self.limits));
+        let pool = Arc::new(Pool::new(shard.id, endpoint, role.to_owned(), purpose, self.gateway, &self.limits));
         pool.set_credentials(credentials.clone());
         self.pools().insert(key, (shard.dsn.clone(), Arc::clone(&pool)));
         Ok(pool)

@@ -166,12 +166,9 @@ async fn admit(server: &Server, client: &mut Client, startup: &StartupMessage) -
     }
     let endpoint = Endpoint::parse(&home.name, &home.dsn)?;
     if endpoint.database != database {
-        return Err(PgError::fatal(
-            SqlState::INVALID_CATALOG_NAME,
-            format!("database \"{database}\" does not exist"),
-        )
-        .hint(format!("This cluster serves the database \"{}\".", endpoint.database))
-        .into());
+        return Err(PgError::fatal(SqlState::INVALID_CATALOG_NAME, format!("database \"{database}\" does not exist"))
+            .hint(format!("This cluster serves the database \"{}\".", endpoint.database))
+            .into());
     }
     let key = (user.clone(), settings.hash());
     let known = server.gateway.parameters.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -192,8 +189,12 @@ async fn admit(server: &Server, client: &mut Client, startup: &StartupMessage) -
         connection.query(&statements).await?;
     }
     for (name, value) in &mut parameters {
-        if let Some(Some(now)) =
-            connection.query(&format!("SHOW \"{name}\"")).await?.into_iter().next().and_then(|row| row.into_iter().next())
+        if let Some(Some(now)) = connection
+            .query(&format!("SHOW \"{name}\""))
+            .await?
+            .into_iter()
+            .next()
+            .and_then(|row| row.into_iter().next())
         {
             *value = now;
         }

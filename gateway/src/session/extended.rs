@@ -126,7 +126,9 @@ impl Session {
             let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
             let ends = matches!(
                 plan,
-                Plan::Session(SessionCommand::Commit { .. } | SessionCommand::Rollback { .. } | SessionCommand::RollbackTo { .. })
+                Plan::Session(
+                    SessionCommand::Commit { .. } | SessionCommand::Rollback { .. } | SessionCommand::RollbackTo { .. }
+                )
             );
             if !ends {
                 check_not_failed(&self.executor)?;
@@ -185,10 +187,7 @@ impl Session {
         Ok(())
     }
 
-    async fn description(
-        &mut self,
-        statement: &Arc<Statement>,
-    ) -> Result<crate::exec::describe::Description, Failure> {
+    async fn description(&mut self, statement: &Arc<Statement>) -> Result<crate::exec::describe::Description, Failure> {
         if statement.sql.is_empty() {
             return Ok(crate::exec::describe::Description::default());
         }
@@ -256,12 +255,7 @@ impl Session {
         if !lone && !outside {
             self.executor.begin_implicit();
         }
-        let run = Run {
-            bound: &portal.bound,
-            describe: false,
-            rows_max: execute.rows_max,
-            portal: execute.portal,
-        };
+        let run = Run { bound: &portal.bound, describe: false, rows_max: execute.rows_max, portal: execute.portal };
         let mut completed = dispatch::run(&mut self.executor, run).await?;
         if let (Some(rows), Some(tag)) = (completed.buffered.take(), &completed.tag) {
             let buffered = Buffered { rows, tag: tag.clone() };

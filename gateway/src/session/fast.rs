@@ -10,13 +10,13 @@ use super::{Portal, Session};
 use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_parse, Bound, Statement};
 use crate::exec::dispatch;
 use crate::exec::failure::Failure;
+use crate::exec::filter;
 use crate::exec::forward::{forward, Request};
 use crate::exec::hold::{admit, Admitted};
 use crate::exec::place::values;
 use crate::exec::pump::{Expect, Outcome, Show};
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
-use crate::exec::filter;
 use crate::plan::types::{Access, Plan};
 use crate::pool::connection::ServerConnection;
 use crate::wire::frontend::{self, Bind, Execute, Parse};
@@ -25,12 +25,27 @@ use crate::wire::{Frame, PgError, SqlState, Target};
 
 /// What one message becomes.
 enum Step<'a> {
-    Parse { frame: &'a Frame, statement: Arc<Statement>, named: bool },
-    Bind { frame: &'a Frame, statement: Arc<Statement>, named: bool },
-    DescribeStatement { frame: &'a Frame, statement: Arc<Statement>, named: bool },
+    Parse {
+        frame: &'a Frame,
+        statement: Arc<Statement>,
+        named: bool,
+    },
+    Bind {
+        frame: &'a Frame,
+        statement: Arc<Statement>,
+        named: bool,
+    },
+    DescribeStatement {
+        frame: &'a Frame,
+        statement: Arc<Statement>,
+        named: bool,
+    },
     CloseStatement,
     /// Describe and Close of portals, Execute.
-    Portal { frame: &'a Frame, expect: fn() -> Expect },
+    Portal {
+        frame: &'a Frame,
+        expect: fn() -> Expect,
+    },
 }
 
 /// The pipeline, understood.
@@ -163,11 +178,7 @@ impl Session {
         })
     }
 
-    async fn understand_bind<'a>(
-        &mut self,
-        frame: &'a Frame,
-        pipeline: &mut Pipeline<'a>,
-    ) -> Result<bool, Failure> {
+    async fn understand_bind<'a>(&mut self, frame: &'a Frame, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
         let Ok(bind) = Bind::parse(frame.body()) else { return Ok(false) };
         let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(false) };
         if !bind.portal.is_empty()
@@ -266,14 +277,15 @@ impl Session {
         let mut parses: Vec<(usize, usize)> = Vec::new();
         let steps = &pipeline.steps;
         let mut write = |connection: &mut ServerConnection, expects: &mut VecDeque<Expect>| {
+            let mut seen = 0;
             for (index, step) in steps.iter().enumerate() {
-                let ordinal = expects.iter().filter(|expect| !matches!(expect, Expect::Ready(_))).count();
-                queue(connection, expects, step);
                 if matches!(step, Step::Parse { .. }) {
-                    parses.push((index, ordinal));
+                    parses.push((index, sent));
                 }
+                queue(connection, expects, step);
+                sent += expects.range(seen..).filter(|expect| !matches!(expect, Expect::Ready(_))).count();
+                seen = expects.len();
             }
-            sent = expects.iter().filter(|expect| !matches!(expect, Expect::Ready(_))).count();
             connection.queue_sync();
         };
         let request = Request {

@@ -1,8 +1,8 @@
 //! Drives one client: reads its messages, keeps its statements and portals, and has plans run.
 
-pub mod fast;
 pub mod commands;
 pub mod extended;
+pub mod fast;
 pub mod simple;
 
 use std::collections::{BTreeMap, HashMap};
@@ -121,7 +121,8 @@ impl Session {
             // Left over from a COPY that has failed: dropped, as PostgreSQL does.
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {}
             tag::FUNCTION_CALL => {
-                let error = PgError::refused("the function call protocol is not supported", "Use SELECT function(...).");
+                let error =
+                    PgError::refused("the function call protocol is not supported", "Use SELECT function(...).");
                 self.report(&error.into());
                 self.ready();
             }

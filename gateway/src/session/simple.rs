@@ -10,8 +10,8 @@ use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
 use crate::exec::hold::admit;
 use crate::exec::pump::Show;
-use crate::exec::{filter, statistics};
 use crate::exec::transaction::Block;
+use crate::exec::{filter, statistics};
 use crate::plan::types::{Access, Plan};
 use crate::pool::connection::StatementId;
 use crate::sql::split::split;
@@ -56,7 +56,8 @@ impl Session {
     }
 
     async fn texts(&mut self, frame: &Frame, text: &str) -> Result<Answered, Failure> {
-        let statements = split(text).map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, text))?;
+        let statements =
+            split(text).map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, text))?;
         match statements.as_slice() {
             [] => {
                 backend::empty_query_response(self.executor.client.out());
@@ -84,8 +85,9 @@ impl Session {
             let admitted = admit(&mut self.executor, text, &[]).await?;
             let plan = admitted.planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
             let shard = match (plan, admitted.placement.single()) {
-                (Plan::Query(query), Some(shard))
-                    if filter::text(query, &admitted, shard, &query.sql)?.is_none() => shard,
+                (Plan::Query(query), Some(shard)) if filter::text(query, &admitted, shard, &query.sql)?.is_none() => {
+                    shard
+                }
                 _ => {
                     self.statement(text, true).await?;
                     return Ok(Answered::WithoutReady);
@@ -157,11 +159,7 @@ impl Session {
         }
         check_not_failed(&self.executor)?;
         let bound = Bound {
-            statement: Arc::new(Statement {
-                sql: Arc::clone(&planned.sql),
-                types: Vec::new(),
-                id: StatementId(0),
-            }),
+            statement: Arc::new(Statement { sql: Arc::clone(&planned.sql), types: Vec::new(), id: StatementId(0) }),
             bind: None,
         };
         let run = Run { bound: &bound, describe: true, rows_max: 0, portal: "" };
