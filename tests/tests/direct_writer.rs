@@ -8,7 +8,7 @@ use ringway_tests::cluster::{Cluster, Options};
 use ringway_tests::scenario::bare::Bare;
 use ringway_tests::scenario::mover::{Command, Mover, Order};
 use ringway_tests::scenario::writer::{
-    difference, direct, keys_in, own_rows, Account, Writer, Written, OWN_IDS, ROWS, TABLE,
+    difference, direct, keys_in, own_rows, Account, Writer, Written, KEYS, OWN_IDS, ROWS, TABLE,
 };
 use ringway_tests::scenario::{sql, traces, turn, until};
 use tokio_postgres::Client;
@@ -23,7 +23,10 @@ async fn direct_writes_are_captured_and_then_refused() -> Result<()> {
     let gateway = sql::connect(&cluster.dsn("postgres")).await?;
     gateway.batch_execute(TABLE).await?;
     gateway.batch_execute("SELECT create_distributed_table('notes', 'k')").await?;
-    gateway.batch_execute(ROWS).await.context("loading")?;
+    for k in 1..=KEYS {
+        let rows = sql::rows(1..=5, |id| format!("{k}, {id}, 'loaded'"));
+        gateway.batch_execute(&format!("INSERT INTO notes VALUES {rows}")).await.context("loading")?;
+    }
     let outcome = play(&cluster.grpc(), Some(&gateway)).await;
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

@@ -34,6 +34,11 @@ pub async fn failure(client: &Client, statement: &str) -> Result<(String, String
     }
 }
 
+/// The rows of a VALUES list.
+pub fn rows<T>(items: impl IntoIterator<Item = T>, row: impl Fn(T) -> String) -> String {
+    items.into_iter().map(|item| format!("({})", row(item))).collect::<Vec<_>>().join(", ")
+}
+
 /// First column of every row, as text, by the simple protocol.
 pub async fn column(client: &Client, statement: &str) -> Result<Vec<String>> {
     let messages = client.simple_query(statement).await.with_context(|| statement.to_string())?;

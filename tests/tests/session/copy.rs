@@ -77,3 +77,22 @@ pub async fn copy(cluster: &Cluster) -> Result<()> {
     client.batch_execute("DROP TABLE lines").await?;
     Ok(())
 }
+
+/// Rows that a query makes are split among the shards like any others.
+pub async fn insert_select(cluster: &Cluster) -> Result<()> {
+    let client = connect(cluster).await?;
+    client.batch_execute("CREATE TABLE made (k bigint PRIMARY KEY, v text)").await?;
+    client.batch_execute("SELECT create_distributed_table('made', 'k')").await?;
+    for (statement, expected) in [
+        ("INSERT INTO made SELECT i, 'v' || i FROM generate_series(1, 100) i", 100),
+        ("INSERT INTO made SELECT k + 1000, v FROM made", 100),
+        ("INSERT INTO made SELECT k, 'again' FROM made ON CONFLICT (k) DO NOTHING", 0),
+    ] {
+        let made = client.execute(statement, &[]).await.with_context(|| statement.to_string())?;
+        ensure!(made == expected, "{statement} made {made} rows");
+    }
+    let count: i64 = client.query_one("SELECT count(*) FROM made", &[]).await?.get(0);
+    ensure!(count == 200, "{count} rows");
+    client.batch_execute("DROP TABLE made").await?;
+    Ok(())
+}

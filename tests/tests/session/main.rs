@@ -26,7 +26,10 @@ async fn sessions_behave_like_postgresqls() -> Result<()> {
         client.batch_execute(statement).await.context(statement)?;
     }
     client
-        .execute("INSERT INTO accounts (id, balance) SELECT i, 1000 FROM generate_series(1, 200) i", &[])
+        .batch_execute(&format!(
+            "INSERT INTO accounts (id, balance) VALUES {}",
+            sql::rows(1..=ACCOUNTS, |id| format!("{id}, 1000"))
+        ))
         .await
         .context("loading accounts")?;
     let mut stages = Stages::default();
@@ -34,6 +37,7 @@ async fn sessions_behave_like_postgresqls() -> Result<()> {
     stages.run("values in both formats", protocol::values(&cluster)).await;
     stages.run("pipelines", protocol::pipelines(&cluster)).await;
     stages.run("prepared statements over few connections", protocol::prepared_over_few_connections(&cluster)).await;
+    stages.run("INSERT ... SELECT", copy::insert_select(&cluster)).await;
     stages.run("COPY", copy::copy(&cluster)).await;
     stages.run("cancel", state::cancel(&cluster)).await;
     stages.run("savepoints", transactions::savepoints(&cluster)).await;

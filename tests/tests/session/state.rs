@@ -165,15 +165,19 @@ pub async fn pinned(cluster: &Cluster) -> Result<()> {
 
 pub async fn security(cluster: &Cluster) -> Result<()> {
     let owner = connect(cluster).await?;
+    let rows = format!(
+        "INSERT INTO private VALUES {}",
+        sql::rows(1..=20, |i| format!("{i}, '{}', 'v'", if i % 2 == 0 { "app" } else { "postgres" }))
+    );
     for statement in [
         "CREATE TABLE private (id bigint PRIMARY KEY, belongs_to text NOT NULL, v text)",
         "SELECT create_distributed_table('private', 'id')",
         "ALTER TABLE private ENABLE ROW LEVEL SECURITY",
         "CREATE POLICY own_rows ON private USING (belongs_to = current_user)",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON private TO app",
-        "INSERT INTO private SELECT i, CASE WHEN i % 2 = 0 THEN 'app' ELSE 'postgres' END, 'v' FROM generate_series(1, 20) i",
+        &rows,
     ] {
-        owner.batch_execute(statement).await.context(statement)?;
+        owner.batch_execute(statement).await.with_context(|| statement.to_string())?;
     }
     let app = sql::connect(&cluster.dsn("app")).await?;
     ensure!(sql::value(&app, "SELECT current_user").await? == "app");
