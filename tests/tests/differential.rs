@@ -74,7 +74,9 @@ async fn two_servers_never_differ() -> Result<()> {
         ensure!(session.ask(&query(function)).await?.is_none(), "{function}");
     }
     let mut pair = Pair::connect(one.port(), other.port()).await?;
-    let total = run_everything(&mut pair).await?;
+    let mut total = Score::new("all");
+    run_everything(&mut pair, &mut total).await?;
+    println!("{total}");
     for failure in total.failures.iter().filter(|failure| !failure.contains("must be refused")).take(SHOWN_MAX) {
         eprintln!("{failure}\n");
     }
@@ -84,11 +86,14 @@ async fn two_servers_never_differ() -> Result<()> {
 
 async fn run(postgres_port: u16, gateway_port: u16) -> Result<()> {
     let mut pair = Pair::connect(postgres_port, gateway_port).await?;
-    let total = run_everything(&mut pair).await?;
+    let mut total = Score::new("all");
+    let ended = run_everything(&mut pair, &mut total).await;
+    println!("{total}");
     println!("reasons of refusals:\n{}", total.reasons());
     for failure in total.failures.iter().take(SHOWN_MAX) {
         eprintln!("{failure}\n");
     }
+    ended?;
     ensure!(total.failures.is_empty(), "{} statements failed", total.failures.len());
     ensure!(total.statements() >= STATEMENTS_MIN, "only {} statements ran", total.statements());
     ensure!(
@@ -100,17 +105,16 @@ async fn run(postgres_port: u16, gateway_port: u16) -> Result<()> {
     Ok(())
 }
 
-async fn run_everything(pair: &mut Pair) -> Result<Score> {
-    let mut total = Score::new("all");
+async fn run_everything(pair: &mut Pair, total: &mut Score) -> Result<()> {
     for (name, text) in FILES {
         let cases = case::parse(name, text)?;
-        total.add(run_all(pair, name, cases).await?);
+        run_all(pair, name, cases, total).await?;
     }
     let seed = from_environment("RINGWAY_DIFFERENTIAL_SEED", SEED)?;
     let statements = from_environment("RINGWAY_DIFFERENTIAL_STATEMENTS", STATEMENTS as u64)? as usize;
     println!("generated with RINGWAY_DIFFERENTIAL_SEED={seed}");
     for (family, cases) in generate::families(seed, statements) {
-        total.add(run_all(pair, family, cases).await?);
+        run_all(pair, family, cases, total).await?;
     }
     let (name, text) = BEYOND_SHARDS;
     let mut score = Score::new(name);
@@ -119,13 +123,19 @@ async fn run_everything(pair: &mut Pair) -> Result<Score> {
     }
     println!("{score}");
     total.add(score);
-    println!("{total}");
-    Ok(total)
+    Ok(())
 }
 
-async fn run_all(pair: &mut Pair, name: &str, cases: Vec<Case>) -> Result<Score> {
+async fn run_all(pair: &mut Pair, name: &str, cases: Vec<Case>, total: &mut Score) -> Result<()> {
     let mut score = Score::new(name);
-    for case in &cases {
+    let ended = run_cases(pair, &cases, &mut score).await;
+    println!("{score}");
+    total.add(score);
+    ended
+}
+
+async fn run_cases(pair: &mut Pair, cases: &[Case], score: &mut Score) -> Result<()> {
+    for case in cases {
         let outcome = pair.run(case).await.map_err(|error| error.context(format!("{}\n{}", case.origin, case.sql)))?;
         let diverged = matches!(outcome, Outcome::Different(_)) && case.may_write();
         score.count(case, outcome);
@@ -134,11 +144,9 @@ async fn run_all(pair: &mut Pair, name: &str, cases: Vec<Case>) -> Result<Score>
         }
     }
     if let Err(error) = pair.check_tables().await {
-        score.failures.push(format!("after {name} the tables differ: {error:#}"));
+        score.failures.push(format!("at the end the tables differ: {error:#}"));
     }
-    pair.reload().await?;
-    println!("{score}");
-    Ok(score)
+    pair.reload().await
 }
 
 fn from_environment(name: &str, default: u64) -> Result<u64> {

@@ -84,10 +84,10 @@ pub const PRODUCTS: [&str; 5] = ["apple", "Apple", "pear", "über-pear", "zebra"
 pub const COUNTRIES: [&str; 5] = ["AT", "CH", "DE", "FR", "JP"];
 pub const SLUGS: [&str; 8] = ["", "a", "about", "Zoo", "straße", "日本", "it's", "x y"];
 
-/// Statements that empty and fill all tables, by the same values each time.
+/// Statements that fill all tables, with the same values each time.
 pub fn load() -> Result<Vec<String>> {
     let mut random = StdRng::seed_from_u64(42);
-    let mut statements: Vec<String> = TABLES.iter().rev().map(|(table, _)| format!("DELETE FROM {table}")).collect();
+    let mut statements = Vec::new();
     statements.push(
         "INSERT INTO countries VALUES ('AT', 'Österreich', 20, true, '1918-11-12'), ('CH', 'Schweiz', 8.1, false, NULL), \
          ('DE', 'Deutschland', 19, true, '1949-05-23'), ('FR', 'France', 20.00, true, '0843-08-10'), \

@@ -67,6 +67,10 @@ impl Pair {
 
     /// Makes both hold the fixture's rows again.
     pub async fn reload(&mut self) -> Result<()> {
+        for (table, _) in fixture::TABLES.iter().rev() {
+            // They may hold different rows.
+            self.both_ends(&format!("DELETE FROM {table}"), true).await?;
+        }
         for statement in fixture::load()? {
             self.both(&statement).await?;
         }
