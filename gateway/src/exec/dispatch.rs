@@ -19,7 +19,7 @@ use super::statistics::Statistics;
 use super::transaction::Block;
 use super::{admin, copy_in, copy_out, ddl, explain, fanout, filter, insert};
 use crate::plan::types::{Access, Home, MultiShard, Plan, Query};
-use crate::wire::PgError;
+use crate::wire::{PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::service::sqlstate;
 
@@ -55,7 +55,8 @@ pub async fn run(executor: &mut Executor, run: Run<'_>) -> Result<Completed, Fai
     loop {
         let bound = run.bound;
         let values = bound.values()?;
-        let admitted = admit(executor, &bound.statement.sql, &values).await?;
+        let admitted = admit(executor, &bound.statement.sql, &values).await;
+        let admitted = admitted.map_err(|failure| of_bind(bound, failure))?;
         if !executor.transaction.is_open() && needs_transaction(executor, &admitted) {
             executor.begin_implicit();
         }
@@ -72,6 +73,17 @@ pub async fn run(executor: &mut Executor, run: Run<'_>) -> Result<Completed, Fai
             return result;
         }
         again(executor, &admitted, started).await?;
+    }
+}
+
+/// A parameter that a Bind does not give is the Bind's fault; without a Bind, the statement's.
+fn of_bind(bound: &Bound, failure: Failure) -> Failure {
+    match (failure, &bound.bind) {
+        (Failure::Error(error), Some(_)) if error.code == SqlState::UNDEFINED_PARAMETER => {
+            let message = "bind message supplies fewer parameters than the prepared statement requires";
+            PgError::new(SqlState::PROTOCOL_VIOLATION, message).detail(error.message).into()
+        }
+        (failure, _) => failure,
     }
 }
 
