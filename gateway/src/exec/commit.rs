@@ -251,6 +251,7 @@ pub async fn finish(executor: &mut Executor, after: AfterCommit) {
                     gateway.faults.hit(FaultPoint::ParticipantCommitted);
                     mirror::forget(gateway, gid.anchor, gid);
                 }
+                Ok(answers) if mirror::finished_by_recovery(&answers) => mirror::forget(gateway, gid.anchor, gid),
                 Ok(answers) => {
                     let reason = answers.error.map(|error| error.to_string()).unwrap_or_default();
                     tracing::warn!(%gid, reason, "recovery has to finish a distributed transaction");

@@ -19,7 +19,7 @@ use super::view::View;
 use crate::pool::connection::row_values;
 use crate::pool::error::PoolError;
 use crate::pool::{Claim, ReadyConn};
-use crate::wire::PgError;
+use crate::wire::{PgError, SqlState};
 
 /// Rows of one move, prepared on its other end.
 #[derive(Debug)]
@@ -206,12 +206,18 @@ pub async fn finish(gateway: &Gateway, mut mirrored: Mirrored) {
             gateway.faults.hit(FaultPoint::MirrorCommitted);
             forget(gateway, mirrored.gid.anchor, mirrored.gid);
         }
+        Ok(answers) if finished_by_recovery(&answers) => forget(gateway, mirrored.gid.anchor, mirrored.gid),
         Ok(answers) => {
             let reason = answers.error.map(|error| error.to_string()).unwrap_or_default();
             tracing::warn!(gid = %mirrored.gid, reason, "recovery has to finish a mirrored transaction");
         }
         Err(error) => tracing::warn!(gid = %mirrored.gid, %error, "recovery has to finish a mirrored transaction"),
     }
+}
+
+/// Recovery may have been faster: the decision was there.
+pub fn finished_by_recovery(answers: &Answers) -> bool {
+    answers.error.as_ref().is_some_and(|error| error.code() == SqlState::UNDEFINED_OBJECT.as_str())
 }
 
 /// S has rolled back, and is known to have.
