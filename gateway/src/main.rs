@@ -11,6 +11,7 @@ use ringway_gateway::exec::gateway::Gateway;
 use ringway_gateway::link;
 use ringway_gateway::server::users::Users;
 use ringway_gateway::server::{serve, Server};
+use ringway_gateway::sql::depth::STACK_BYTES;
 use ringway_topology::ids::GatewayId;
 use tokio::signal::unix::{signal, SignalKind};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = Config::load(options)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()?;
     runtime.block_on(run(config))
 }
 

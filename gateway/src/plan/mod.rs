@@ -44,12 +44,16 @@ pub use context::PlanContext;
 pub use route::{route, Parameter, Parameters, Route};
 pub use types::Plan;
 
+use crate::sql::depth;
 use crate::sql::parse::Text;
 use crate::wire::PgError;
 
 /// Plans one statement (without its semicolon).
 pub fn plan(sql: &str, context: &PlanContext<'_>) -> Result<Plan, PgError> {
     let text = Text::new(sql).map_err(|error| refuse::syntax_error(error.message, error.offset, sql))?;
+    if let Some(lexeme) = depth::too_deep(sql, &text.lexemes) {
+        return Err(refuse::too_deep(lexeme.start, sql));
+    }
     if let Some(plan) = session::plan(&text) {
         return plan;
     }

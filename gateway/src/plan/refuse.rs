@@ -9,8 +9,18 @@ pub fn refused(message: impl Into<String>, detail: impl Into<String>, hint: impl
 }
 
 pub fn syntax_error(message: impl Into<String>, byte: usize, sql: &str) -> PgError {
+    at(PgError::new(SqlState::SYNTAX_ERROR, message), byte, sql)
+}
+
+/// The statement nests deeper than anything that recurses into it can bear.
+pub fn too_deep(byte: usize, sql: &str) -> PgError {
+    let error = PgError::new(SqlState::STATEMENT_TOO_COMPLEX, "the statement nests too deeply")
+        .hint("Give long lists as arrays: key = ANY ($1).");
+    at(error, byte, sql)
+}
+
+fn at(error: PgError, byte: usize, sql: &str) -> PgError {
     let position = sql.get(..byte).map_or(0, |before| before.chars().count() + 1);
-    let error = PgError::new(SqlState::SYNTAX_ERROR, message);
     match u32::try_from(position) {
         Ok(position) if position > 0 => error.position(position),
         _ => error,

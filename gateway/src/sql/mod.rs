@@ -7,6 +7,7 @@
 //! Not here: names, tables, shards.
 
 pub mod clauses;
+pub mod depth;
 pub mod lexer;
 pub mod parse;
 pub mod splice;

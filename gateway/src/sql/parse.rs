@@ -17,25 +17,30 @@ const RECURSION_MAX: usize = 96;
 pub struct Text<'a> {
     pub sql: &'a str,
     pub lexemes: Vec<Lexeme>,
+    /// Where lines start, in characters.
     line_starts: Vec<usize>,
+    /// Where characters start, in bytes; nothing for a text whose characters are bytes.
+    char_starts: Option<Vec<usize>>,
 }
 
 impl<'a> Text<'a> {
     pub fn new(sql: &'a str) -> Result<Text<'a>, LexError> {
         let lexemes = lex(sql)?;
-        let line_starts = std::iter::once(0).chain(sql.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Ok(Text { sql, lexemes, line_starts })
+        let char_starts = (!sql.is_ascii()).then(|| sql.char_indices().map(|(at, _)| at).collect());
+        let newlines = sql.chars().enumerate().filter(|(_, character)| *character == '\n');
+        let line_starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+        Ok(Text { sql, lexemes, line_starts, char_starts })
     }
 
     /// The byte at a position that counts lines, and characters of a line, from 1.
     pub fn byte_of(&self, location: Location) -> Option<usize> {
         let line = usize::try_from(location.line).ok()?.checked_sub(1)?;
         let column = usize::try_from(location.column).ok()?.checked_sub(1)?;
-        let start = *self.line_starts.get(line)?;
-        let rest = &self.sql[start..];
-        match rest.char_indices().nth(column) {
-            Some((at, _)) => Some(start + at),
-            None => (rest.chars().count() == column).then_some(self.sql.len()),
+        let character = self.line_starts.get(line)?.checked_add(column)?;
+        match &self.char_starts {
+            Some(starts) if character < starts.len() => Some(starts[character]),
+            Some(starts) => (character == starts.len()).then_some(self.sql.len()),
+            None => (character <= self.sql.len()).then_some(character),
         }
     }
 
