@@ -34,6 +34,11 @@ impl AfterCommit {
 
 /// Commits everything that is open. On an error everything is rolled back, or its outcome is unknown (and says so).
 pub async fn commit(executor: &mut Executor) -> Result<AfterCommit, Failure> {
+    if executor.transaction.lent > 0 {
+        // A part of it is lost, and nobody has said so yet.
+        roll_back(executor).await;
+        return Err(rolled_back());
+    }
     let mut transaction = std::mem::take(&mut executor.transaction);
     let participants = std::mem::take(&mut transaction.participants);
     let result = match mirror::newest(executor) {

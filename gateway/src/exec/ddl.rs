@@ -30,6 +30,9 @@ const CATALOG_WAIT: Duration = Duration::from_secs(5);
 
 pub async fn run(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, ddl: &Ddl) -> Result<Completed, Failure> {
     refuse_while_moving(&admitted.view.topology, ddl)?;
+    if let Some(shard) = temporary(executor, ddl) {
+        return single(executor, run, admitted, shard, None).await;
+    }
     match ddl.kind {
         DdlKind::Temporary => {
             let home = admitted.placement.shards.first().copied();
@@ -40,6 +43,16 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, dd
         DdlKind::Transactional => transactional(executor, run, admitted).await,
         DdlKind::ShardByShard => shard_by_shard(executor, run, admitted).await,
     }
+}
+
+/// A session with temporary tables names one that no catalog knows: it is on the session's own connection.
+fn temporary(executor: &Executor, ddl: &Ddl) -> Option<ShardId> {
+    let shard = *executor.pins.first()?;
+    let mut words = ddl.sql.split_whitespace().map(str::to_ascii_lowercase);
+    let makes_a_table = words.next().as_deref() == Some("create") && words.next().as_deref() != Some("index");
+    let catalog = executor.gateway.catalog.load_full()?;
+    let unknown = !ddl.tables.is_empty() && ddl.tables.iter().all(|table| catalog.catalog.relation(table).is_none());
+    (unknown && !makes_a_table).then_some(shard)
 }
 
 /// Rows that were copied before a rewrite would be worth nothing.

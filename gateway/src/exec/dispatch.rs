@@ -250,7 +250,7 @@ pub async fn single(
             shard,
             access: admitted.access,
             show,
-            repeatable: admitted.access == Access::Read && !executor.is_guarded() && !executor.transaction.is_open(),
+            repeatable: admitted.access == Access::Read && !executor.is_guarded(),
             client_syncs: run.bound.bind.is_some(),
             extended: true,
             changes_settings: false,

@@ -163,7 +163,9 @@ impl Executor {
         };
         lent.participant.wrote |= wrote;
         if lent.in_transaction {
+            self.transaction.lent += 1;
             if let Err(error) = self.check_serializable(&lent) {
+                self.transaction.lent -= 1;
                 self.transaction.participants.insert(id, lent.participant);
                 return Err(error);
             }
@@ -225,6 +227,7 @@ impl Executor {
             if lent.participant.connection.status != crate::pool::connection::TransactionStatus::InTransaction {
                 self.transaction.failed = true;
             }
+            self.transaction.lent = self.transaction.lent.saturating_sub(1);
             self.transaction.participants.insert(lent.shard, lent.participant);
         } else {
             self.release(lent.participant.connection).await;

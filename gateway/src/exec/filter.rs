@@ -85,6 +85,7 @@ pub async fn lock_arcs(executor: &mut Executor, admitted: &Admitted, shard: Shar
         }
     }
     // Answered with the statement that follows.
+    executor.transaction.lent -= 1;
     executor.transaction.participants.insert(shard, lent.participant);
     Ok(())
 }

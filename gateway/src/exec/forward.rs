@@ -35,19 +35,33 @@ pub struct Request<'a> {
 /// the client, is lost, or that nothing was sent.
 pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>) -> Result<Outcome, Failure> {
     let lent = executor.lend(view, request.shard, request.access).await?;
+    let (in_transaction, repeatable) = (lent.in_transaction, request.repeatable);
     let (lent, outcome) = match run(executor, lent, request).await {
         Ok(done) => done,
         Err(failure) => {
             // The connection is closed by now, and with it its part of the transaction.
-            if executor.transaction.is_open() {
+            if in_transaction {
                 executor.transaction.failed = true;
-            } else {
-                executor.cancel.clear().await;
+                return Err(failure);
+            }
+            executor.cancel.clear().await;
+            // A connection that was idle too long, or ended with a lease: a read runs again on another one.
+            if repeatable && executor.client.can_rewind() && !matches!(failure, Failure::Gone(_)) {
+                return Ok(Outcome { lease_lost: true, ..Outcome::default() });
             }
             return Err(failure);
         }
     };
     executor.give_back(lent, &outcome).await;
+    if outcome.lease_lost && in_transaction {
+        executor.transaction.failed = true;
+        return Err(PgError::new(
+            SqlState::SERIALIZATION_FAILURE,
+            "could not serialize access: the gateway was cut off from the control plane while the statement ran",
+        )
+        .hint("Run the transaction again.")
+        .into());
+    }
     Ok(outcome)
 }
 

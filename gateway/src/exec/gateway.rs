@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::faults::Faults;
 use super::inflight::InFlight;
+use super::sick::Sick;
 use super::statistics::Statistics;
 use super::view::{ControlPlane, View, Views};
 use crate::catalog::Catalog;
@@ -71,6 +72,7 @@ pub struct Gateway {
     pub faults: Faults,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
+    pub sick: Sick,
     /// Statements that wait for a cutover.
     pub held: AtomicUsize,
     pub forget: tokio::sync::mpsc::Sender<(ShardId, Gid)>,
@@ -104,6 +106,7 @@ impl Gateway {
             faults: Faults::new(config.fault_file.clone()),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
+            sick: Sick::new(config.limits.mirror_timeout()),
             held: AtomicUsize::new(0),
             forget,
             plans: Mutex::new(LruCache::new(entries)),

@@ -2,22 +2,17 @@
 //!
 //! Every statement runs in a transaction, behind `ringway.check_epoch` in the same flight ([`Executor::lend`] puts it there).
 
-use super::commit;
 use super::dispatch::{self, Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
 
 /// The lease ran out while a read was under way, and nothing of its answer has been shown: it runs again, guarded.
 pub async fn again(executor: &mut Executor, run: &Run<'_>) -> Result<Completed, Failure> {
-    tracing::debug!("the lease ran out during a read: it runs again, guarded");
-    if !executor.transaction.is_open() {
+    tracing::debug!("a read runs again: the lease ran out, or its connection was lost");
+    executor.client.rewind();
+    if executor.is_guarded() && !executor.transaction.is_open() {
         executor.begin_implicit();
     }
     let completed = Box::pin(dispatch::run(executor, run.clone())).await?;
     Ok(completed)
-}
-
-/// Ends the transaction that a lone statement needed.
-pub async fn end_lone(executor: &mut Executor) -> Result<commit::AfterCommit, Failure> {
-    commit::commit(executor).await
 }

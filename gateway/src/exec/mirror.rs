@@ -117,6 +117,8 @@ enum MirrorError {
     Pool(#[from] PoolError),
     #[error("the other shard did not answer within {0} ms (mirror_timeout_ms)")]
     Timeout(u64),
+    #[error("the other shard was sick a moment ago")]
+    Resting,
     #[error("the other shard did not prepare: {0}")]
     Refused(String),
 }
@@ -133,6 +135,9 @@ async fn apply(
     let Some(moving) = view.topology.moves.get(&id).filter(|moving| moving.routing.mirror) else { return Ok(None) };
     let peer = moving.peer_of(shard).and_then(|peer| view.topology.shard(peer));
     let (Some(peer), Some(last)) = (peer, rows.last()) else { return Ok(None) };
+    if !gateway.sick.may_try(peer.id) {
+        return Err(MirrorError::Resting);
+    }
     let gid = gateway.gid(shard, xid);
     let pool = gateway.pools.service(peer)?;
     let flight = async {
@@ -149,9 +154,17 @@ async fn apply(
     };
     let timeout = gateway.config.limits.mirror_timeout();
     let (connection, answers) = match tokio::time::timeout(timeout, flight).await {
-        Ok(flown) => flown?,
-        Err(_) => return Err(MirrorError::Timeout(gateway.config.limits.mirror_timeout_ms)),
+        Ok(Ok(flown)) => flown,
+        Ok(Err(error)) => {
+            gateway.sick.failed(peer.id);
+            return Err(error.into());
+        }
+        Err(_) => {
+            gateway.sick.failed(peer.id);
+            return Err(MirrorError::Timeout(gateway.config.limits.mirror_timeout_ms));
+        }
     };
+    gateway.sick.answered(peer.id);
     if !answers.ended_with("PREPARE TRANSACTION") {
         let reason = answers.error.map_or_else(|| "it rolled back".to_owned(), |error| error.to_string());
         return Err(MirrorError::Refused(reason));

@@ -34,6 +34,7 @@ pub mod place;
 pub mod pump;
 pub mod search_path;
 pub mod show;
+pub mod sick;
 pub mod statistics;
 pub mod transaction;
 pub mod view;

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::failure::{is_fence, translated, Failure};
 use crate::pool::connection::{ServerConnection, StatementId};
 use crate::pool::error::{field, ServerError};
-use crate::wire::backend;
+use crate::wire::{backend, PgError, SqlState};
 
 /// The answer that the next message of a pipeline gets, in order.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ pub async fn pump(
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
     outcome.copy_in = false;
-    let mut pump = Pump { expects, show, outcome, done: false, rewindable: true };
+    let mut pump = Pump { expects, show, outcome, done: false, rewindable: true, fatal: None };
     pump.ready(client);
     // Bytes of a large row that are still to come and go straight through.
     let mut through = 0usize;
@@ -158,6 +158,10 @@ pub async fn pump(
                     start = end;
                 }
             }
+            if let Some(error) = pump.fatal.take() {
+                connection.broken = true;
+                return Err(error.into());
+            }
             if pump.answered(tag) {
                 pump.remember(connection);
                 if pump.expects.front().is_some_and(|next| matches!(next, Expect::Ready(_))) {
@@ -179,6 +183,14 @@ pub async fn pump(
     Ok(())
 }
 
+/// What a client is told of a shard's last words.
+fn lost(body: &[u8]) -> PgError {
+    let code = field(body, b'C').and_then(SqlState::parse).unwrap_or(SqlState::CONNECTION_FAILURE);
+    let words = field(body, b'M').unwrap_or("the connection was closed");
+    PgError::new(code, format!("a shard ended the session that this statement ran in: {words}"))
+        .hint("Run the transaction again.")
+}
+
 struct Pump<'a> {
     expects: &'a mut VecDeque<Expect>,
     show: Show,
@@ -187,6 +199,8 @@ struct Pump<'a> {
     done: bool,
     /// Nothing of the answer has been sent yet.
     rewindable: bool,
+    /// The shard has ended the session, and why.
+    fatal: Option<PgError>,
 }
 
 impl Pump<'_> {
@@ -247,6 +261,11 @@ impl Pump<'_> {
     }
 
     fn error(&mut self, body: &[u8]) -> Verdict {
+        if matches!(field(body, b'V'), Some("FATAL" | "PANIC")) {
+            // The client's own session goes on.
+            self.fatal = Some(lost(body));
+            return Verdict::Drop;
+        }
         let error = ServerError::new(Bytes::copy_from_slice(body));
         self.outcome.unanswered = self.expects.iter().filter(|e| !matches!(e, Expect::Ready(_))).count();
         self.expects.clear();

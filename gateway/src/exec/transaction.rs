@@ -52,6 +52,8 @@ pub struct Transaction {
     /// Statements that touched rows.
     pub statements: u64,
     pub participants: BTreeMap<ShardId, Participant>,
+    /// Parts that a statement has taken and not given back: after it has ended, they are lost.
+    pub lent: usize,
     pub savepoints: Vec<Savepoint>,
     /// SET LOCAL, SET CONSTRAINTS: replayed on shards that join.
     pub local: Vec<String>,

@@ -198,7 +198,8 @@ impl Session {
     async fn roll_back_to(&mut self, name: &str) -> Result<&'static str, Failure> {
         self.in_block("ROLLBACK TO SAVEPOINT")?;
         let index = self.savepoint_named(name)?;
-        let lost = self.executor.transaction.participants.values().any(|part| part.connection.broken);
+        let transaction = &self.executor.transaction;
+        let lost = transaction.lent > 0 || transaction.participants.values().any(|part| part.connection.broken);
         if lost {
             return Err(PgError::new(
                 SqlState::IN_FAILED_SQL_TRANSACTION,

@@ -292,7 +292,7 @@ impl Session {
             shard,
             access: pipeline.access,
             show: Show { fence: alone && pipeline.access != Access::Read, ..Show::ALL },
-            repeatable: pipeline.access == Access::Read && !self.executor.transaction.is_open(),
+            repeatable: pipeline.access == Access::Read && !self.executor.is_guarded(),
             client_syncs: true,
             extended: true,
             changes_settings: false,

@@ -79,7 +79,7 @@ impl Session {
                     let next = tokio::select! {
                         frame = client.frame() => frame?,
                         told = notices(pinned) => {
-                            let told = told?;
+                            let told = told.map_err(|_| Failure::Gone(Some(Box::new(session_lost()))))?;
                             self.executor.client.forward(&told).await?;
                             continue;
                         }
@@ -210,6 +210,11 @@ async fn notices(pinned: &mut BTreeMap<ShardId, ReadyConn>) -> Result<BytesMut, 
         Poll::Pending
     })
     .await
+}
+
+/// What the session kept on its own connection to a shard is gone.
+fn session_lost() -> PgError {
+    PgError::fatal(SqlState::ADMIN_SHUTDOWN, "the session's own connection to a shard was lost")
 }
 
 pub fn shutting_down() -> PgError {

@@ -110,7 +110,7 @@ impl Session {
                 shard,
                 access: admitted.access,
                 show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
-                repeatable: admitted.access == Access::Read && !self.executor.transaction.is_open(),
+                repeatable: admitted.access == Access::Read && !self.executor.is_guarded(),
                 client_syncs: false,
                 extended: false,
                 changes_settings: false,
