@@ -315,11 +315,7 @@ async fn finish(executor: &mut Executor, sink: &mut Sink) -> Result<Result<u64, 
                     *rows = tag.rows.unwrap_or(0);
                 }
             }
-            b'E' => {
-                if result.is_ok() {
-                    result = Err(ServerError::new(message.raw.slice(5..)));
-                }
-            }
+            b'E' if result.is_ok() => result = Err(ServerError::new(message.raw.slice(5..))),
             b'N' if field(message.body(), b'C') == Some(sqlstate::CAPTURED) => {
                 sink.captured = field(message.body(), b'D').and_then(|xid| xid.parse().ok());
             }

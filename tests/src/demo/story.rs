@@ -160,7 +160,7 @@ async fn play(arguments: &Arguments, cluster: &Cluster) -> Result<bool> {
 
     table(&load, &finished, &status, &rolled_back, [("before", before), ("during", during), ("after", after)]);
     verdict.check(load.errors == 0, format!("{} errors seen by clients{}", load.errors, lines(&load.error_texts)));
-    let verification = finished.verification.clone().unwrap_or_default();
+    let verification = finished.verification.unwrap_or_default();
     verdict.check(
         verification.passed,
         format!("verified before the switch: {} rows in {} chunks", verification.rows, verification.chunks),
