@@ -49,10 +49,16 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, dd
 fn temporary(executor: &Executor, ddl: &Ddl) -> Option<ShardId> {
     let shard = *executor.pins.first()?;
     let mut words = ddl.sql.split_whitespace().map(str::to_ascii_lowercase);
-    let makes_a_table = words.next().as_deref() == Some("create") && words.next().as_deref() != Some("index");
+    let (first, second) = (words.next()?, words.next()?);
+    let of_a_table = match first.as_str() {
+        "drop" | "alter" => second == "table" || second == "index",
+        "create" => second == "index" || second == "unique",
+        "truncate" | "analyze" | "vacuum" | "comment" => true,
+        _ => false,
+    };
     let catalog = executor.gateway.catalog.load_full()?;
-    let unknown = !ddl.tables.is_empty() && ddl.tables.iter().all(|table| catalog.catalog.relation(table).is_none());
-    (unknown && !makes_a_table).then_some(shard)
+    let unknown = ddl.tables.iter().all(|table| catalog.catalog.relation(table).is_none());
+    (of_a_table && unknown).then_some(shard)
 }
 
 /// Rows that were copied before a rewrite would be worth nothing.
