@@ -509,19 +509,35 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
     FROM (SELECT rel::oid AS relid UNION SELECT p.relid FROM pg_partition_tree(rel) p) part
 $$;
 
+-- All arcs of a keyspace that concern this shard now.
+CREATE FUNCTION ringway.guarded_arcs(in_keyspace int) RETURNS int8multirange
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((SELECT g.closed FROM ringway.guard_state g WHERE g.keyspace = in_keyspace), '{}')
+        + coalesce((SELECT range_agg(r) FROM ringway.move m, unnest(m.arcs) r WHERE m.keyspace = in_keyspace), '{}')
+$$;
+
 -- (Re)creates the guard triggers of one table so that they fire for exactly the arcs that concern this shard now, or
--- drops them when there are none. Takes SHARE ROW EXCLUSIVE on the table: call it with a lock_timeout, and again.
+-- drops them when there are none. Locks the table, against writers to create and against everybody to drop: call it with a
+-- lock_timeout, and again. It never holds one lock and waits for a stronger one: PostgreSQL sees such a deadlock at once, and
+-- it would be the application's statement that fails.
 CREATE FUNCTION ringway.install_guard(rel regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t ringway.sharded_table;
     arcs int8multirange;
+    drops bool;
 BEGIN
     SELECT * INTO STRICT t FROM ringway.sharded_table s WHERE s.relation = rel;
+    drops := ringway.guarded_arcs(t.keyspace) = '{}'::int8multirange;
+    IF drops AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = rel AND g.tgname LIKE 'ringway\_guard\_%') THEN
+        RETURN;
+    END IF;
     -- First the lock, then the look: another move's installation, begun earlier with fewer arcs, must not come after this one.
-    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', rel);
-    arcs := (SELECT g.closed FROM ringway.guard_state g WHERE g.keyspace = t.keyspace)
-        + coalesce((SELECT range_agg(r) FROM ringway.move m, unnest(m.arcs) r WHERE m.keyspace = t.keyspace), '{}');
+    EXECUTE format('LOCK TABLE %s IN %s MODE', rel, CASE WHEN drops THEN 'ACCESS EXCLUSIVE' ELSE 'SHARE ROW EXCLUSIVE' END);
+    arcs := ringway.guarded_arcs(t.keyspace);
+    IF arcs = '{}'::int8multirange AND NOT drops THEN
+        RAISE EXCEPTION 'the arcs of table % have changed', rel USING ERRCODE = '55P03';
+    END IF;
     IF arcs = '{}'::int8multirange THEN
         EXECUTE format('DROP TRIGGER IF EXISTS ringway_guard_insert ON %s', rel);
         EXECUTE format('DROP TRIGGER IF EXISTS ringway_guard_update ON %s', rel);
