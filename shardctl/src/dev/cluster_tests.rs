@@ -26,7 +26,6 @@ struct Cli {
 
 /// `shardctl dev`, when the stub script asks for it.
 #[tokio::test]
-#[ignore = "a stub that another test starts"]
 async fn stub_dev() {
     let Ok(arguments) = std::env::var("STUB_DEV") else {
         return;
@@ -38,7 +37,6 @@ async fn stub_dev() {
 
 /// A gateway that forwards to the first shard.
 #[tokio::test]
-#[ignore = "a stub that another test starts"]
 async fn stub_gateway() {
     let Ok(arguments) = std::env::var("STUB_GATEWAY") else {
         return;
@@ -72,12 +70,13 @@ impl Bench {
         std::fs::set_permissions(home.path(), open.clone()).unwrap();
         let bench = Self { home, listen: loopback(free_port().unwrap()), grpc: loopback(free_port().unwrap()) };
         let stub = std::env::current_exe().unwrap();
-        let stub = format!("exec '{}' --ignored --nocapture --exact", stub.display());
+        let stub = format!("exec '{}' --nocapture --exact", stub.display());
         let scripts = [
             (
                 "shardctl",
                 format!(
-                    "if [ \"$1\" = --grpc ]; then shift 2; fi\n\
+                    "export RUST_BACKTRACE=0\n\
+                     if [ \"$1\" = --grpc ]; then shift 2; fi\n\
                      case \"$1 $2\" in\n\
                      'dev '*) export STUB_DEV=\"$*\"; {stub} dev::cluster::tests::stub_dev ;;\n\
                      'serve '*) exec sleep 600 ;;\n\

@@ -39,7 +39,7 @@ async fn starts_stops_and_survives_kill9() {
         assert_eq!(server.show(setting).await.unwrap(), value, "{setting}");
     }
     let roles = "SELECT rolname || rolsuper FROM pg_roles WHERE rolcanlogin ORDER BY 1";
-    assert_eq!(sql(&dsn, roles).await.unwrap(), ["appfalse", "postgrestrue", "ringwaytrue"]);
+    assert_eq!(sql(&dsn, roles).await.unwrap(), ["appfalse", "postgrestrue", "ringway_servicetrue"]);
     sql(&dsn, "CREATE TABLE t(a int); INSERT INTO t VALUES (7)").await.unwrap();
 
     server.kill9().await.unwrap();
