@@ -251,6 +251,14 @@ impl Executor {
         }
     }
 
+    /// The session's own connections are closed: nobody else may see what it left there.
+    pub fn close_pinned(&mut self) {
+        self.pins.clear();
+        for (_, mut connection) in std::mem::take(&mut self.pinned) {
+            connection.broken = true;
+        }
+    }
+
     /// One transaction up to Sync or the end of a simple query.
     pub fn begin_implicit(&mut self) {
         if self.transaction.block == Block::None {

@@ -45,6 +45,8 @@ impl LoadedCatalog {
 pub struct Planned {
     pub sql: Arc<str>,
     pub plan: Result<Plan, Box<PgError>>,
+    /// It leaves something on its connection that the session needs again: an advisory lock of the session.
+    pub pins: bool,
     key: PlanKey,
 }
 
@@ -175,12 +177,18 @@ impl Gateway {
             catalog: catalog.serial,
             shape: view.shape,
         };
-        let planned = Arc::new(Planned { sql: Arc::from(sql), plan, key });
+        let planned = Arc::new(Planned { sql: Arc::from(sql), plan, pins: takes_session_lock(sql), key });
         if sql.len() <= self.config.limits.statement_cache_text_bytes_max {
             self.plans.lock().unwrap_or_else(PoisonError::into_inner).put(hash, Arc::clone(&planned));
         }
         Ok(planned)
     }
+}
+
+/// Whether the text calls `pg_advisory_lock` or one of its kin that outlive transactions.
+fn takes_session_lock(sql: &str) -> bool {
+    let sql = sql.to_ascii_lowercase();
+    ["pg_advisory_lock", "pg_try_advisory_lock"].iter().any(|function| sql.contains(function))
 }
 
 fn no_catalog() -> Box<PgError> {

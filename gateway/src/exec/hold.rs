@@ -52,6 +52,11 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
             executor.slot.writes(&placement.footprints);
         }
         let Some(reason) = waiting_for else {
+            if planned.pins {
+                if let Some(shard) = placement.single() {
+                    executor.pin(shard);
+                }
+            }
             if let Some(id) = held {
                 executor.gateway.statistics.held(id, started.elapsed());
                 executor.gateway.faults.hit(FaultPoint::HoldReleased);

@@ -319,8 +319,7 @@ impl Session {
         }
         self.statements.clear();
         self.portals.clear();
-        self.executor.pins.clear();
-        self.executor.pinned.clear();
+        self.executor.close_pinned();
         let startup = self.executor.startup.clone();
         self.change_settings(startup, "RESET ALL").await
     }

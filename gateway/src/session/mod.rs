@@ -180,7 +180,7 @@ impl Session {
         if self.executor.transaction.is_open() {
             commit::roll_back(&mut self.executor).await;
         }
-        self.executor.pinned.clear();
+        self.executor.close_pinned();
         self.executor.cancel.clear().await;
         self.executor.slot.leave_transaction();
     }
