@@ -25,7 +25,7 @@ pub(super) fn without_last(row: &Frame, hidden: usize) -> Result<Frame, MergeErr
 pub(super) fn data_row<V: AsRef<[u8]>>(columns: impl IntoIterator<Item = Option<V>>) -> Frame {
     let mut bytes = BytesMut::new();
     backend::data_row(&mut bytes, columns);
-    Frame::new(bytes.freeze()).unwrap()
+    Frame::new(bytes.freeze()).expect("a DataRow is a whole frame")
 }
 
 #[cfg(test)]

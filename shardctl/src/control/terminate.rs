@@ -25,8 +25,9 @@ pub(super) async fn end_sessions_except(client: &Client, spared: &[GatewayId]) -
 /// Terminates these backends, and returns when they are gone.
 async fn end_backends(client: &Client, mut backends: Vec<i32>) -> Result<(), tokio_postgres::Error> {
     while !backends.is_empty() {
-        let left = "SELECT a.pid FROM pg_catalog.pg_stat_activity a
-            WHERE a.pid = ANY ($1) AND pg_catalog.pg_terminate_backend(a.pid) IS NOT NULL";
+        // The CTE is materialised: PostgreSQL may otherwise call the function before it has looked at the pid.
+        let left = "WITH a AS MATERIALIZED (SELECT s.pid FROM pg_catalog.pg_stat_activity s WHERE s.pid = ANY ($1))
+            SELECT a.pid, pg_catalog.pg_terminate_backend(a.pid) FROM a";
         let rows = client.query(left, &[&backends]).await?;
         backends = rows.iter().map(|row| row.get(0)).collect();
         if !backends.is_empty() {
