@@ -6,7 +6,10 @@ LISTEN ?= 127.0.0.1:6432
 GRPC ?= 127.0.0.1:7432
 PREFIX ?= /usr/local
 
-.PHONY: demo test test-quick test-postgres test-faults up down bench build postgresql install fmt lint soak
+SUITES = tidy tokens bad_input session cli differential split direct_writer sick_target stale_gateway faults
+SOAK_SUITES = engine_faults
+
+.PHONY: demo test up down bench build postgresql install fmt lint soak
 
 # The live split, with its audit.
 demo: postgresql
@@ -21,10 +24,16 @@ up: postgresql
 down:
 	target/release/shardctl dev stop --data $(DATA)
 
-# Everything CI runs, quick suites first.
+# Everything CI runs, quick suites first. Servers that tests start, they stop.
 test: postgresql lint
 	$(CARGO) build --locked --workspace --bins
-	$(CARGO) test --locked --workspace --no-fail-fast
+	$(CARGO) test --locked --no-fail-fast -p ringway-proto -p ringway-topology -p ringway-gateway -p shardctl
+	$(CARGO) test --locked --no-fail-fast -p ringway-tests $(SUITES:%=--test %)
+
+# What takes longer than CI may: every kill at every step, and the demo at full size.
+soak: postgresql
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --no-fail-fast -p ringway-tests $(SOAK_SUITES:%=--test %)
 
 lint:
 	$(CARGO) fmt --all --check
