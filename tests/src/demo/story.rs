@@ -34,7 +34,7 @@ pub async fn run(arguments: &Arguments) -> Result<bool> {
         "Ringway demo: 2 shards, {} rows, {} clients, a live split and a rollback. It takes about {} minutes once it is built.",
         size.total(),
         arguments.clients,
-        if arguments.small { 1 } else { 4 }
+        if arguments.small { 1 } else { 5 }
     );
     let cluster = Cluster::start(Options { shards: 2, data: arguments.data.clone(), ..Options::default() }).await?;
     for line in &cluster.banner {
