@@ -51,7 +51,7 @@ install: build
 	install -m 755 target/release/shardctl target/release/ringway-gateway $(DESTDIR)$(PREFIX)/bin
 
 postgresql:
-	@sh scripts/install-postgresql.sh
+	@bash scripts/install-postgresql.sh
 
 fmt:
 	$(CARGO) fmt --all
