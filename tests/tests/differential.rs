@@ -38,6 +38,8 @@ const FILES: &[(&str, &str)] = &[
     ("errors.slt", include_str!("differential/errors.slt")),
     ("copy.slt", include_str!("differential/copy.slt")),
     ("parameters.slt", include_str!("differential/parameters.slt")),
+    ("names_and_keys.slt", include_str!("differential/names_and_keys.slt")),
+    ("beyond_rows.slt", include_str!("differential/beyond_rows.slt")),
 ];
 /// Run last: what of it is not refused changes the schema.
 const BEYOND_SHARDS: (&str, &str) = ("beyond_shards.slt", include_str!("differential/beyond_shards.slt"));
@@ -143,7 +145,11 @@ async fn run_cases(pair: &mut Pair, cases: &[Case], score: &mut Score) -> Result
             pair.reload().await?;
         }
     }
-    if let Err(error) = pair.check_tables().await {
+    let checked = async {
+        pair.check_tables().await?;
+        pair.check_places().await
+    };
+    if let Err(error) = checked.await {
         score.failures.push(format!("at the end the tables differ: {error:#}"));
     }
     pair.reload().await

@@ -77,6 +77,16 @@ pub const TABLES: &[(&str, &str)] = &[
     ("settings", "name"),
 ];
 
+/// Those that are sharded, and their keys.
+pub const SHARDED_TABLES: &[(&str, &str)] = &[
+    ("tenants", "id"),
+    ("customers", "tenant_id"),
+    ("orders", "tenant_id"),
+    ("order_items", "tenant_id"),
+    ("documents", "slug"),
+];
+pub const REFERENCE_TABLES: &[&str] = &["countries"];
+
 pub const TENANTS: i64 = 12;
 pub const CUSTOMERS: i64 = 4;
 pub const STATUSES: [&str; 4] = ["new", "paid", "sent", "returned"];

@@ -12,6 +12,8 @@ use crate::fixture;
 const NOT_SUPPORTED: &str = "0A000";
 
 pub struct Pair {
+    /// Of PostgreSQL and the gateway.
+    ports: (u16, u16),
     postgres: Raw,
     gateway: Raw,
     /// After a refusal within a transaction: what follows is skipped up to its end.
@@ -50,6 +52,7 @@ impl Pair {
     /// Ports of a server and a gateway with an empty database `app` each.
     pub async fn connect(postgres_port: u16, gateway_port: u16) -> Result<Pair> {
         let mut pair = Pair {
+            ports: (postgres_port, gateway_port),
             postgres: Raw::session(postgres_port, "postgres").await.context("connecting to PostgreSQL")?,
             gateway: Raw::session(gateway_port, "postgres").await.context("connecting to the gateway")?,
             skipping: false,
@@ -67,6 +70,10 @@ impl Pair {
 
     /// Makes both hold the fixture's rows again.
     pub async fn reload(&mut self) -> Result<()> {
+        // Whatever the sessions have set or made for themselves is gone with them.
+        self.postgres = Raw::session(self.ports.0, "postgres").await.context("connecting to PostgreSQL")?;
+        self.gateway = Raw::session(self.ports.1, "postgres").await.context("connecting to the gateway")?;
+        self.skipping = false;
         for (table, _) in fixture::TABLES.iter().rev() {
             // They may hold different rows.
             self.both_ends(&format!("DELETE FROM {table}"), true).await?;
@@ -81,13 +88,42 @@ impl Pair {
     pub async fn check_tables(&mut self) -> Result<()> {
         for (table, key) in fixture::TABLES {
             let sql = format!("SELECT * FROM {table} ORDER BY {key}");
-            let postgres = ask(&mut self.postgres, &sql, &Protocol::Simple, "").await?;
-            let gateway = ask(&mut self.gateway, &sql, &Protocol::Simple, "").await?;
-            if let Some(what) = difference(&postgres, &gateway, &Rows::Ordered) {
-                bail!("{sql}\n{}", Mismatch { what, postgres, gateway });
+            self.same_rows(&sql).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether every row is where its key says, and every copy of a reference table is whole.
+    pub async fn check_places(&mut self) -> Result<()> {
+        for (table, key) in fixture::SHARDED_TABLES {
+            let keys =
+                ask(&mut self.postgres, &format!("SELECT DISTINCT {key}::text FROM {table}"), &Protocol::Simple, "")
+                    .await?;
+            for row in keys.results.iter().flat_map(|result| &result.rows) {
+                let key_value = row.first().and_then(Option::as_deref).context("a row without a key")?;
+                let literal = String::from_utf8_lossy(key_value).replace('\'', "''");
+                let sql = format!("SELECT * FROM {table} WHERE {key} = '{literal}'");
+                self.same_rows(&sql).await?;
+            }
+        }
+        for table in fixture::REFERENCE_TABLES {
+            for shard in ["s1", "s2"] {
+                ask(&mut self.gateway, &format!("SET ringway.shard = '{shard}'"), &Protocol::Simple, "").await?;
+                let same = self.same_rows(&format!("SELECT * FROM {table}")).await;
+                ask(&mut self.gateway, "SET ringway.shard = DEFAULT", &Protocol::Simple, "").await?;
+                same.with_context(|| format!("on {shard}"))?;
             }
         }
         Ok(())
+    }
+
+    async fn same_rows(&mut self, sql: &str) -> Result<()> {
+        let postgres = ask(&mut self.postgres, sql, &Protocol::Simple, "").await?;
+        let gateway = ask(&mut self.gateway, sql, &Protocol::Simple, "").await?;
+        match difference(&postgres, &gateway, &Rows::AnyOrder) {
+            Some(what) => bail!("{sql}\n{}", Mismatch { what, postgres, gateway }),
+            None => Ok(()),
+        }
     }
 
     /// Runs a statement on both. The gateway is first: what it refuses is not done on PostgreSQL either.
