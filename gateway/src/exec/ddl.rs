@@ -20,9 +20,10 @@ use super::faults::FaultPoint;
 use super::forward::drain_prefix;
 use super::hold::Admitted;
 use super::pump::Outcome;
+use super::transaction::Block;
 use super::view::ControlPlane;
 use crate::plan::types::{Access, Ddl, DdlKind};
-use crate::wire::{backend, PgError};
+use crate::wire::{backend, PgError, SqlState};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Other gateways have this long to plan by the new catalog.
@@ -30,6 +31,11 @@ const CATALOG_WAIT: Duration = Duration::from_secs(5);
 
 pub async fn run(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, ddl: &Ddl) -> Result<Completed, Failure> {
     refuse_while_moving(&admitted.view.topology, ddl)?;
+    let locks = ddl.sql.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("lock"));
+    if locks && executor.transaction.block != Block::Explicit {
+        let message = "LOCK TABLE can only be used in transaction blocks";
+        return Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, message).into());
+    }
     if let Some(shard) = temporary(executor, ddl) {
         return single(executor, run, admitted, shard, None).await;
     }

@@ -179,6 +179,9 @@ impl Builder<'_, '_> {
                 }
             }
         }
+        if place.is_none() && matches!(stripped, Expr::Value(_) | Expr::Tuple(_)) {
+            return Err(Self::refuse("GROUP BY of a constant or a list."));
+        }
         let (expr, text) = match place {
             None => (stripped.clone(), text.slice(*extent.start(), *extent.end()).to_owned()),
             Some(place) => {

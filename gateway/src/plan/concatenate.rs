@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use sqlparser::ast::{
-    CastKind, Distinct, Expr, Fetch, GroupByExpr, LimitClause, Query, Select, SelectItem, SetExpr, Value, ValueWithSpan,
+    CastKind, Distinct, Expr, Fetch, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem, SetExpr, Value,
+    ValueWithSpan,
 };
 
 use super::analysis::{Analysis, Facts};
@@ -62,7 +63,8 @@ fn try_select(analysis: &mut Analysis<'_>, query: &Query, facts: &Facts) -> Resu
     agree(select, query, &clauses)?;
     let limit = limit(query, &clauses)?;
     let rewrite = Rewrite { query, select, clauses, limit };
-    let grouped = rewrite.clauses.group_by.is_some() || select.having.is_some() || analysis.has_aggregates(select);
+    let grouped =
+        rewrite.clauses.group_by.is_some() || select.having.is_some() || analysis.has_aggregates(query, select);
     let keyed = facts.finish.is_none();
     if grouped && !keyed {
         return aggregate::plan(analysis, &rewrite);
@@ -90,7 +92,7 @@ fn agree(select: &Select, query: &Query, clauses: &SelectClauses) -> Result<(), 
         _ => usize::MAX,
     };
     let order_by = match query.order_by.as_ref().map(|order| &order.kind) {
-        Some(sqlparser::ast::OrderByKind::Expressions(keys)) => keys.len(),
+        Some(OrderByKind::Expressions(keys)) => keys.len(),
         Some(_) => usize::MAX,
         None => 0,
     };
@@ -227,15 +229,16 @@ pub fn rewritten_references(
 }
 
 impl Analysis<'_> {
-    pub fn has_aggregates(&self, select: &Select) -> bool {
-        let expressions: Vec<&Expr> = select
-            .projection
-            .iter()
-            .filter_map(|item| match item {
-                SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
-                _ => None,
-            })
-            .collect();
+    pub fn has_aggregates(&self, query: &Query, select: &Select) -> bool {
+        let sorted = match query.order_by.as_ref().map(|order| &order.kind) {
+            Some(OrderByKind::Expressions(keys)) => keys.as_slice(),
+            _ => &[],
+        };
+        let selected = select.projection.iter().filter_map(|item| match item {
+            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
+            _ => None,
+        });
+        let expressions: Vec<&Expr> = selected.chain(sorted.iter().map(|key| &key.expr)).collect();
         self.collect(&expressions).aggregates
     }
 

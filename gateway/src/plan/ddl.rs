@@ -112,7 +112,15 @@ fn create(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError
     }
     let object = Cursor { text, at }.word().unwrap_or_default();
     if temporary {
-        return Ok(DdlKind::Temporary);
+        // It is on one connection. By the name of such a table it would hide it; otherwise it would read a part of it.
+        return match named_tables(context, text).into_iter().find(|table| placed(context, table).is_some_and(spread)) {
+            Some(table) => Err(refused(
+                format!("a temporary object cannot name {table}, which is on several shards"),
+                "It would be on one shard alone.",
+                "Choose another name, write its columns out, and fill it with rows of one shard key.",
+            )),
+            None => Ok(DdlKind::Temporary),
+        };
     }
     match object.as_str() {
         "database" | "tablespace" | "subscription" => Err(refused(

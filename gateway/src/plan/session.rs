@@ -3,7 +3,7 @@
 //! Examples: `BEGIN ISOLATION LEVEL REPEATABLE READ`, `SET search_path TO a, b`, `PREPARE p (int) AS SELECT ...`.
 
 use super::refuse::{refused, syntax_error};
-use super::types::{AdminCommand, Isolation, Plan, SessionCommand, TransactionModes};
+use super::types::{AdminCommand, Discard, Isolation, Plan, SessionCommand, TransactionModes};
 use crate::sql::clauses::split_at_commas;
 use crate::sql::lexer::Kind;
 use crate::sql::parse::Text;
@@ -60,9 +60,19 @@ pub fn plan(text: &Text<'_>) -> Option<Result<Plan, PgError>> {
             Ok(SessionCommand::Reset { name, sql: text.sql.to_owned() })
         }
         "show" => return Some(show(cursor)),
-        "discard" => Ok(SessionCommand::Discard { all: cursor.take("all") }).inspect(|_| {
-            let _ = cursor.take("plans") || cursor.take("sequences") || cursor.take("temp") || cursor.take("temporary");
-        }),
+        "discard" => {
+            let words = [
+                ("all", Discard::All),
+                ("plans", Discard::Plans),
+                ("sequences", Discard::Sequences),
+                ("temp", Discard::Temporary),
+                ("temporary", Discard::Temporary),
+            ];
+            match words.into_iter().find(|(word, _)| cursor.take(word)) {
+                Some((_, what)) => Ok(SessionCommand::Discard(what)),
+                None => return Some(Err(cursor.unexpected())),
+            }
+        }
         "prepare" => {
             if cursor.take("transaction") {
                 return Some(Err(two_phase()));

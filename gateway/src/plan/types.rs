@@ -88,10 +88,7 @@ pub enum SessionCommand {
     SetConstraints {
         sql: String,
     },
-    /// DISCARD ALL / PLANS / SEQUENCES / TEMP.
-    Discard {
-        all: bool,
-    },
+    Discard(Discard),
     /// PREPARE name [(types)] AS statement: the inner text as written.
     Prepare {
         name: String,
@@ -106,6 +103,15 @@ pub enum SessionCommand {
     Deallocate {
         name: Option<String>,
     },
+}
+
+/// DISCARD what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    All,
+    Plans,
+    Sequences,
+    Temporary,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
 use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
-use crate::plan::types::{Access, SessionCommand, TransactionModes};
+use crate::plan::types::{Access, Discard, SessionCommand, TransactionModes};
 use crate::pool::connection::ServerConnection;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 use ringway_topology::model::{quote_ident, quote_literal};
@@ -61,14 +61,7 @@ impl Session {
                 self.local(sql).await?;
                 "SET CONSTRAINTS"
             }
-            SessionCommand::Discard { all } => {
-                self.discard(*all).await?;
-                if *all {
-                    "DISCARD ALL"
-                } else {
-                    "DISCARD"
-                }
-            }
+            SessionCommand::Discard(what) => self.discard(*what).await?,
             SessionCommand::Prepare { name, parameter_types, sql } => {
                 self.prepare(name, parameter_types, sql).await?;
                 "PREPARE"
@@ -309,9 +302,23 @@ impl Session {
         Ok(())
     }
 
-    async fn discard(&mut self, all: bool) -> Result<(), Failure> {
-        if !all {
-            return Ok(());
+    async fn discard(&mut self, what: Discard) -> Result<&'static str, Failure> {
+        let tag = match what {
+            Discard::All => "DISCARD ALL",
+            Discard::Plans => "DISCARD PLANS",
+            Discard::Sequences => "DISCARD SEQUENCES",
+            Discard::Temporary => "DISCARD TEMP",
+        };
+        if what != Discard::All {
+            // Without a connection of its own the session has neither.
+            if what != Discard::Plans && !self.executor.pins.is_empty() {
+                return Err(PgError::refused(
+                    format!("{tag} is not supported once the session has a connection of its own"),
+                    "Use DISCARD ALL.",
+                )
+                .into());
+            }
+            return Ok(tag);
         }
         if self.executor.transaction.is_open() {
             let message = "DISCARD ALL cannot run inside a transaction block";
@@ -321,7 +328,8 @@ impl Session {
         self.portals.clear();
         self.executor.close_pinned();
         let startup = self.executor.startup.clone();
-        self.change_settings(startup, "RESET ALL").await
+        self.change_settings(startup, "RESET ALL").await?;
+        Ok(tag)
     }
 
     async fn prepare(&mut self, name: &str, types: &[String], sql: &str) -> Result<(), Failure> {
