@@ -254,7 +254,8 @@ async fn loaded_table(cluster: &Cluster) -> Result<()> {
     for id in 10_000_000..10_000_200i64 {
         client.execute("INSERT INTO loaded (id) VALUES ($1)", &[&id]).await?;
     }
-    let values: Vec<i64> = client.query("SELECT n::bigint FROM loaded", &[]).await?.iter().map(|row| row.get(0)).collect();
+    let values: Vec<i64> =
+        client.query("SELECT n::bigint FROM loaded", &[]).await?.iter().map(|row| row.get(0)).collect();
     let distinct: std::collections::BTreeSet<i64> = values.iter().copied().collect();
     ensure!(distinct.len() == values.len(), "{} values of the sequence came twice", values.len() - distinct.len());
     Ok(())

@@ -351,7 +351,12 @@ impl<'a> Analysis<'a> {
     }
 
     /// Records a table and gives it as a relation called by its own name.
-    pub fn base(&mut self, table: &crate::plan::context::ResolvedTable, splice: FilterSplice, written: bool) -> Relation {
+    pub fn base(
+        &mut self,
+        table: &crate::plan::context::ResolvedTable,
+        splice: FilterSplice,
+        written: bool,
+    ) -> Relation {
         self.tables.insert(table.name.clone());
         let known = self.context.catalog.relation(&table.name);
         let mut columns: Option<Vec<Output>> = known.map(|relation| {
