@@ -4,6 +4,7 @@
 //! All points of one process are armed at once and each kills once, so that a tour through every kind of step dies at each.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context as _, Result};
@@ -36,6 +37,47 @@ async fn the_gateway_dies_at_every_step() -> Result<()> {
     play(points, Part::Gateway).await
 }
 
+/// Points that are reached while writes are held: each kill there makes the hold seconds longer, and clients wait for ten.
+const HELD_STEPS: [&str; 4] = ["Fence", "PublishSwitch", "OpenTarget", "PublishRelease"];
+const KILLS_PER_HOLD_MAX: usize = 2;
+
+/// Arms what is reached while writes are held in portions, one per cutover.
+struct Plan {
+    faults: Faults,
+    forward: Mutex<Vec<String>>,
+    reverse: Mutex<Vec<String>>,
+}
+
+impl Plan {
+    fn new(faults: Faults, points: &[String], part: Part) -> Result<Plan> {
+        let held = |point: &&String| {
+            let step = point.split(':').next().unwrap_or_default();
+            let step = step.strip_prefix("Reverse").unwrap_or(step);
+            part == Part::ControlPlane && (HELD_STEPS.contains(&step) || point.ends_with("PublishHold:after"))
+        };
+        let (later, now): (Vec<&String>, Vec<&String>) = points.iter().partition(held);
+        let (reverse, forward): (Vec<&String>, Vec<&String>) =
+            later.into_iter().partition(|p| p.starts_with("Reverse"));
+        faults.arm(now.into_iter().cloned())?;
+        let list = |points: Vec<&String>| Mutex::new(points.into_iter().cloned().collect());
+        Ok(Plan { faults, forward: list(forward), reverse: list(reverse) })
+    }
+
+    /// Called before every command that holds writes.
+    fn before(&self, command: Command) -> Result<()> {
+        let list = if command == Command::RollBack { &self.reverse } else { &self.forward };
+        let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+        let portion = list.len().min(KILLS_PER_HOLD_MAX);
+        self.faults.arm(list.drain(..portion))
+    }
+
+    fn is_waiting(&self) -> bool {
+        [&self.forward, &self.reverse]
+            .iter()
+            .any(|list| !list.lock().unwrap_or_else(PoisonError::into_inner).is_empty())
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     ControlPlane,
@@ -52,32 +94,31 @@ async fn play(points: Vec<String>, part: Part) -> Result<()> {
     }
     println!("{} points: {}", points.len(), points.join(" "));
     let started = Instant::now();
-    let outcome = tours(&mut scenario, &faults, &points, part).await;
+    let plan = Plan::new(faults, &points, part)?;
+    let outcome = tours(&mut scenario, &plan, &points, part).await;
+    let faults = &plan.faults;
     println!("{} of {} points in {:?}", faults.reached().len(), points.len(), started.elapsed());
     let outcome = outcome.with_context(|| format!("points reached, in order: {:?}", faults.reached()));
     scenario.finish(outcome).await
 }
 
-async fn tours(scenario: &mut Scenario, faults: &Faults, points: &[String], part: Part) -> Result<()> {
+async fn tours(scenario: &mut Scenario, plan: &Plan, points: &[String], part: Part) -> Result<()> {
+    let faults = &plan.faults;
     let mut ends = Ends { source: "s1", target: "s2" };
     for tour in 0..TOURS_MAX {
-        let left = match tour {
-            0 => points.to_vec(),
-            _ => faults.disarm()?,
-        };
-        if left.is_empty() {
+        let left = faults.remaining();
+        if tour > 0 && left.is_empty() && !plan.is_waiting() {
             break;
         }
         println!("tour {tour}, {} points to reach", left.len());
-        faults.arm(left)?;
         scenario.shopping.start().await?;
         if tour == 0 {
-            join(scenario).await.context("a split onto a new shard")?;
+            join(scenario, plan).await.context("a split onto a new shard")?;
         }
         if part == Part::Gateway {
             schema_changes(scenario, faults).await.context("schema changes")?;
         }
-        back_and_forth(scenario, faults, ends)
+        back_and_forth(scenario, plan, ends)
             .await
             .with_context(|| format!("a move from {} to {}", ends.source, ends.target))?;
         cancel(scenario, ends).await.context("a cancelled move")?;
@@ -106,10 +147,12 @@ struct Ends {
 }
 
 /// A new shard joins and takes rows over: from here on a transaction may have more than two participants.
-async fn join(scenario: &Scenario) -> Result<()> {
+async fn join(scenario: &Scenario, plan: &Plan) -> Result<()> {
     let spare = scenario.cluster.spare().await?;
-    let id = scenario.mover.start(&Order::half("s1", "s3").onto(&spare).automatic()).await?;
-    scenario.mover.reach(id, &["switched"]).await?;
+    let id = scenario.mover.start(&Order::half("s1", "s3").onto(&spare)).await?;
+    scenario.mover.reach(id, &["ready"]).await?;
+    plan.before(Command::CutOver)?;
+    scenario.mover.drive(id, Command::CutOver, "switched").await?;
     scenario.mover.drive(id, Command::Complete, "done").await?;
     Ok(())
 }
@@ -164,22 +207,32 @@ async fn meet_fence(scenario: &Scenario, faults: &Faults, shard: &str, arcs: &[T
 
 /// A cutover that must undo itself, the switch; a rollback that must undo itself, the rollback; the switch again, a rollback that
 /// has to copy again, the switch, completion.
-async fn back_and_forth(scenario: &Scenario, faults: &Faults, ends: Ends) -> Result<()> {
+async fn back_and_forth(scenario: &Scenario, plan: &Plan, ends: Ends) -> Result<()> {
     let mover = &scenario.mover;
     let id = mover.start(&Order::half(ends.source, ends.target)).await?;
     let status = mover.reach(id, &["ready"]).await?;
     let arcs = status.r#move.context("a status without its move")?.arcs;
     direct_write(scenario, ends.source, &arcs).await.context("a write that no gateway sees")?;
-    meet_fence(scenario, faults, ends.source, &arcs).await?;
+    meet_fence(scenario, &plan.faults, ends.source, &arcs).await?;
+    plan.before(Command::CutOver)?;
     blocked(scenario, id, &arcs, Command::CutOver).await?;
     mover.reach(id, &["switched"]).await?;
     scenario.shopping.goes_on(50, GOES_ON).await?;
     direct_write(scenario, ends.target, &arcs).await.context("a write that no gateway sees, after the switch")?;
+    plan.before(Command::RollBack)?;
     blocked(scenario, id, &arcs, Command::RollBack).await?;
     mover.reach(id, &["ready"]).await?;
     scenario.shopping.goes_on(50, GOES_ON).await?;
 
-    mover.drive(id, Command::CutOver, "switched").await?;
+    loop {
+        plan.before(Command::CutOver)?;
+        mover.drive(id, Command::CutOver, "switched").await?;
+        if !plan.is_waiting() {
+            break;
+        }
+        plan.before(Command::RollBack)?;
+        mover.drive(id, Command::RollBack, "ready").await?;
+    }
     rewrite(scenario, ends.target).await.context("rewriting a table")?;
     mover.drive(id, Command::RollBack, "ready").await?;
     mover.drive(id, Command::CutOver, "switched").await?;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context as _, Result};
 
 use crate::cluster::Cluster;
 use crate::shop::audit::{audit, Mode, Report};
@@ -70,10 +70,22 @@ impl Shopping {
         self.running.as_ref().map_or(0, |running| running.counters.operations.load(Ordering::Relaxed))
     }
 
+    fn errors_now(&self) -> u64 {
+        self.running.as_ref().map_or(0, |running| running.counters.errors.load(Ordering::Relaxed))
+    }
+
     /// Waits until the running clients have done some operations more: they are not stuck.
     pub async fn goes_on(&self, operations: u64, bound: Duration) -> Result<()> {
         let from = self.operations_now();
-        super::until("traffic going on", bound, || async { Ok(self.operations_now() >= from + operations) }).await
+        let went_on = super::until("traffic going on", bound, || async {
+            let went_on = self.operations_now() >= from + operations;
+            Ok(went_on || !self.options.survive_errors && self.errors_now() > 0)
+        })
+        .await;
+        let Some(running) = &self.running else { anyhow::bail!("no client is running") };
+        let texts = running.counters.error_texts();
+        ensure!(self.options.survive_errors || texts.is_empty(), "clients saw {texts:#?}");
+        went_on.with_context(|| format!("errors of clients: {texts:#?}"))
     }
 
     /// Stops the clients; errors are counted, not judged.
