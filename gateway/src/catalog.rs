@@ -109,6 +109,8 @@ pub struct Catalog {
     /// Relations of pg_catalog and information_schema: names only.
     system: HashMap<String, BTreeSet<String>>,
     functions: HashMap<String, Function>,
+    /// Strings without a collation of their own are ordered by their bytes.
+    pub strings_by_bytes: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +119,8 @@ pub struct CatalogError(#[from] serde_json::Error);
 
 #[derive(Deserialize)]
 struct Document {
+    #[serde(default)]
+    strings_by_bytes: bool,
     schemas: Vec<String>,
     relations: Option<Vec<NamedRelation>>,
     system: Vec<(String, String)>,
@@ -146,6 +150,7 @@ impl Catalog {
             catalog.system.entry(schema).or_default().insert(name);
         }
         catalog.functions = document.functions.into_iter().collect();
+        catalog.strings_by_bytes = document.strings_by_bytes;
         Ok(catalog)
     }
 

@@ -1,4 +1,12 @@
 SELECT json_build_object(
+  -- The database's default collation is byte order: C and C.UTF-8 of the C library, or the builtin provider (17 and newer).
+  'strings_by_bytes', (
+    SELECT CASE coalesce(to_jsonb(d)->>'datlocprovider', 'c')
+        WHEN 'c' THEN d.datcollate IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8')
+        WHEN 'b' THEN coalesce(to_jsonb(d)->>'datlocale', '') IN ('C', 'C.UTF-8')
+        ELSE false END
+      AND pg_catalog.pg_encoding_to_char(d.encoding) = 'UTF8'
+    FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()),
   'schemas', (SELECT json_agg(nspname) FROM pg_catalog.pg_namespace),
   'system', (
     SELECT json_agg(json_build_array(n.nspname, c.relname))

@@ -164,7 +164,10 @@ fn value_order(executor: &Executor, fleet: &mut Fleet) -> ValueOrder {
         }
     };
     let exact_floats = executor.settings.get("extra_float_digits").is_none();
-    ValueOrder { strings_by_bytes: false, iso_dates, exact_floats }
+    let catalog = executor.gateway.catalog.load();
+    // Columns and expressions with another collation than the database's are refused by the planner.
+    let strings_by_bytes = catalog.as_ref().is_some_and(|loaded| loaded.catalog.strings_by_bytes);
+    ValueOrder { strings_by_bytes, iso_dates, exact_floats }
 }
 
 pub async fn merge_sort(
