@@ -251,7 +251,10 @@ async fn rewrite(scenario: &Scenario, shard: &str) -> Result<()> {
 /// A client holds a row of the arcs when the cutover begins, until an attempt has undone itself.
 async fn blocked(scenario: &Scenario, id: u64, arcs: &[TokenArc], command: Command) -> Result<()> {
     let tenant = a_tenant(scenario, arcs).await?;
-    let client = sql::connect(&scenario.cluster.dsn("postgres")).await?;
+    // A gateway that was just killed is on its way.
+    let dsn = scenario.cluster.dsn("postgres");
+    ringway_tests::scenario::until("a gateway", GOES_ON, || async { Ok(sql::connect(&dsn).await.is_ok()) }).await?;
+    let client = sql::connect(&dsn).await?;
     // No other client waits for this row: nobody writes loaded orders. A gateway that is killed under this transaction ends it;
     // then the cutover is not held up.
     let statement = format!("BEGIN; UPDATE orders SET note = note WHERE tenant_id = {tenant} AND id = -1");
