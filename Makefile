@@ -6,9 +6,9 @@ LISTEN ?= 127.0.0.1:6432
 GRPC ?= 127.0.0.1:7432
 PREFIX ?= /usr/local
 
-SUITES = tidy tokens bad_input cli split direct_writer stale_gateway sick_target
+SUITES = tidy tokens bad_input cli differential split direct_writer stale_gateway sick_target
 # Longer, or asking for more than is there yet (README.md, Limits).
-SOAK_SUITES = session differential faults engine_faults
+SOAK_SUITES = session faults engine_faults
 
 .PHONY: demo test up down bench build postgresql install fmt lint soak
 
@@ -31,7 +31,7 @@ test: postgresql lint
 	$(CARGO) test --locked --no-fail-fast -p ringway-proto -p ringway-topology -p ringway-gateway -p shardctl
 	$(CARGO) test --locked --no-fail-fast -p ringway-tests $(SUITES:%=--test %)
 
-# The long suites: sessions, every answer against one PostgreSQL, every kill at every step.
+# The long suites: sessions, every kill at every step.
 soak: postgresql
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --no-fail-fast -p ringway-tests $(SOAK_SUITES:%=--test %)
