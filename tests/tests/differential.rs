@@ -49,7 +49,7 @@ const STATEMENTS: usize = 1_500;
 /// All files and generated statements together.
 const STATEMENTS_MIN: usize = 1_000;
 /// Of the statements that are neither hard nor beyond what shards can hold.
-const PLAIN_REFUSED_MAX_PERCENT: usize = 15;
+const PLAIN_REFUSED_MAX_PERCENT: usize = 5;
 /// Mismatches that are printed whole.
 const SHOWN_MAX: usize = 60;
 
