@@ -81,6 +81,19 @@ async fn balance(client: &Client, id: i64) -> Result<i64> {
     Ok(client.query_one("SELECT balance FROM accounts WHERE id = $1", &[&id]).await?.get(0))
 }
 
+/// What one PostgreSQL would do, or a refusal that says why and what to do instead. None: refused.
+fn exact_or_refused<T>(what: &str, outcome: std::result::Result<T, tokio_postgres::Error>) -> Result<Option<T>> {
+    let error = match outcome {
+        Ok(done) => return Ok(Some(done)),
+        Err(error) => error,
+    };
+    let db = error.as_db_error().with_context(|| format!("{what}: {error:?}"))?;
+    let explained = db.detail().is_some() && db.hint().is_some();
+    ensure!(db.code().code() == "0A000" && explained, "{what} is neither done nor refused with a hint: {db:?}");
+    println!("  refused: {what}: {}", db.message());
+    Ok(None)
+}
+
 fn refused<T>(outcome: std::result::Result<T, tokio_postgres::Error>, expected: &str) -> Result<()> {
     match outcome {
         Ok(_) => bail!("no error, but {expected} was expected"),
