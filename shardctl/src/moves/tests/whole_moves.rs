@@ -127,7 +127,11 @@ async fn a_rewritten_table_is_copied_again_before_the_switch() {
     for shard in [&pair.source, &pair.target] {
         client(&shard.dsn(SERVICE_ROLE)).await.batch_execute(ddl).await.unwrap();
     }
-    pair.engine.cut_over(id).await.unwrap();
+    // Either the cutover finds the rewrite, or the look that a waiting move takes every few seconds was first.
+    if pair.engine.cut_over(id).await.is_err() {
+        pair.until(id, Phase::Ready).await;
+        pair.engine.cut_over(id).await.unwrap();
+    }
     let status = pair.until(id, Phase::Switched).await;
     assert!(status.verification.passed);
     assert_eq!(pair.rows("s1", MOVING).await, pair.rows("s2", MOVING).await);
