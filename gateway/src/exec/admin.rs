@@ -7,6 +7,7 @@ use ringway_proto::v1::operations_client::OperationsClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::Code;
 
+use super::answers::{collect, queue_call};
 use super::describe::text_field;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
@@ -17,6 +18,9 @@ use crate::plan::types::AdminCommand;
 use crate::wire::backend::{self, FieldDescription};
 use crate::wire::{PgError, SqlState};
 
+const OWNS: &str = "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) \
+pg_catalog.to_regclass(CASE WHEN pg_catalog.strpos($1::text, '.') OPERATOR(pg_catalog.=) 0 THEN 'public.' OPERATOR(pg_catalog.||) $1::text \
+ELSE $1::text END)";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A new topology reaches this gateway within this, or the statement says so.
 const EPOCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +30,7 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, command: &AdminCommand)
         AdminCommand::ShowCluster { what } => show_cluster(executor, run, what),
         AdminCommand::PinShard { name } => pin_shard(executor, name.as_deref()),
         AdminCommand::CreateDistributedTable { table, column, colocate_with } => {
+            must_own(executor, table).await?;
             outside_transactions(executor, "create_distributed_table")?;
             let request = v1::ShardTableRequest {
                 table: table.clone(),
@@ -39,6 +44,7 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, command: &AdminCommand)
             changed(executor, run, "create_distributed_table", answer.epoch, &answer.warnings).await
         }
         AdminCommand::CreateReferenceTable { table } => {
+            must_own(executor, table).await?;
             outside_transactions(executor, "create_reference_table")?;
             let mut operations = operations(executor)?;
             let request = v1::ReferenceTableRequest { table: table.clone() };
@@ -50,6 +56,24 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, command: &AdminCommand)
             "Create a table of another name and copy the rows with INSERT ... SELECT by key.",
         )
         .into()),
+    }
+}
+
+/// Whoever owns a table may distribute it, as it may change it in any other way. A table that is not there is the control plane's
+/// to refuse; a name without a schema means `public`, as there.
+async fn must_own(executor: &mut Executor, table: &str) -> Result<(), Failure> {
+    let view = executor.enter()?;
+    executor.slot.reads();
+    let Some(home) = view.topology.home_shard() else { return Ok(()) };
+    let mut connection = executor.checkout(&view, home).await?;
+    queue_call(&mut connection, OWNS, &[table]);
+    let answers = collect(&mut connection).await?.check();
+    executor.release(connection).await;
+    match answers?.value().as_deref() {
+        Some("f") => {
+            Err(PgError::new(SqlState::INSUFFICIENT_PRIVILEGE, format!("must be owner of table {table}")).into())
+        }
+        _ => Ok(()),
     }
 }
 
