@@ -162,8 +162,9 @@ impl Follower {
         let Source::Client(client) = &self.source else { return };
         let Some(view) = self.gateway.view.current() else { return };
         let current = view.topology.epoch;
-        let (routed, drained) = self.gateway.inflight.acknowledgeable(current);
-        client.ack(routed, drained);
+        let said = self.gateway.inflight.acknowledgeable(current);
+        let (routed, drained) = (said.routed, said.drained);
+        client.ack(said);
         if routed == current {
             self.gateway.faults.hit(FaultPoint::RoutedAcknowledged);
         }

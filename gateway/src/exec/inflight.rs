@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use ringway_topology::client::{Acknowledgement, EpochRange};
 use ringway_topology::ids::{Epoch, KeyspaceId};
 use ringway_topology::model::{Move, Topology};
 use ringway_topology::ring::TokenArc;
@@ -37,6 +38,8 @@ impl Footprint {
 /// What changed for writers when an epoch was published.
 #[derive(Debug)]
 struct Change {
+    /// The epoch that was published before; those between came with this one.
+    after: Epoch,
     epoch: Epoch,
     what: Changed,
 }
@@ -72,6 +75,9 @@ struct SlotState {
     /// Of the present transaction.
     writes: Vec<(Epoch, Footprint)>,
 }
+
+/// More pending changes than this are not told apart: the newer ones count as not used yet.
+const PENDING_MAX: usize = 64;
 
 /// More footprints than this become whole keyspaces.
 const FOOTPRINTS_MAX: usize = 64;
@@ -212,7 +218,7 @@ impl InFlight {
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let members = |topology: &Topology| topology.members().map(|shard| shard.id).collect::<Vec<_>>();
         if old.tables != new.tables || members(old) != members(new) {
-            changes.push(Change { epoch: new.epoch, what: Changed::Everything });
+            changes.push(Change { after: old.epoch, epoch: new.epoch, what: Changed::Everything });
         }
         let mut arcs: BTreeMap<KeyspaceId, Vec<TokenArc>> = BTreeMap::new();
         let ids: std::collections::BTreeSet<_> = old.moves.keys().chain(new.moves.keys()).collect();
@@ -228,16 +234,17 @@ impl InFlight {
                 arcs.entry(moving.keyspace).or_default().extend(moving.arcs.iter().cloned());
             }
         }
-        changes.extend(
-            arcs.into_iter().map(|(keyspace, arcs)| Change { epoch: new.epoch, what: Changed::Arcs(keyspace, arcs) }),
-        );
+        changes.extend(arcs.into_iter().map(|(keyspace, arcs)| Change {
+            after: old.epoch,
+            epoch: new.epoch,
+            what: Changed::Arcs(keyspace, arcs),
+        }));
     }
 
-    /// The newest epochs that this gateway can acknowledge as (routed, drained) while `current` is published.
-    pub fn acknowledgeable(&self, current: Epoch) -> (Epoch, Epoch) {
+    /// What this gateway can acknowledge while `current` is published.
+    pub fn acknowledgeable(&self, current: Epoch) -> Acknowledgement {
         // Before the slots are read: whatever ends from now on says so.
         self.waiting.store(true, Ordering::Release);
-        let mut routed = current;
         let mut drained = current;
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let slots: Vec<Arc<Slot>> = {
@@ -245,31 +252,40 @@ impl InFlight {
             slots.retain(|slot| slot.strong_count() > 0);
             slots.iter().filter_map(Weak::upgrade).collect()
         };
-        let before = |epoch: Epoch| Epoch(epoch.0.saturating_sub(1));
+        let mut is_pending = vec![false; changes.len()];
         for slot in slots {
             let state = slot.state();
             for epoch in [state.statement, state.snapshot].into_iter().flatten() {
                 drained = drained.min(epoch);
             }
-            if let (Some(epoch), false) = (state.statement, state.classified) {
-                if let Some(change) = changes.iter().find(|change| change.epoch > epoch) {
-                    routed = routed.min(before(change.epoch));
-                }
-            }
-            for (epoch, footprint) in &state.writes {
-                let blocking = changes.iter().find(|change| change.epoch > *epoch && change.meets(footprint));
-                if let Some(change) = blocking {
-                    routed = routed.min(before(change.epoch));
-                }
+            let unclassified = state.statement.filter(|_| !state.classified);
+            for (change, is_pending) in changes.iter().zip(&mut is_pending) {
+                *is_pending |= unclassified.is_some_and(|epoch| change.epoch > epoch)
+                    || state.writes.iter().any(|(epoch, written)| change.epoch > *epoch && change.meets(written));
             }
         }
+        let mut acknowledgement = Acknowledgement { routed: current, drained, used: current, pending: Vec::new() };
+        // In the order of their epochs.
+        for (change, _) in changes.iter().zip(is_pending).filter(|(_, is_pending)| *is_pending) {
+            let range = EpochRange { after: change.after, through: change.epoch };
+            acknowledgement.routed = acknowledgement.routed.min(range.after);
+            if acknowledgement.pending.last() == Some(&range) {
+                continue;
+            }
+            if acknowledgement.pending.len() == PENDING_MAX {
+                acknowledgement.used = range.after;
+                break;
+            }
+            acknowledgement.pending.push(range);
+        }
         drop(changes);
+        let routed = acknowledgement.routed;
         if routed == current && drained == current {
             self.waiting.store(false, Ordering::Release);
             // Nobody is left who began before `current`.
             self.changes.lock().unwrap_or_else(PoisonError::into_inner).retain(|change| change.epoch > current);
         }
-        (routed, drained)
+        acknowledgement
     }
 }
 
@@ -303,6 +319,45 @@ mod tests {
         topology
     }
 
+    /// Routed and drained while epoch 6 is published.
+    fn epochs(registry: &InFlight) -> (Epoch, Epoch) {
+        let said = registry.acknowledgeable(Epoch(6));
+        (said.routed, said.drained)
+    }
+
+    #[test]
+    fn a_change_does_not_wait_for_what_concerns_older_ones() {
+        let registry = Arc::new(InFlight::default());
+        let slot = registry.slot();
+        slot.enter(|| Some((Epoch(5), ())));
+        slot.writes(&[Footprint::Key(KeyspaceId(1), Token(-5))]);
+        registry.record(&topology(5, false), &topology(7, true));
+        let mut next = topology(8, true);
+        next.moves.get_mut(&MoveId(1)).unwrap().arcs = vec![];
+        next.moves.get_mut(&MoveId(1)).unwrap().routing.hold = false;
+        registry.record(&topology(7, true), &next);
+        let said = registry.acknowledgeable(Epoch(8));
+        assert_eq!((said.routed, said.used), (Epoch(5), Epoch(8)));
+        let routed: Vec<u64> = (5..10).filter(|epoch| said.has_routed_change(Epoch(*epoch))).collect();
+        assert_eq!(routed, [5, 8], "epoch 6 came with 7");
+        slot.leave_transaction();
+        assert!(registry.acknowledgeable(Epoch(8)).has_routed_change(Epoch(6)));
+    }
+
+    #[test]
+    fn too_many_pending_changes_count_as_not_used() {
+        let registry = Arc::new(InFlight::default());
+        let slot = registry.slot();
+        slot.enter(|| Some((Epoch(5), ())));
+        slot.writes(&[Footprint::Key(KeyspaceId(1), Token(-5))]);
+        for epoch in 5..105 {
+            registry.record(&topology(epoch, epoch % 2 == 0), &topology(epoch + 1, epoch % 2 == 1));
+        }
+        let said = registry.acknowledgeable(Epoch(105));
+        assert_eq!(said.pending.len(), PENDING_MAX);
+        assert!((6..106).all(|epoch| !said.has_routed_change(Epoch(epoch))));
+    }
+
     #[test]
     fn routed_waits_for_writes_in_the_arcs_and_no_others() {
         let registry = Arc::new(InFlight::default());
@@ -314,17 +369,17 @@ mod tests {
         other.writes(&[Footprint::Key(KeyspaceId(1), Token(5))]);
         reader.reads();
         registry.record(&topology(5, false), &topology(6, true));
-        assert_eq!(registry.acknowledgeable(Epoch(6)), (Epoch(5), Epoch(5)));
+        assert_eq!(epochs(&registry), (Epoch(5), Epoch(5)));
         moving.leave_statement();
-        assert_eq!(registry.acknowledgeable(Epoch(6)).0, Epoch(5), "its transaction is open");
+        assert_eq!(epochs(&registry).0, Epoch(5), "its transaction is open");
         moving.leave_transaction();
-        assert_eq!(registry.acknowledgeable(Epoch(6)), (Epoch(6), Epoch(5)));
+        assert_eq!(epochs(&registry), (Epoch(6), Epoch(5)));
         other.leave_transaction();
         reader.keeps_snapshot();
         reader.leave_statement();
-        assert_eq!(registry.acknowledgeable(Epoch(6)), (Epoch(6), Epoch(5)));
+        assert_eq!(epochs(&registry), (Epoch(6), Epoch(5)));
         reader.leave_transaction();
-        assert_eq!(registry.acknowledgeable(Epoch(6)), (Epoch(6), Epoch(6)));
+        assert_eq!(epochs(&registry), (Epoch(6), Epoch(6)));
     }
 
     #[test]
@@ -333,9 +388,9 @@ mod tests {
         let slot = registry.slot();
         slot.enter(|| Some((Epoch(5), ())));
         registry.record(&topology(5, false), &topology(6, true));
-        assert_eq!(registry.acknowledgeable(Epoch(6)).0, Epoch(5));
+        assert_eq!(epochs(&registry).0, Epoch(5));
         slot.reads();
-        assert_eq!(registry.acknowledgeable(Epoch(6)).0, Epoch(6));
+        assert_eq!(epochs(&registry).0, Epoch(6));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringway_topology::client::{GatewayStatistics, MoveStatistics};
+use ringway_topology::client::{Acknowledgement, GatewayStatistics, MoveStatistics};
 use ringway_topology::ids::{Epoch, GatewayId, MoveId, ShardId};
 use ringway_topology::model::Topology;
 use tokio::sync::watch;
@@ -57,8 +57,8 @@ impl Gateways {
         self.registry().renew(Instant::now(), session)
     }
 
-    pub fn acknowledge(&self, session: GatewaySession, routed: Epoch, drained: Epoch) {
-        self.registry().acknowledge(session, routed, drained);
+    pub fn acknowledge(&self, session: GatewaySession, said: Acknowledgement) {
+        self.registry().acknowledge(session, said);
         self.wake();
     }
 
@@ -93,14 +93,14 @@ impl Gateways {
         self.wait(epoch, Stage::Routed, deadline, None).await
     }
 
-    /// As [`Gateways::wait_routed`], but for the one that asks.
-    pub async fn wait_routed_by_others(
+    /// Every gateway with a lease, but the one that asks, has routed the change that made `epoch`.
+    pub async fn wait_change_routed_by_others(
         &self,
         asking: GatewayId,
         epoch: Epoch,
         deadline: Instant,
     ) -> Result<(), WaitError> {
-        self.wait(epoch, Stage::Routed, deadline, Some(asking)).await
+        self.wait(epoch, Stage::Change, deadline, Some(asking)).await
     }
 
     /// Every gateway with a lease has drained what is older than `epoch`.
@@ -117,6 +117,17 @@ impl Gateways {
         shards: &[ShardId],
     ) -> Result<(), WaitError> {
         self.wait_or_terminate(epoch, Stage::Routed, deadline, shards).await
+    }
+
+    /// As [`Gateways::wait_routed_or_terminate`], but for the change that made `epoch` alone. A write in flight that stands
+    /// against an older change may itself be waiting for what comes after this one.
+    pub async fn wait_change_routed_or_terminate(
+        &self,
+        epoch: Epoch,
+        deadline: Instant,
+        shards: &[ShardId],
+    ) -> Result<(), WaitError> {
+        self.wait_or_terminate(epoch, Stage::Change, deadline, shards).await
     }
 
     /// As [`Gateways::wait_routed_or_terminate`], for `drained`.

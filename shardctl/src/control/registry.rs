@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ringway_topology::client::{GatewayStatistics, MoveStatistics};
+use ringway_topology::client::{Acknowledgement, GatewayStatistics, MoveStatistics};
 use ringway_topology::ids::{Epoch, GatewayId, MoveId, ShardId};
 
 /// A gateway that was not heard of for this long has no lease any more; by its own clock it ended earlier.
@@ -32,6 +32,9 @@ pub struct GatewayView {
 /// Which acknowledgement is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// Routed, as far as the change that made that epoch is concerned.
+    Change,
+    /// Routed, with all that changed before.
     Routed,
     Drained,
 }
@@ -61,8 +64,7 @@ pub(super) struct Registry {
 struct Entry {
     stream: u64,
     listen_address: String,
-    routed: Epoch,
-    drained: Epoch,
+    said: Acknowledgement,
     lease_until: Instant,
     statistics: GatewayStatistics,
     /// Shards on which its sessions have been ended since its lease ran out.
@@ -70,10 +72,18 @@ struct Entry {
 }
 
 impl Entry {
+    /// Shown of a gateway that is waited for.
     fn at(&self, stage: Stage) -> Epoch {
         match stage {
-            Stage::Routed => self.routed,
-            Stage::Drained => self.drained,
+            Stage::Change | Stage::Routed => self.said.routed,
+            Stage::Drained => self.said.drained,
+        }
+    }
+
+    fn has(&self, stage: Stage, epoch: Epoch) -> bool {
+        match stage {
+            Stage::Change => self.said.has_routed_change(epoch),
+            Stage::Routed | Stage::Drained => self.at(stage) >= epoch,
         }
     }
 }
@@ -97,8 +107,7 @@ impl Registry {
         let entry = self.entries.entry(gateway).or_insert_with(|| Entry {
             stream,
             listen_address: String::new(),
-            routed: Epoch(0),
-            drained: Epoch(0),
+            said: Acknowledgement::default(),
             lease_until: now,
             statistics: GatewayStatistics::default(),
             ended_on: BTreeSet::new(),
@@ -144,10 +153,9 @@ impl Registry {
         true
     }
 
-    pub(super) fn acknowledge(&mut self, session: GatewaySession, routed: Epoch, drained: Epoch) {
+    pub(super) fn acknowledge(&mut self, session: GatewaySession, said: Acknowledgement) {
         if let Some(entry) = self.entry(session) {
-            entry.routed = entry.routed.max(routed);
-            entry.drained = entry.drained.max(drained);
+            entry.said.advance(said);
         }
     }
 
@@ -168,7 +176,7 @@ impl Registry {
         let late = self
             .entries
             .iter()
-            .find(|(gateway, entry)| Some(**gateway) != except && now < entry.lease_until && entry.at(stage) < epoch);
+            .find(|(gateway, entry)| Some(**gateway) != except && now < entry.lease_until && !entry.has(stage, epoch));
         if let Some((gateway, entry)) = late {
             return Some(Pending::Gateway {
                 gateway: *gateway,
@@ -183,12 +191,12 @@ impl Registry {
     /// Whether sessions of gateways that have not acknowledged `epoch` may be left on this shard.
     pub(super) fn may_have_stale_sessions(&self, epoch: Epoch, stage: Stage, shard: ShardId) -> bool {
         !self.unknown_ended_on.contains(&shard)
-            || self.entries.values().any(|entry| entry.at(stage) < epoch && !entry.ended_on.contains(&shard))
+            || self.entries.values().any(|entry| !entry.has(stage, epoch) && !entry.ended_on.contains(&shard))
     }
 
     /// Gateways whose sessions may stay: those that have acknowledged.
     pub(super) fn acknowledged(&self, epoch: Epoch, stage: Stage) -> Vec<GatewayId> {
-        self.entries.iter().filter(|(_, entry)| entry.at(stage) >= epoch).map(|(gateway, _)| *gateway).collect()
+        self.entries.iter().filter(|(_, entry)| entry.has(stage, epoch)).map(|(gateway, _)| *gateway).collect()
     }
 
     /// The sessions of all other gateways have been ended on this shard. Counts for those that have no lease now.
@@ -216,8 +224,8 @@ impl Registry {
         let view = |(gateway, entry): (&GatewayId, &Entry)| GatewayView {
             gateway: *gateway,
             listen_address: entry.listen_address.clone(),
-            routed: entry.routed,
-            drained: entry.drained,
+            routed: entry.said.routed,
+            drained: entry.said.drained,
             is_live: now < entry.lease_until,
         };
         self.entries.iter().map(view).collect()

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use ringway_topology::client::{GatewayStatistics, MoveStatistics};
+use ringway_topology::client::{Acknowledgement, EpochRange, GatewayStatistics, MoveStatistics};
 use ringway_topology::ids::{GatewayId, KeyspaceId};
 use ringway_topology::model::{Keyspace, Placement, Shard, ShardState};
 use ringway_topology::ring::Ring;
@@ -102,6 +102,25 @@ async fn two_writers_and_two_control_planes_lose_nothing() {
     assert_eq!((stored.epoch, stored.catalog_version), (Epoch(16), 16));
 }
 
+fn said(routed: u64, drained: u64) -> Acknowledgement {
+    Acknowledgement { routed: Epoch(routed), drained: Epoch(drained), ..Acknowledgement::default() }
+}
+
+#[tokio::test]
+async fn a_change_waits_for_itself_alone() {
+    let control = control(&Arc::new(MemoryStore::new())).await;
+    let gateways = control.gateways().clone();
+    let soon = || Instant::now() + Duration::from_millis(50);
+    let session = gateways.register(GatewayId(1), "here".into());
+    let pending = vec![EpochRange { after: Epoch(4), through: Epoch(6) }];
+    gateways.acknowledge(session, Acknowledgement { used: Epoch(8), pending, ..said(4, 4) });
+    for (epoch, is_routed) in [(4, true), (5, false), (6, false), (7, true), (8, true), (9, false)] {
+        let waited = gateways.wait_change_routed_or_terminate(Epoch(epoch), soon(), &[]).await;
+        assert_eq!(waited.is_ok(), is_routed, "epoch {epoch}");
+    }
+    assert!(gateways.wait_routed(Epoch(7), soon()).await.is_err(), "with all before it");
+}
+
 #[tokio::test]
 async fn a_live_gateway_is_waited_for() {
     let control = control(&Arc::new(MemoryStore::new())).await;
@@ -110,15 +129,15 @@ async fn a_live_gateway_is_waited_for() {
     gateways.wait_routed(Epoch(9), soon()).await.unwrap();
 
     let session = gateways.register(GatewayId(1), "here".into());
-    gateways.acknowledge(session, Epoch(8), Epoch(8));
+    gateways.acknowledge(session, said(8, 8));
     let late = gateways.wait_routed(Epoch(9), soon()).await;
     assert!(matches!(late, Err(WaitError::Gateway { gateway: GatewayId(1), epoch: 9, at: 8, .. })), "{late:?}");
-    gateways.wait_routed_by_others(GatewayId(1), Epoch(9), soon()).await.unwrap();
+    gateways.wait_change_routed_by_others(GatewayId(1), Epoch(9), soon()).await.unwrap();
 
     let waiting = gateways.wait_routed_or_terminate(Epoch(9), Instant::now() + Duration::from_secs(5), &[]);
     let acknowledging = async {
         tokio::task::yield_now().await;
-        gateways.acknowledge(session, Epoch(9), Epoch(8));
+        gateways.acknowledge(session, said(9, 8));
     };
     let (waited, ()) = tokio::join!(waiting, acknowledging);
     waited.unwrap();
@@ -145,10 +164,10 @@ fn leases_run_out() {
     // A new stream replaces the old one, and makes new sessions.
     let new = registry.register(dead, GatewayId(1), "a".into());
     assert!(!registry.renew(dead, old) && registry.renew(dead, new));
-    registry.acknowledge(old, Epoch(5), Epoch(5));
+    registry.acknowledge(old, said(5, 5));
     assert!(late(&registry, dead).is_some(), "an old stream's word does not count");
     assert!(registry.may_have_stale_sessions(Epoch(2), Stage::Routed, ShardId(1)));
-    registry.acknowledge(new, Epoch(2), Epoch(1));
+    registry.acknowledge(new, said(2, 1));
     assert_eq!(late(&registry, dead), None);
     assert_eq!(registry.acknowledged(Epoch(2), Stage::Routed), [GatewayId(1)]);
     assert!(registry.acknowledged(Epoch(2), Stage::Drained).is_empty());

@@ -14,6 +14,23 @@ use crate::control::{Control, ControlError, WaitError};
 use crate::pg::{PgConnectError, ServiceClient};
 use crate::shards;
 
+/// What a change of the topology came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It made this epoch.
+    Now(Epoch),
+    /// All was so already, in this epoch or an older one.
+    Before(Epoch),
+}
+
+impl Published {
+    pub fn epoch(self) -> Epoch {
+        match self {
+            Published::Now(epoch) | Published::Before(epoch) => epoch,
+        }
+    }
+}
+
 #[derive(Clone)]
 pub struct Cluster {
     pub control: Control,
@@ -24,16 +41,18 @@ impl Cluster {
         self.control.topology()
     }
 
-    /// One compare-and-set, flushed; answers the topology that holds afterwards. `edit` may run several times.
+    /// One compare-and-set, flushed; `edit` may run several times.
     pub async fn change(
         &self,
         reason: &str,
         mut edit: impl FnMut(&mut Topology) -> Result<(), MoveError>,
-    ) -> Result<Arc<Topology>, MoveError> {
+    ) -> Result<Published, MoveError> {
         let mut refused = None;
+        let mut present = Epoch(0);
         let changed = self
             .control
             .change(reason, |topology| {
+                present = topology.epoch;
                 edit(topology).map_err(|error| {
                     let text = error.to_string();
                     refused = Some(error);
@@ -42,7 +61,8 @@ impl Cluster {
             })
             .await;
         match (changed, refused) {
-            (Ok(topology), _) => Ok(topology),
+            (Ok(topology), _) if topology.epoch > present => Ok(Published::Now(topology.epoch)),
+            (Ok(topology), _) => Ok(Published::Before(topology.epoch)),
             (Err(ControlError::Precondition(_)), Some(error)) => Err(error),
             (Err(error), _) => Err(error.into()),
         }
@@ -67,6 +87,20 @@ impl Cluster {
     pub async fn wait_routed(&self, epoch: Epoch, shards: &[ShardId], limit: Duration) -> Result<(), MoveError> {
         let deadline = Instant::now() + limit;
         Ok(self.control.gateways().wait_routed_or_terminate(epoch, deadline, shards).await?)
+    }
+
+    /// As [`Cluster::wait_routed`], when nothing is waited for but what `published` changed.
+    pub async fn wait_published(
+        &self,
+        published: Published,
+        shards: &[ShardId],
+        limit: Duration,
+    ) -> Result<(), MoveError> {
+        let (gateways, deadline) = (self.control.gateways(), Instant::now() + limit);
+        Ok(match published {
+            Published::Now(epoch) => gateways.wait_change_routed_or_terminate(epoch, deadline, shards).await?,
+            Published::Before(epoch) => gateways.wait_routed_or_terminate(epoch, deadline, shards).await?,
+        })
     }
 
     /// Nothing that began before `epoch` is left, likewise.

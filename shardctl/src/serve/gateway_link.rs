@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use ringway_proto::v1;
 use ringway_proto::v1::control_message::Message as FromControl;
 use ringway_proto::v1::gateway_message::Message as FromGateway;
-use ringway_topology::client::GatewayStatistics;
+use ringway_topology::client::{Acknowledgement, GatewayStatistics};
 use ringway_topology::convert::{topology_to_proto, Audience};
-use ringway_topology::ids::{Epoch, GatewayId};
+use ringway_topology::ids::GatewayId;
 use ringway_topology::model::Topology;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -82,7 +82,8 @@ impl v1::gateway_link_server::GatewayLink for GatewayLinkService {
         let topology = tables::catalog_changed(&self.control).await?;
         let deadline = Instant::now() + Duration::from_millis(request.wait_ms).min(CATALOG_WAIT_MAX);
         let gateways = self.control.gateways();
-        let waited = gateways.wait_routed_by_others(GatewayId(request.gateway_id), topology.epoch, deadline).await;
+        let waited =
+            gateways.wait_change_routed_by_others(GatewayId(request.gateway_id), topology.epoch, deadline).await;
         if let Err(error) = waited {
             tracing::warn!(%error, "a schema change is not known everywhere yet");
         }
@@ -150,8 +151,7 @@ impl Link {
                 }
             }
             FromGateway::Acknowledge(said) => {
-                let (routed, drained) = (Epoch(said.routed_epoch), Epoch(said.drained_epoch));
-                self.control.gateways().acknowledge(self.session, routed, drained);
+                self.control.gateways().acknowledge(self.session, Acknowledgement::from(&said));
             }
             FromGateway::Statistics(statistics) => {
                 self.control.gateways().report(self.session, GatewayStatistics::from(&statistics));

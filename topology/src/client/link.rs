@@ -72,7 +72,7 @@ pub(super) async fn follow(shared: Arc<Shared>, token: CancellationToken) {
 async fn attach(shared: &Shared) -> Result<std::convert::Infallible, LinkError> {
     let mut session = Session::open(shared).await?;
     let mut acknowledged = shared.acknowledged.subscribe();
-    session.send_acknowledged(*acknowledged.borrow_and_update())?;
+    session.send_acknowledged(&acknowledged.borrow_and_update())?;
     let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard_at = tokio::time::Instant::now();
@@ -87,7 +87,7 @@ async fn attach(shared: &Shared) -> Result<std::convert::Infallible, LinkError> 
             }
             changed = acknowledged.changed() => {
                 if changed.is_ok() {
-                    session.send_acknowledged(*acknowledged.borrow_and_update())?;
+                    session.send_acknowledged(&acknowledged.borrow_and_update())?;
                 }
             }
             _ = heartbeat.tick() => session.beat()?,
@@ -169,9 +169,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn send_acknowledged(&self, said: super::Acknowledged) -> Result<(), LinkError> {
-        let acknowledge = v1::Acknowledge { routed_epoch: said.routed.0, drained_epoch: said.drained.0 };
-        send(&self.outgoing, FromGateway::Acknowledge(acknowledge))
+    fn send_acknowledged(&self, said: &super::Acknowledgement) -> Result<(), LinkError> {
+        send(&self.outgoing, FromGateway::Acknowledge(said.into()))
     }
 
     fn beat(&mut self) -> Result<(), LinkError> {

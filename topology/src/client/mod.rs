@@ -4,6 +4,7 @@
 //! the gateway's own, so that it starts and serves while the control plane is away. It decides nothing: what an
 //! expired lease or a new epoch means is the gateway's business.
 
+mod acknowledgement;
 mod lease;
 mod link;
 mod snapshot;
@@ -27,6 +28,7 @@ use crate::ids::{Epoch, GatewayId};
 use crate::model::Topology;
 use crate::store::StoreError;
 
+pub use acknowledgement::{Acknowledgement, EpochRange};
 pub use lease::{Lease, LeaseClock};
 pub use statistics::{GatewayStatistics, MoveStatistics};
 
@@ -73,18 +75,11 @@ struct Shared {
     config: ClientConfig,
     channel: Channel,
     topology: watch::Sender<Option<Arc<Topology>>>,
-    acknowledged: watch::Sender<Acknowledged>,
+    acknowledged: watch::Sender<Acknowledgement>,
     statistics: watch::Sender<GatewayStatistics>,
     connected: watch::Sender<bool>,
     lease: LeaseClock,
     tasks: TaskTracker,
-}
-
-/// What this gateway last said of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Acknowledged {
-    routed: Epoch,
-    drained: Epoch,
 }
 
 impl TopologyClient {
@@ -104,7 +99,7 @@ impl TopologyClient {
             config,
             channel,
             topology: watch::Sender::new(cached),
-            acknowledged: watch::Sender::new(Acknowledged::default()),
+            acknowledged: watch::Sender::new(Acknowledgement::default()),
             statistics: watch::Sender::new(GatewayStatistics::default()),
             connected: watch::Sender::new(false),
             lease: LeaseClock::new(),
@@ -140,12 +135,12 @@ impl TopologyClient {
         self.shared.topology.borrow().as_ref().map(|topology| topology.secret.clone())
     }
 
-    /// Says that every statement uses `routed` or newer, and that nothing older than `drained` is left. Sent at once;
-    /// a later value replaces one that is not sent yet. Neither epoch ever goes back.
-    pub fn ack(&self, routed: Epoch, drained: Epoch) {
+    /// Sent at once; a later value replaces one that is not sent yet.
+    pub fn ack(&self, acknowledgement: Acknowledgement) {
         self.shared.acknowledged.send_if_modified(|said| {
-            let next = Acknowledged { routed: said.routed.max(routed), drained: said.drained.max(drained) };
-            std::mem::replace(said, next) != next
+            let before = said.clone();
+            said.advance(acknowledgement);
+            *said != before
         });
     }
 

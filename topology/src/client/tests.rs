@@ -109,6 +109,10 @@ impl Bench {
     }
 }
 
+fn acknowledgement(routed: u64, drained: u64) -> Acknowledgement {
+    Acknowledgement { routed: Epoch(routed), drained: Epoch(drained), ..Acknowledgement::default() }
+}
+
 async fn reach(client: &TopologyClient, epoch: u64) {
     let mut topology = client.topology();
     let reached = topology.wait_for(|known| known.as_ref().is_some_and(|known| known.epoch.0 >= epoch));
@@ -129,8 +133,8 @@ async fn follows_acknowledges_and_comes_back() {
     assert!(client.lease().is_live());
     assert!(client.lease().lease().valid_until >= before + Duration::from_millis(2500));
 
-    client.ack(Epoch(5), Epoch(4));
-    client.ack(Epoch(3), Epoch(3));
+    client.ack(acknowledgement(5, 4));
+    client.ack(acknowledgement(3, 3));
     let mut beat = None;
     loop {
         match session.next().await {

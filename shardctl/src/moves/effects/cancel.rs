@@ -20,9 +20,9 @@ pub async fn unmirror(ctx: &MoveContext) -> Result<(), MoveError> {
         return Ok(());
     }
     let record = ctx.record();
-    let epoch = publish(ctx).await?;
+    let published = publish(ctx).await?;
     let shards: Vec<_> = [Some(record.source), record.target].into_iter().flatten().collect();
-    ctx.cluster.wait_routed(epoch, &shards, ctx.acknowledge_timeout()).await
+    ctx.cluster.wait_published(published, &shards, ctx.acknowledge_timeout()).await
 }
 
 pub async fn uninstall_capture(ctx: &MoveContext) -> Result<(), MoveError> {

@@ -23,13 +23,13 @@ pub async fn end_move(ctx: &MoveContext, shard: &mut ShardConn) -> Result<(), Mo
 
 pub async fn unmirror(ctx: &MoveContext) -> Result<(), MoveError> {
     let (source, target) = ctx.record().ends(Direction::Forward)?;
-    let epoch = publish(ctx).await?;
-    ctx.cluster.wait_routed(epoch, &[source, target], ctx.acknowledge_timeout()).await?;
+    let published = publish(ctx).await?;
+    ctx.cluster.wait_published(published, &[source, target], ctx.acknowledge_timeout()).await?;
     let mut capturing = ctx.connect(target).await?;
     end_move(ctx, &mut capturing).await?;
     faults::point("PublishUnmirror", "middle");
     ctx.trouble("waiting for statements that still read the source");
-    ctx.cluster.wait_drained(epoch, &[source], ctx.acknowledge_timeout()).await
+    ctx.cluster.wait_drained(published.epoch(), &[source], ctx.acknowledge_timeout()).await
 }
 
 pub async fn delete_moved(ctx: &MoveContext) -> Result<(), MoveError> {

@@ -9,6 +9,7 @@ use crate::moves::conn::ShardConn;
 use crate::moves::context::MoveContext;
 use crate::moves::error::MoveError;
 use crate::moves::faults;
+use crate::moves::port::Published;
 use crate::moves::record::{unix_ms, unix_us, CutoverRecord, MoveRecord};
 use crate::moves::state::Direction;
 
@@ -44,11 +45,10 @@ fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), MoveEr
 }
 
 /// The epoch from which gateways do what this state wants.
-pub async fn publish(ctx: &MoveContext) -> Result<Epoch, MoveError> {
+pub async fn publish(ctx: &MoveContext) -> Result<Published, MoveError> {
     let record = ctx.record();
     let reason = format!("move {}: {:?}", ctx.id, record.state);
-    let topology = ctx.cluster.change(&reason, |topology| write_move(&record, topology)).await?;
-    Ok(topology.epoch)
+    ctx.cluster.change(&reason, |topology| write_move(&record, topology)).await
 }
 
 /// Raises the shard's epoch floor, so that a gateway cut off since before `epoch` is refused there. Transactions of such
@@ -87,17 +87,17 @@ async fn raise_floor(ctx: &MoveContext, shard: &mut ShardConn, epoch: Epoch) -> 
 /// The target is about to receive rows that it does not own.
 pub async fn filter(ctx: &MoveContext) -> Result<(), MoveError> {
     let (_, target) = ctx.record().ends(Direction::Forward)?;
-    let epoch = publish(ctx).await?;
+    let published = publish(ctx).await?;
     ctx.trouble("waiting for older statements to end");
-    ctx.cluster.wait_drained(epoch, &[target], ctx.acknowledge_timeout()).await?;
+    ctx.cluster.wait_drained(published.epoch(), &[target], ctx.acknowledge_timeout()).await?;
     let mut target = ctx.connect(target).await?;
-    raise_floor(ctx, &mut target, epoch).await
+    raise_floor(ctx, &mut target, published.epoch()).await
 }
 
 pub async fn mirror(ctx: &MoveContext) -> Result<(), MoveError> {
     let (source, target) = ctx.record().ends(Direction::Forward)?;
-    let epoch = publish(ctx).await?;
-    ctx.cluster.wait_routed(epoch, &[source, target], ctx.acknowledge_timeout()).await
+    let published = publish(ctx).await?;
+    ctx.cluster.wait_published(published, &[source, target], ctx.acknowledge_timeout()).await
 }
 
 /// Time is short from here to the release: what is left of the bound.
@@ -110,17 +110,21 @@ pub fn hold_time_left(ctx: &MoveContext) -> Duration {
 pub async fn hold(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
     let (from, _) = ctx.record().ends(direction)?;
     ctx.live().held_since = Some(Instant::now());
-    let epoch = publish(ctx).await?;
-    ctx.cluster.wait_routed(epoch, &[from], hold_time_left(ctx)).await
+    let published = publish(ctx).await?;
+    ctx.cluster.wait_published(published, &[from], hold_time_left(ctx)).await
 }
 
 pub async fn undo_hold(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
     let (from, _) = ctx.record().ends(direction)?;
-    let epoch = publish(ctx).await?;
+    let published = publish(ctx).await?;
     ctx.live().held_since = None;
     // Held statements go on as each gateway learns it; a retry of the cutover waits for all anyway.
-    if ctx.cluster.wait_routed(epoch, &[from], ctx.acknowledge_timeout()).await.is_err() {
-        tracing::warn!(r#move = ctx.id.0, epoch = epoch.0, "not every gateway has acknowledged that writes go on");
+    if ctx.cluster.wait_published(published, &[from], ctx.acknowledge_timeout()).await.is_err() {
+        tracing::warn!(
+            r#move = ctx.id.0,
+            epoch = published.epoch().0,
+            "not every gateway has acknowledged that writes go on"
+        );
     }
     Ok(())
 }
@@ -140,7 +144,7 @@ pub async fn switch(ctx: &MoveContext, direction: Direction, effect: &'static st
     let record = ctx.record();
     let (from, to) = record.ends(direction)?;
     let reason = format!("move {}: {:?}", ctx.id, record.state);
-    let topology = ctx
+    let published = ctx
         .cluster
         .change(&reason, |topology| {
             write_move(&record, topology)?;
@@ -153,14 +157,14 @@ pub async fn switch(ctx: &MoveContext, direction: Direction, effect: &'static st
         .await?;
     faults::point(effect, "middle");
     let mut old_owner = ctx.connect(from).await?;
-    raise_floor(ctx, &mut old_owner, topology.epoch).await?;
-    ctx.cluster.wait_routed(topology.epoch, &[from, to], ctx.acknowledge_timeout()).await
+    raise_floor(ctx, &mut old_owner, published.epoch()).await?;
+    ctx.cluster.wait_published(published, &[from, to], ctx.acknowledge_timeout()).await
 }
 
 pub async fn release(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
     let (from, to) = ctx.record().ends(direction)?;
-    let epoch = publish(ctx).await?;
-    ctx.cluster.wait_routed(epoch, &[from, to], ctx.acknowledge_timeout()).await?;
+    let published = publish(ctx).await?;
+    ctx.cluster.wait_published(published, &[from, to], ctx.acknowledge_timeout()).await?;
     let held = ctx.live().held_since.take();
     ctx.update(|record| {
         // After a restart the time is not known; the round must not be counted twice either.
@@ -179,9 +183,9 @@ pub async fn release(ctx: &MoveContext, direction: Direction) -> Result<(), Move
 pub async fn done(ctx: &MoveContext) -> Result<(), MoveError> {
     if ctx.topology().moves.contains_key(&ctx.id) {
         let record = ctx.record();
-        let epoch = publish(ctx).await?;
+        let published = publish(ctx).await?;
         let shards: Vec<_> = [Some(record.source), record.target].into_iter().flatten().collect();
-        ctx.cluster.wait_routed(epoch, &shards, ctx.acknowledge_timeout()).await?;
+        ctx.cluster.wait_published(published, &shards, ctx.acknowledge_timeout()).await?;
     }
     Ok(())
 }
