@@ -97,10 +97,11 @@ impl Cluster {
         limit: Duration,
     ) -> Result<(), MoveError> {
         let (gateways, deadline) = (self.control.gateways(), Instant::now() + limit);
-        Ok(match published {
+        match published {
             Published::Now(epoch) => gateways.wait_change_routed_or_terminate(epoch, deadline, shards).await?,
             Published::Before(epoch) => gateways.wait_routed_or_terminate(epoch, deadline, shards).await?,
-        })
+        }
+        Ok(())
     }
 
     /// Nothing that began before `epoch` is left, likewise.
