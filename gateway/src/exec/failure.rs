@@ -56,6 +56,9 @@ impl From<PoolError> for Failure {
                 .hint("The cluster is overloaded: use fewer clients, or raise pool_size_max and pool_waiters_max."),
             PoolError::NoPassword { .. } => PgError::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
                 .hint("Start the gateway with --users, so that it can prove itself with the client's own key."),
+            PoolError::NotProven { .. } => PgError::new(SqlState::INVALID_PASSWORD, message).hint(
+                "The users file needs the shards' own verifier (pg_authid.rolpassword), the same on every shard.",
+            ),
         };
         Failure::Error(Box::new(made))
     }

@@ -119,15 +119,14 @@ fn queue_startup(connection: &mut ServerConnection, request: &ConnectRequest<'_>
 async fn authenticate(connection: &mut ServerConnection, request: &ConnectRequest<'_>) -> Result<(), PoolError> {
     let no_password = || PoolError::NoPassword { shard: request.endpoint.shard.clone(), role: request.role.to_owned() };
     let service = request.role == request.endpoint.service_role;
-    let password = if service { request.endpoint.password.clone() } else { None };
-    let credential = match &password {
-        Some(password) => Some(Credential::Password(String::from_utf8_lossy(password).into_owned())),
-        None => request.credentials.credential(),
+    let (password, credential) = match &request.endpoint.password {
+        Some(password) if service => {
+            (Some(password.clone()), Some(Credential::Password(String::from_utf8_lossy(password).into_owned())))
+        }
+        _ => (request.credentials.password().map(<[u8]>::to_vec), request.credentials.credential()),
     };
-    let not_proven = |error: crate::wire::scram::ScramError| PoolError::Connect {
-        shard: request.endpoint.shard.clone(),
-        message: error.to_string(),
-    };
+    let not_proven =
+        |reason| PoolError::NotProven { shard: request.endpoint.shard.clone(), role: request.role.to_owned(), reason };
     let mut first: Option<ClientFirst> = None;
     let mut last: Option<ClientFinal> = None;
     loop {

@@ -9,6 +9,8 @@ pub enum Credentials {
     None,
     /// What the client's own exchange gave away: the shards hold the same verifier.
     Keys(ScramKeys),
+    /// From the users file; fits servers with any verifier of that password.
+    Password(String),
 }
 
 impl std::fmt::Debug for Credentials {
@@ -16,6 +18,7 @@ impl std::fmt::Debug for Credentials {
         f.write_str(match self {
             Credentials::None => "no credentials",
             Credentials::Keys(_) => "a client's keys",
+            Credentials::Password(_) => "a password",
         })
     }
 }
@@ -25,6 +28,15 @@ impl Credentials {
         match self {
             Credentials::None => None,
             Credentials::Keys(keys) => Some(Credential::Keys(keys.clone())),
+            Credentials::Password(password) => Some(Credential::Password(password.clone())),
+        }
+    }
+
+    /// For servers that ask for the password itself or its MD5.
+    pub fn password(&self) -> Option<&[u8]> {
+        match self {
+            Credentials::None | Credentials::Keys(_) => None,
+            Credentials::Password(password) => Some(password.as_bytes()),
         }
     }
 }

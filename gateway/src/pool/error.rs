@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::wire::scram::ScramError;
+
 /// An ErrorResponse of a server, as it came.
 #[derive(Clone, Debug)]
 pub struct ServerError {
@@ -62,4 +64,6 @@ pub enum PoolError {
     TooManyWaiters { shard: String, waiting: usize },
     #[error("the gateway has no password for role \"{role}\" on shard \"{shard}\"")]
     NoPassword { shard: String, role: String },
+    #[error("the gateway cannot prove itself as role \"{role}\" to shard \"{shard}\": {reason}")]
+    NotProven { shard: String, role: String, reason: ScramError },
 }

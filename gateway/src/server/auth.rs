@@ -26,9 +26,9 @@ pub async fn authenticate(server: &Server, client: &mut Client, user: &str) -> R
         let message = "client selected an invalid SASL authentication mechanism";
         return Err(fatal(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)));
     }
-    let verifier = server.users.as_ref().and_then(|users| users.verifier(user));
-    let exchange = match verifier {
-        Some(verifier) => ServerFirst::new(verifier.clone()),
+    let known = server.users.as_ref().and_then(|users| users.find(user));
+    let exchange = match known {
+        Some(known) => ServerFirst::new(known.verifier.clone()),
         None => ServerFirst::mock(user, &server.mock_secret),
     };
     let refused = |error: crate::wire::scram::ScramError| fatal(error.to_client(user));
@@ -38,7 +38,10 @@ pub async fn authenticate(server: &Server, client: &mut Client, user: &str) -> R
     let accepted = exchange.respond(frame.body()).map_err(refused)?;
     backend::authentication_sasl_final(client.out(), accepted.message.as_bytes());
     backend::authentication_ok(client.out());
-    Ok(Credentials::Keys(accepted.keys))
+    Ok(match known.and_then(|known| known.password.clone()) {
+        Some(password) => Credentials::Password(password),
+        None => Credentials::Keys(accepted.keys),
+    })
 }
 
 async fn password(client: &mut Client) -> Result<Frame, Failure> {

@@ -5,9 +5,15 @@ use std::path::Path;
 
 use crate::wire::scram::Verifier;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Users {
-    verifiers: HashMap<String, Verifier>,
+    users: HashMap<String, User>,
+}
+
+pub struct User {
+    pub verifier: Verifier,
+    /// When the file has it: the shards' verifiers need not be the file's then.
+    pub password: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +30,7 @@ impl Users {
     }
 
     pub fn parse(text: &str) -> Result<Users, UsersError> {
-        let mut verifiers = HashMap::new();
+        let mut users = HashMap::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -32,19 +38,19 @@ impl Users {
             }
             let (name, secret) = line.split_once(char::is_whitespace).ok_or(UsersError::Line(index + 1))?;
             let secret = secret.trim();
-            let verifier = match secret.parse::<Verifier>() {
-                Ok(verifier) => verifier,
+            let user = match secret.parse::<Verifier>() {
+                Ok(verifier) => User { verifier, password: None },
                 Err(_) if secret.starts_with("SCRAM-SHA-256$") => return Err(UsersError::Line(index + 1)),
                 // A password: its verifier is made once.
-                Err(_) => Verifier::generate(secret),
+                Err(_) => User { verifier: Verifier::generate(secret), password: Some(secret.to_owned()) },
             };
-            verifiers.insert(name.to_owned(), verifier);
+            users.insert(name.to_owned(), user);
         }
-        Ok(Users { verifiers })
+        Ok(Users { users })
     }
 
-    pub fn verifier(&self, name: &str) -> Option<&Verifier> {
-        self.verifiers.get(name)
+    pub fn find(&self, name: &str) -> Option<&User> {
+        self.users.get(name)
     }
 }
 
@@ -56,10 +62,11 @@ mod tests {
     fn passwords_and_verifiers() {
         let verifier = Verifier::generate("pencil").to_string();
         let users = Users::parse(&format!("# users\nann pencil\n\nbob {verifier}\n")).unwrap();
-        assert!(users.verifier("ann").unwrap().matches("pencil"));
-        assert!(users.verifier("bob").unwrap().matches("pencil"));
-        assert!(users.verifier("eve").is_none());
-        assert!(matches!(Users::parse("ann"), Err(UsersError::Line(1))));
-        assert!(matches!(Users::parse("ann SCRAM-SHA-256$x"), Err(UsersError::Line(1))));
+        let [ann, bob] = ["ann", "bob"].map(|name| users.find(name).unwrap());
+        assert!(ann.verifier.matches("pencil") && ann.password.as_deref() == Some("pencil"));
+        assert!(bob.verifier.matches("pencil") && bob.password.is_none());
+        assert!(users.find("eve").is_none());
+        assert!(matches!(Users::parse("ann").err(), Some(UsersError::Line(1))));
+        assert!(matches!(Users::parse("ann SCRAM-SHA-256$x").err(), Some(UsersError::Line(1))));
     }
 }
