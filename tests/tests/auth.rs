@@ -59,7 +59,8 @@ async fn play(cluster: &Cluster) -> Result<()> {
         served(cluster, secret).await.with_context(|| format!("users file with {what}"))?;
     }
     trusted_gateway_has_nothing_to_show(cluster).await.context("a gateway that trusts its clients")?;
-    another_verifier_is_refused(cluster).await.context("a verifier that is not the shards'")
+    another_verifier_is_refused(cluster).await.context("a verifier that is not the shards'")?;
+    a_weak_service_role_is_refused(cluster).await.context("a service role that is no superuser")
 }
 
 async fn start(cluster: &Cluster, secret: &str) -> Result<(Gateway, tempfile::TempDir)> {
@@ -112,5 +113,26 @@ async fn another_verifier_is_refused(cluster: &Cluster) -> Result<()> {
     let code = sql::refused(&gateway.dsn("app:pencil")).await?;
     ensure!(code == "28P01", "{code}");
     ensure!(gateway.is_running());
+    Ok(())
+}
+
+async fn a_weak_service_role_is_refused(cluster: &Cluster) -> Result<()> {
+    let spare = cluster.spare().await?;
+    let service = sql::connect(&spare).await?;
+    service.batch_execute("CREATE ROLE weak LOGIN").await?;
+    let dsn = spare.replace("ringway_service@", "weak@");
+    for grant in ["SELECT 1", "GRANT SET ON PARAMETER session_replication_role TO weak"] {
+        if grant.starts_with("GRANT")
+            && sql::value(&service, "SHOW server_version_num").await?.parse::<i64>()? < 150_000
+        {
+            continue;
+        }
+        service.batch_execute(grant).await?;
+        let output = cluster.shardctl_command(&["shard", "add", "weak", &dsn])?.output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && said.contains("ALTER ROLE \"weak\" SUPERUSER"), "after {grant}: {said}");
+    }
+    service.batch_execute("ALTER ROLE weak SUPERUSER").await?;
+    cluster.shardctl(&["shard", "add", "weak", &dsn]).await?;
     Ok(())
 }

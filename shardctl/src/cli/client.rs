@@ -19,13 +19,15 @@ pub struct Client {
 
 impl Client {
     pub fn new(endpoint: &str) -> anyhow::Result<Client> {
-        let channel = Endpoint::from_shared(endpoint.to_string())
+        // As the other commands take and print addresses.
+        let endpoint = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+        let channel = Endpoint::from_shared(endpoint.clone())
             .with_context(|| format!("--grpc {endpoint}: write it as http://HOST:PORT"))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .connect_lazy();
         Ok(Client {
-            endpoint: endpoint.to_string(),
+            endpoint,
             operations: OperationsClient::new(channel.clone()).max_decoding_message_size(64 << 20),
             topology: TopologyClient::new(channel).max_decoding_message_size(64 << 20),
         })

@@ -3,7 +3,8 @@
 use ringway_topology::ids::ShardId;
 use tokio_postgres::Client;
 
-use crate::control::ControlError;
+use crate::control::{Control, ControlError};
+use crate::pg::{self, is_code, PgConnectError, ServiceClient};
 
 pub const VERSION_MIN: i32 = 140_000;
 const NAME_LENGTH_MAX: usize = 48;
@@ -60,6 +61,32 @@ pub async fn server(client: &Client) -> Result<Server, ControlError> {
     })
 }
 
+/// Lesser rights do not suffice: PostgreSQL lets superusers alone finish transactions that other roles have prepared.
+fn not_superuser(role: &str) -> String {
+    format!(
+        "the service role {0} is no superuser, so it could not finish transactions that applications' roles have prepared. \
+         As a superuser run: ALTER ROLE {0} SUPERUSER;",
+        ringway_topology::model::quote_ident(role)
+    )
+}
+
+/// A session on a database that is to be a shard.
+pub async fn connect(control: &Control, dsn: &str, name: &str) -> Result<ServiceClient, ControlError> {
+    let refused = match control.client_of_dsn(dsn, name).await {
+        Ok(client) => return Ok(client),
+        Err(refused) => refused,
+    };
+    // Already the settings of its sessions are for superusers.
+    let lacks_rights = matches!(&refused, PgConnectError::Refused { source, .. } if is_code(source, "42501"));
+    let role = pg::parse_dsn(dsn)?.get_user().map(str::to_owned);
+    match role {
+        Some(role) if lacks_rights => {
+            Err(ControlError::Precondition(format!("{name} cannot be a shard: {}", not_superuser(&role))))
+        }
+        _ => Err(refused.into()),
+    }
+}
+
 /// Everything that is wrong with the server is said at once, with what to do about it.
 pub async fn check_server(client: &Client, name: &str) -> Result<Server, ControlError> {
     let server = server(client).await.map_err(|error| error.context(format!("shard {name}")))?;
@@ -68,9 +95,7 @@ pub async fn check_server(client: &Client, name: &str) -> Result<Server, Control
             "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('max_prepared_transactions')::int,
                     pg_catalog.current_setting('max_connections')::int,
                     pg_catalog.getdatabaseencoding()::text,
-                    (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = session_user),
-                    (SELECT r.rolbypassrls FROM pg_catalog.pg_roles r WHERE r.rolname = session_user),
-                    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')",
+                    (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = session_user)",
             &[],
         )
         .await?;
@@ -79,9 +104,6 @@ pub async fn check_server(client: &Client, name: &str) -> Result<Server, Control
     let connections: i32 = row.get(2);
     let encoding: String = row.get(3);
     let superuser: bool = row.get(4);
-    let bypass_rls: bool = row.get(5);
-    let may_create: bool = row.get(6);
-    let role = ringway_topology::model::quote_ident(&server.service_role);
     let mut faults = Vec::new();
     if server.version < VERSION_MIN {
         faults.push(format!("it runs PostgreSQL {}; Ringway needs 14 or newer", server.major()));
@@ -99,56 +121,12 @@ pub async fn check_server(client: &Client, name: &str) -> Result<Server, Control
         faults.push(format!("its encoding is {encoding}; Ringway needs UTF8, or keys would hash differently"));
     }
     if !superuser {
-        faults.extend(missing_rights(client, &server, &role, bypass_rls, may_create).await?);
+        faults.push(not_superuser(&server.service_role));
     }
     if faults.is_empty() {
         return Ok(server);
     }
     Err(ControlError::Precondition(format!("{name} cannot be a shard: {}", faults.join("; "))))
-}
-
-/// The statements that a superuser has to run for a service role that is none.
-async fn missing_rights(
-    client: &Client,
-    server: &Server,
-    role: &str,
-    bypass_rls: bool,
-    may_create: bool,
-) -> Result<Vec<String>, ControlError> {
-    if server.major() < 15 {
-        return Ok(vec![format!(
-            "on PostgreSQL {} the service role {role} must be a superuser (session_replication_role is for superusers \
-             there). Run: ALTER ROLE {role} SUPERUSER;",
-            server.major()
-        )]);
-    }
-    let mut grants = Vec::new();
-    let may_set = "SELECT pg_catalog.has_parameter_privilege(session_user, 'session_replication_role', 'SET')";
-    if !client.query_one(may_set, &[]).await?.get::<_, bool>(0) {
-        grants.push(format!("GRANT SET ON PARAMETER session_replication_role TO {role};"));
-    }
-    if !bypass_rls {
-        grants.push(format!("ALTER ROLE {role} BYPASSRLS;"));
-    }
-    if !may_create {
-        let database = ringway_topology::model::quote_ident(&server.database);
-        grants.push(format!("GRANT CREATE ON DATABASE {database} TO {role};"));
-    }
-    for group in ["pg_read_all_data", "pg_write_all_data", "pg_monitor", "pg_signal_backend"] {
-        let has: bool =
-            client.query_one("SELECT pg_catalog.pg_has_role(session_user, $1, 'USAGE')", &[&group]).await?.get(0);
-        if !has {
-            grants.push(format!("GRANT {group} TO {role};"));
-        }
-    }
-    if grants.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(vec![format!(
-        "the service role {role} lacks rights. As a superuser run: {} (or make it a superuser; without that, every \
-         table's owner must also be granted to it)",
-        grants.join(" ")
-    )])
 }
 
 /// `None` if the database has never been a shard.

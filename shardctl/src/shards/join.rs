@@ -55,7 +55,7 @@ async fn join_alone(control: &Control, name: &str, dsn: &str) -> Result<Joined, 
             "there already is a shard {name}, with another connection string; choose another name"
         )));
     }
-    let mut client = control.client_of_dsn(dsn, name).await?;
+    let mut client = checks::connect(control, dsn, name).await?;
     let server = checks::check_server(&client, name).await?;
     checks::check_identity(&client, &topology.cluster_id, known.as_ref().map(|shard| shard.id), name).await?;
 
