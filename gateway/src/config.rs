@@ -93,6 +93,8 @@ pub struct Limits {
     pub held_statements_max: usize,
     /// How long a statement that met a fence waits for a newer epoch, over all its attempts.
     pub fence_timeout_ms: u64,
+    /// What a transaction on moving rows waits for the shard that they move to, at most. After one late answer none waits until the
+    /// shard answers again: rows are left to the sweeper meanwhile.
     pub mirror_timeout_ms: u64,
     /// Captured rows of one transaction that are mirrored by the gateway; a larger one is left to the sweeper.
     pub mirror_rows_max: usize,
@@ -126,7 +128,7 @@ impl Default for Limits {
             hold_timeout_ms: 10_000,
             held_statements_max: 10_000,
             fence_timeout_ms: 10_000,
-            mirror_timeout_ms: 5_000,
+            mirror_timeout_ms: 250,
             mirror_rows_max: 50_000,
             merge_rows_buffered_max: 1_000_000,
             gather_bytes_max: 256 << 20,

@@ -117,7 +117,7 @@ async fn commit_all(
     let answers = collect(&mut participant.connection).await.map_err(unknown_outcome)?;
     if !answers.ended_with("COMMIT") {
         for one in mirrored {
-            mirror::undo(one).await;
+            mirror::undo(&executor.gateway, one).await;
         }
         executor.release(participant.connection).await;
         return Err(answers.error.map_or_else(rolled_back, Failure::Server));
@@ -291,7 +291,7 @@ async fn undo(
         executor.release(participant.connection).await;
     }
     for one in mirrored.into_values().flatten() {
-        mirror::undo(one).await;
+        mirror::undo(&executor.gateway, one).await;
     }
 }
 

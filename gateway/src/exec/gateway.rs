@@ -108,7 +108,7 @@ impl Gateway {
             faults: Faults::new(config.fault_file.clone()),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
-            sick: Sick::new(config.limits.mirror_timeout()),
+            sick: Sick::default(),
             held: AtomicUsize::new(0),
             forget,
             plans: Mutex::new(LruCache::new(entries)),

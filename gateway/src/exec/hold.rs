@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use ringway_topology::ids::{Epoch, MoveId, ShardId};
 
-use super::executor::{cancelled, Executor};
+use super::executor::{cancelled, Executor, Identity};
 use super::failure::Failure;
 use super::faults::FaultPoint;
 use super::gateway::Planned;
@@ -68,6 +68,9 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
             if held.is_none() {
                 executor.gateway.faults.hit(FaultPoint::HoldEntered);
             }
+            if held.is_none() {
+                warm(executor, &view, &placement, id);
+            }
             held = Some(id);
         }
         wait(executor, reason.epoch(), started).await?;
@@ -117,6 +120,34 @@ fn waits_for(executor: &Executor, view: &View, plan: &Plan, placement: &Placemen
     let id = placement.holding(topology)?;
     let moving = topology.moves.get(&id)?;
     (!executor.slot.has_written(moving)).then_some(Wait::Move(id, topology.epoch))
+}
+
+/// While a statement waits, connections are opened that it and its mirror will need if the rows' owner changes meanwhile.
+fn warm(executor: &Executor, view: &View, placement: &Placement, id: MoveId) {
+    let Some(moving) = view.topology.moves.get(&id) else { return };
+    let ends = placement.shards.iter().filter_map(|owner| Some((*owner, moving.peer_of(*owner)?)));
+    for (owner, receiver) in ends {
+        let (Some(owner), Some(receiver)) = (view.topology.shard(owner), view.topology.shard(receiver)) else {
+            continue;
+        };
+        let Identity { user, credentials, .. } = &executor.identity;
+        let application = executor.gateway.pools.application(receiver, user, credentials);
+        let service = executor.gateway.pools.service(owner);
+        let (Ok(application), Ok(service)) = (application, service) else { continue };
+        let wanted = executor.gateway.held.load(Ordering::Relaxed) + 1;
+        let settings = executor.settings.clone();
+        executor.gateway.tasks.spawn(async move {
+            if let Some(mut connection) = application.warm(wanted).await {
+                let known = connection.settings.take().unwrap_or_default();
+                // Otherwise the statement brings it to the session's settings, from what is then not known.
+                if known == settings || connection.query(&settings.statements_from(&known)).await.is_ok() {
+                    connection.settings = Some(settings);
+                }
+            }
+            // Given back at once: it is idle from now on.
+            drop(service.warm(wanted).await);
+        });
+    }
 }
 
 struct Held<'a>(&'a std::sync::atomic::AtomicUsize);

@@ -1,9 +1,13 @@
 //! The double-write: before a transaction that has captured rows commits on the shard S that owns them, they are applied and
 //! prepared on the move's other end T. See ARCHITECTURE.md, "Life of a write to rows that move".
 //!
-//! Whatever goes wrong on T never hurts the application: the captured rows stay, and the sweeper settles them.
+//! Whatever goes wrong on T never hurts the application: the captured rows stay, and the sweeper settles them. After one answer that
+//! is late nobody waits for T again until it answers a probe; what it does late is rolled back.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ringway_topology::ids::{MoveId, ShardId};
 use ringway_topology::model::quote_literal;
@@ -18,8 +22,15 @@ use super::transaction::Participant;
 use super::view::View;
 use crate::pool::connection::row_values;
 use crate::pool::error::PoolError;
-use crate::pool::{Claim, ReadyConn};
+use crate::pool::{Claim, Pool, ReadyConn};
 use crate::wire::{PgError, SqlState};
+
+/// A large transaction's rows may take this much longer, each.
+const TIMEOUT_PER_ROW: Duration = Duration::from_micros(200);
+/// Between two probes of a shard that did not answer.
+const PROBE_EVERY: Duration = Duration::from_millis(100);
+/// How long a late answer is waited for in the background, to tidy up behind it; then it is recovery's.
+const LATE_ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Rows of one move, prepared on its other end.
 #[derive(Debug)]
@@ -46,7 +57,7 @@ struct Captured {
 /// Reads what the transaction has captured on `shard`, and mirrors what can be mirrored. An error is one of the
 /// transaction's own (a deferred constraint).
 pub async fn prepare(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     view: &View,
     shard: ShardId,
     participant: &mut Participant,
@@ -116,16 +127,16 @@ enum MirrorError {
     #[error("{0}")]
     Pool(#[from] PoolError),
     #[error("the other shard did not answer within {0} ms (mirror_timeout_ms)")]
-    Timeout(u64),
-    #[error("the other shard was sick a moment ago")]
-    Resting,
+    Timeout(u128),
+    #[error("the other shard has not answered since it was late")]
+    Sick,
     #[error("the other shard did not prepare: {0}")]
     Refused(String),
 }
 
 /// None: this gateway does not know that the move is mirrored.
 async fn apply(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     view: &View,
     shard: ShardId,
     xid: u64,
@@ -135,36 +146,38 @@ async fn apply(
     let Some(moving) = view.topology.moves.get(&id).filter(|moving| moving.routing.mirror) else { return Ok(None) };
     let peer = moving.peer_of(shard).and_then(|peer| view.topology.shard(peer));
     let (Some(peer), Some(last)) = (peer, rows.last()) else { return Ok(None) };
-    if !gateway.sick.may_try(peer.id) {
-        return Err(MirrorError::Resting);
+    if gateway.sick.contains(peer.id) {
+        return Err(MirrorError::Sick);
     }
     let gid = gateway.gid(shard, xid);
-    let pool = gateway.pools.service(peer)?;
-    let flight = async {
-        let mut connection = pool.checkout(Claim::Further).await?;
-        connection.queue_query("BEGIN");
-        for statement in statements(id, rows) {
-            connection.queue_query(&statement);
-        }
-        connection.queue_query(&format!("PREPARE TRANSACTION '{gid}'"));
-        connection.flush().await.map_err(PoolError::Io)?;
-        gateway.faults.hit(FaultPoint::MirrorApplySent);
-        let answers = collect(&mut connection).await?;
-        Ok::<_, PoolError>((connection, answers))
+    let timeout =
+        gateway.config.limits.mirror_timeout() + TIMEOUT_PER_ROW * u32::try_from(rows.len()).unwrap_or(u32::MAX);
+    let mut flight =
+        Box::pin(fly(Arc::clone(gateway), gateway.pools.service(peer)?, gid.clone(), statements(id, rows), timeout));
+    let flown = tokio::select! {
+        flown = &mut flight => Ok(flown),
+        () = tokio::time::sleep(timeout) => Err(MirrorError::Timeout(timeout.as_millis())),
+        () = gateway.sick.fell_sick(peer.id) => Err(MirrorError::Sick),
     };
-    let timeout = gateway.config.limits.mirror_timeout();
-    let (connection, answers) = match tokio::time::timeout(timeout, flight).await {
+    let (connection, answers) = match flown {
         Ok(Ok(flown)) => flown,
         Ok(Err(error)) => {
-            gateway.sick.failed(peer.id);
+            fell_sick(gateway, peer.id);
             return Err(error.into());
         }
-        Err(_) => {
-            gateway.sick.failed(peer.id);
-            return Err(MirrorError::Timeout(gateway.config.limits.mirror_timeout_ms));
+        Err(late) => {
+            fell_sick(gateway, peer.id);
+            // The transaction on S goes on without it, so it is never decided: recovery would roll it back, but not as soon.
+            in_background(gateway, async move {
+                if let Ok((connection, answers)) = flight.await {
+                    if answers.ended_with("PREPARE TRANSACTION") {
+                        roll_back(connection, gid).await;
+                    }
+                }
+            });
+            return Err(late);
         }
     };
-    gateway.sick.answered(peer.id);
     if !answers.ended_with("PREPARE TRANSACTION") {
         let reason = answers.error.map_or_else(|| "it rolled back".to_owned(), |error| error.to_string());
         return Err(MirrorError::Refused(reason));
@@ -172,6 +185,81 @@ async fn apply(
     gateway.faults.hit(FaultPoint::MirrorPrepared);
     let mirrored = Mirrored { move_id: id, gid, last_id: last.id, rows: rows.len() as u64, connection };
     Ok(Some(mirrored))
+}
+
+/// Applies and prepares, in one flight.
+async fn fly(
+    gateway: Arc<Gateway>,
+    pool: Arc<Pool>,
+    gid: Gid,
+    statements: Vec<String>,
+    timeout: Duration,
+) -> Result<(ReadyConn, Answers), PoolError> {
+    let mut connection = pool.checkout(Claim::Further).await?;
+    // Rows that somebody holds are no sign of a sick shard: the server says so before the time is over.
+    let lock_timeout_ms = (timeout.as_millis() * 4 / 5).max(1);
+    connection.queue_query(&format!("BEGIN; SET LOCAL lock_timeout = {lock_timeout_ms}"));
+    for statement in statements {
+        connection.queue_query(&statement);
+    }
+    connection.queue_query(&format!("PREPARE TRANSACTION '{gid}'"));
+    connection.flush().await.map_err(PoolError::Io)?;
+    gateway.faults.hit(FaultPoint::MirrorApplySent);
+    let answers = collect(&mut connection).await?;
+    Ok((connection, answers))
+}
+
+/// From now on nobody waits for this shard's mirror; a probe finds out when it is well again.
+fn fell_sick(gateway: &Arc<Gateway>, shard: ShardId) {
+    if !gateway.sick.failed(shard) {
+        return;
+    }
+    tracing::warn!(shard = shard.0, "the mirror rests until this shard answers again");
+    let shared = Arc::clone(gateway);
+    gateway.tasks.spawn(async move {
+        loop {
+            if shared.shutdown.run_until_cancelled(tokio::time::sleep(PROBE_EVERY)).await.is_none() {
+                return;
+            }
+            let limit = shared.config.limits.mirror_timeout();
+            if tokio::time::timeout(limit, is_well(&shared, shard)).await.unwrap_or(false) {
+                shared.sick.answered(shard);
+                tracing::info!(shard = shard.0, "the mirror goes on");
+                return;
+            }
+        }
+    });
+}
+
+/// A shard that has left the topology is nobody's trouble.
+async fn is_well(gateway: &Gateway, shard: ShardId) -> bool {
+    let Some(view) = gateway.view.current() else { return false };
+    let Some(shard) = view.topology.shard(shard) else { return true };
+    let Ok(pool) = gateway.pools.service(shard) else { return false };
+    match pool.checkout(Claim::Further).await {
+        Ok(mut connection) => connection.query("SELECT 1").await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+fn in_background(gateway: &Gateway, work: impl Future<Output = ()> + Send + 'static) {
+    gateway.tasks.spawn(async move {
+        if tokio::time::timeout(LATE_ANSWER_MAX, work).await.is_err() {
+            tracing::debug!("a mirrored transaction is left to recovery");
+        }
+    });
+}
+
+/// Waits for the other end no longer than the mirror may; the rest happens behind the client's back.
+async fn bounded(gateway: &Arc<Gateway>, peer: ShardId, work: impl Future<Output = ()> + Send + 'static) {
+    let mut work = Box::pin(work);
+    tokio::select! {
+        () = &mut work => return,
+        () = tokio::time::sleep(gateway.config.limits.mirror_timeout()) => {}
+        () = gateway.sick.fell_sick(peer) => {}
+    }
+    fell_sick(gateway, peer);
+    in_background(gateway, work);
 }
 
 /// One `ringway.apply` for each run of rows of one table, in order.
@@ -210,9 +298,14 @@ pub fn queue_settle(participant: &mut Participant, view: &View, mirrored: &[Mirr
 }
 
 /// S has committed.
-pub async fn finish(gateway: &Gateway, mut mirrored: Mirrored) {
+pub async fn finish(gateway: &Arc<Gateway>, mirrored: Mirrored) {
     gateway.faults.hit(FaultPoint::CommittedBeforeCommitPrepared);
     gateway.statistics.mirrored(mirrored.move_id, mirrored.rows);
+    let shared = Arc::clone(gateway);
+    bounded(gateway, mirrored.connection.shard(), async move { commit_prepared(&shared, mirrored).await }).await;
+}
+
+async fn commit_prepared(gateway: &Gateway, mut mirrored: Mirrored) {
     let statement = format!("COMMIT PREPARED '{}'", mirrored.gid);
     match super::answers::ask(&mut mirrored.connection, &statement).await {
         Ok(answers) if answers.error.is_none() => {
@@ -234,10 +327,14 @@ pub fn finished_by_recovery(answers: &Answers) -> bool {
 }
 
 /// S has rolled back, and is known to have.
-pub async fn undo(mut mirrored: Mirrored) {
-    let statement = format!("ROLLBACK PREPARED '{}'", mirrored.gid);
-    if let Err(error) = super::answers::ask(&mut mirrored.connection, &statement).await {
-        tracing::warn!(gid = %mirrored.gid, %error, "recovery has to roll a mirrored transaction back");
+pub async fn undo(gateway: &Arc<Gateway>, mirrored: Mirrored) {
+    bounded(gateway, mirrored.connection.shard(), roll_back(mirrored.connection, mirrored.gid)).await;
+}
+
+async fn roll_back(mut connection: ReadyConn, gid: Gid) {
+    let statement = format!("ROLLBACK PREPARED '{gid}'");
+    if let Err(error) = super::answers::ask(&mut connection, &statement).await {
+        tracing::warn!(%gid, %error, "recovery has to roll a mirrored transaction back");
     }
 }
 

@@ -1,71 +1,57 @@
-//! Shards that did not answer the mirror a moment ago: one transaction at a time tries again, the others leave their rows to the
-//! sweeper at once.
+//! Shards that did not answer the mirror in time. Nobody waits for one of them again until it has answered a probe: rows are left
+//! to the sweeper at once, and whoever is waiting for it stops.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
 
 use ringway_topology::ids::ShardId;
+use tokio::sync::watch;
 
-/// How long a shard that did not answer is left alone.
-const REST: Duration = Duration::from_secs(2);
-
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Sick {
-    until: Mutex<HashMap<ShardId, Instant>>,
-    /// Bound of one attempt.
-    attempt: Duration,
+    shards: watch::Sender<BTreeSet<ShardId>>,
 }
 
 impl Sick {
-    pub fn new(attempt: Duration) -> Sick {
-        Sick { until: Mutex::default(), attempt }
+    pub fn contains(&self, shard: ShardId) -> bool {
+        self.shards.borrow().contains(&shard)
     }
 
-    fn until(&self) -> MutexGuard<'_, HashMap<ShardId, Instant>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the mirror may ask the shard. Of those who ask after its rest, the first one may.
-    pub fn may_try(&self, shard: ShardId) -> bool {
-        let mut until = self.until();
-        match until.get_mut(&shard) {
-            None => true,
-            Some(rest) if Instant::now() < *rest => false,
-            Some(rest) => {
-                *rest = Instant::now() + self.attempt + REST;
-                true
-            }
-        }
-    }
-
-    pub fn failed(&self, shard: ShardId) {
-        self.until().insert(shard, Instant::now() + REST);
+    /// True for the one who says it first: it has the shard probed.
+    #[must_use]
+    pub fn failed(&self, shard: ShardId) -> bool {
+        self.shards.send_if_modified(|shards| shards.insert(shard))
     }
 
     pub fn answered(&self, shard: ShardId) {
-        let mut until = self.until();
-        if !until.is_empty() {
-            until.remove(&shard);
-        }
+        self.shards.send_if_modified(|shards| shards.remove(&shard));
+    }
+
+    /// Returns once the shard is sick. Cancel-safe.
+    pub async fn fell_sick(&self, shard: ShardId) {
+        let mut shards = self.shards.subscribe();
+        // The sender lives as long as `self`.
+        let _ = shards.wait_for(|shards| shards.contains(&shard)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    #[test]
-    fn one_tries_for_all() {
-        let sick = Sick::new(Duration::from_secs(5));
+    #[tokio::test]
+    async fn who_waits_learns_it_and_one_probes() {
+        let sick = std::sync::Arc::new(Sick::default());
         let shard = ShardId(3);
-        assert!(sick.may_try(shard) && sick.may_try(shard));
-        sick.failed(shard);
-        assert!(!sick.may_try(shard));
-        sick.until().insert(shard, Instant::now());
-        assert!(sick.may_try(shard), "after its rest");
-        assert!(!sick.may_try(shard), "while one tries");
+        let waiting = tokio::spawn({
+            let sick = std::sync::Arc::clone(&sick);
+            async move { sick.fell_sick(shard).await }
+        });
+        assert!(!sick.contains(shard) && sick.failed(shard));
+        assert!(!sick.failed(shard), "somebody probes already");
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
         sick.answered(shard);
-        assert!(sick.may_try(shard) && sick.may_try(shard));
+        assert!(!sick.contains(shard) && sick.failed(shard));
     }
 }

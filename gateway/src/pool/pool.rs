@@ -28,6 +28,8 @@ pub struct Pool {
     permits: Arc<Semaphore>,
     reserve: Arc<Semaphore>,
     waiting: AtomicUsize,
+    /// Connections that are being opened ahead of their use.
+    warming: AtomicUsize,
     pub connections: AtomicUsize,
     pub checkouts: AtomicU64,
     pub waited_microseconds: AtomicU64,
@@ -108,6 +110,7 @@ impl Pool {
             permits: Arc::new(Semaphore::new(limits.pool_size_max)),
             reserve: Arc::new(Semaphore::new(limits.pool_reserve_max)),
             waiting: AtomicUsize::new(0),
+            warming: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             checkouts: AtomicU64::new(0),
             waited_microseconds: AtomicU64::new(0),
@@ -146,6 +149,10 @@ impl Pool {
             }
             self.connections.fetch_sub(1, Ordering::Relaxed);
         }
+        self.open(permit).await
+    }
+
+    async fn open(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<ReadyConn, PoolError> {
         let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connection = connect(ConnectRequest {
             endpoint: &self.endpoint,
@@ -159,6 +166,24 @@ impl Pool {
         .await?;
         self.connections.fetch_add(1, Ordering::Relaxed);
         Ok(ReadyConn { connection: Some(connection), pool: Arc::clone(self), _permit: permit })
+    }
+
+    /// Opens a connection ahead of its use, unless `wanted` are idle or on their way already, or the pool is full. Never
+    /// waits for a place.
+    pub async fn warm(self: &Arc<Self>, wanted: usize) -> Option<ReadyConn> {
+        let on_their_way = self.warming.fetch_add(1, Ordering::Relaxed);
+        let _warming = Decrement(&self.warming);
+        if self.idle_count() + on_their_way >= wanted {
+            return None;
+        }
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        match self.open(permit).await {
+            Ok(connection) => Some(connection),
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be opened ahead of its use");
+                None
+            }
+        }
     }
 
     async fn wait(&self, claim: Claim) -> Result<OwnedSemaphorePermit, PoolError> {

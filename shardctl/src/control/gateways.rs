@@ -1,5 +1,6 @@
 //! Waiting for gateways.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,12 +33,17 @@ struct Shared {
 }
 
 impl Gateways {
-    pub(super) fn new(topology: watch::Receiver<Arc<Topology>>, tasks: TaskTracker, is_new: bool) -> Gateways {
-        let registry = Mutex::new(Registry::new(Instant::now(), is_new));
+    /// `lease_holders`: gateways that a predecessor may have given leases.
+    pub(super) fn new(
+        topology: watch::Receiver<Arc<Topology>>,
+        tasks: TaskTracker,
+        lease_holders: BTreeSet<GatewayId>,
+    ) -> Gateways {
+        let registry = Mutex::new(Registry::new(Instant::now(), lease_holders));
         Gateways { shared: Arc::new(Shared { registry, changes: watch::Sender::new(0), topology, tasks }) }
     }
 
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
         self.shared.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -46,7 +52,7 @@ impl Gateways {
     }
 
     /// A gateway's stream begins, with a lease.
-    pub fn register(&self, gateway: GatewayId, listen_address: String) -> GatewaySession {
+    pub(super) fn register(&self, gateway: GatewayId, listen_address: String) -> GatewaySession {
         let session = self.registry().register(Instant::now(), gateway, listen_address);
         self.wake();
         session
@@ -78,7 +84,7 @@ impl Gateways {
         self.live().len()
     }
 
-    /// False for a lease time after a restart: gateways may hold leases that this process does not know.
+    /// False for at most a lease time after a restart: gateways that have not attached again may hold leases.
     pub fn knows_all_leases(&self) -> bool {
         self.registry().knows_all_leases(Instant::now())
     }

@@ -5,6 +5,7 @@
 
 mod error;
 mod gateways;
+mod lease_holders;
 mod registry;
 mod terminate;
 
@@ -15,7 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringway_topology::ids::{Epoch, MoveId, ShardId};
+use ringway_topology::ids::{Epoch, GatewayId, MoveId, ShardId};
 use ringway_topology::model::Topology;
 use ringway_topology::ring::every_token_has_one_owner;
 use ringway_topology::store::{Record, RecordKind, Store, StoreError};
@@ -50,6 +51,8 @@ struct Inner {
     /// Held by the one operation that takes fences: joining, distributing, removing.
     operations: Arc<Mutex<()>>,
     gateways: Gateways,
+    /// Held while it is written down who may hold a lease.
+    lease_holders: Mutex<()>,
     tasks: TaskTracker,
     token: CancellationToken,
 }
@@ -58,29 +61,34 @@ impl Control {
     /// Loads the topology, or makes an empty one in a new store. Needs a Tokio runtime. `token` ends all that it owns.
     pub async fn start(store: Arc<dyn Store>, token: CancellationToken) -> Result<Control, ControlError> {
         let of_store = Arc::clone(&store);
-        let (topology, is_new) = blocking(move || match of_store.load()? {
-            Some(topology) => Ok((topology, false)),
+        let (topology, lease_holders) = blocking(move || match of_store.load()? {
+            Some(topology) => Ok((topology, of_store.all(RecordKind::LeaseHolder)?)),
             None => {
                 let topology = Topology::empty(random_hex(8), random_hex(32));
                 of_store.compare_and_set(None, &topology, None)?;
-                Ok((topology, true))
+                Ok((topology, Vec::new()))
             }
         })
         .await?;
         let tasks = TaskTracker::new();
         let topology = watch::Sender::new(Arc::new(topology));
-        let gateways = Gateways::new(topology.subscribe(), tasks.clone(), is_new);
-        Ok(Control {
+        let lease_holders = lease_holders.into_iter().map(|(id, _)| GatewayId(id)).collect();
+        let gateways = Gateways::new(topology.subscribe(), tasks.clone(), lease_holders);
+        let control = Control {
             inner: Arc::new(Inner {
                 store,
                 topology,
                 writer: Arc::default(),
                 operations: Arc::default(),
                 gateways,
+                lease_holders: Mutex::default(),
                 tasks,
                 token,
             }),
-        })
+        };
+        let forgetting = control.clone();
+        drop(control.spawn(async move { forgetting.forget_lost_lease_holders().await }));
+        Ok(control)
     }
 
     /// The present topology.
@@ -262,7 +270,7 @@ impl Control {
 
     /// The record and the progress.
     pub async fn remove_move_record(&self, id: MoveId) -> Result<(), ControlError> {
-        for kind in RecordKind::ALL {
+        for kind in RecordKind::OF_MOVES {
             let store = Arc::clone(&self.inner.store);
             blocking(move || store.remove(kind, id.0)).await?;
         }

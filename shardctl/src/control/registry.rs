@@ -52,7 +52,9 @@ pub(super) enum Pending {
 pub(super) struct Registry {
     entries: BTreeMap<GatewayId, Entry>,
     next_stream: u64,
-    /// Leases that a predecessor gave have run out by then.
+    /// Gateways that a predecessor may have given leases, and that have not attached yet.
+    missing: BTreeSet<GatewayId>,
+    /// These leases have run out by then.
     unknown_until: Instant,
     /// Shards on which sessions of gateways that are not in `entries` have been ended since.
     unknown_ended_on: BTreeSet<ShardId>,
@@ -89,12 +91,13 @@ impl Entry {
 }
 
 impl Registry {
-    /// `is_new`: no control plane has given leases for this store before.
-    pub(super) fn new(now: Instant, is_new: bool) -> Registry {
+    /// `lease_holders`: gateways that a predecessor may have given leases.
+    pub(super) fn new(now: Instant, lease_holders: BTreeSet<GatewayId>) -> Registry {
         Registry {
             entries: BTreeMap::new(),
             next_stream: 1,
-            unknown_until: if is_new { now } else { now + LEASE },
+            missing: lease_holders,
+            unknown_until: now + LEASE,
             unknown_ended_on: BTreeSet::new(),
             retired: BTreeMap::new(),
         }
@@ -102,6 +105,7 @@ impl Registry {
 
     pub(super) fn register(&mut self, now: Instant, gateway: GatewayId, listen_address: String) -> GatewaySession {
         self.forget_long_dead(now);
+        self.missing.remove(&gateway);
         let stream = self.next_stream;
         self.next_stream += 1;
         let entry = self.entries.entry(gateway).or_insert_with(|| Entry {
@@ -185,7 +189,7 @@ impl Registry {
                 until: entry.lease_until,
             });
         }
-        (now < self.unknown_until).then_some(Pending::Unknown { until: self.unknown_until })
+        (!self.knows_all_leases(now)).then_some(Pending::Unknown { until: self.unknown_until })
     }
 
     /// Whether sessions of gateways that have not acknowledged `epoch` may be left on this shard.
@@ -201,7 +205,7 @@ impl Registry {
 
     /// The sessions of all other gateways have been ended on this shard. Counts for those that have no lease now.
     pub(super) fn sessions_ended(&mut self, now: Instant, spared: &[GatewayId], shard: ShardId) {
-        if now >= self.unknown_until {
+        if self.knows_all_leases(now) {
             self.unknown_ended_on.insert(shard);
         }
         for (gateway, entry) in &mut self.entries {
@@ -217,7 +221,19 @@ impl Registry {
 
     /// Whether a gateway without a lease may be one whose lease this process does not know.
     pub(super) fn knows_all_leases(&self, now: Instant) -> bool {
-        now >= self.unknown_until
+        self.missing.is_empty() || now >= self.unknown_until
+    }
+
+    /// Gateways that did not attach until the leases that a predecessor gave them had run out.
+    pub(super) fn lost(&self, now: Instant) -> Vec<GatewayId> {
+        if now < self.unknown_until {
+            return Vec::new();
+        }
+        self.missing.iter().copied().collect()
+    }
+
+    pub(super) fn is_latest(&self, session: GatewaySession) -> bool {
+        self.entries.get(&session.gateway).is_none_or(|entry| entry.stream == session.stream)
     }
 
     pub(super) fn views(&self, now: Instant) -> Vec<GatewayView> {

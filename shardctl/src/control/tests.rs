@@ -148,7 +148,7 @@ async fn a_live_gateway_is_waited_for() {
 #[test]
 fn leases_run_out() {
     let start = Instant::now();
-    let mut registry = Registry::new(start, true);
+    let mut registry = Registry::new(start, BTreeSet::new());
     let old = registry.register(start, GatewayId(1), "a".into());
     let late = |registry: &Registry, now| registry.pending(now, Epoch(2), Stage::Routed, None);
     assert!(matches!(late(&registry, start), Some(Pending::Gateway { until, .. }) if until == start + LEASE));
@@ -176,7 +176,7 @@ fn leases_run_out() {
 #[test]
 fn after_a_restart_leases_of_the_predecessor_count() {
     let start = Instant::now();
-    let mut registry = Registry::new(start, false);
+    let mut registry = Registry::new(start, [GatewayId(1), GatewayId(2)].into());
     let pending = registry.pending(start, Epoch(1), Stage::Routed, None);
     assert_eq!(pending, Some(Pending::Unknown { until: start + LEASE }));
     assert!(!registry.knows_all_leases(start) && registry.knows_all_leases(start + LEASE));
@@ -185,12 +185,45 @@ fn after_a_restart_leases_of_the_predecessor_count() {
     registry.sessions_ended(start + LEASE, &[], ShardId(1));
     assert!(!registry.may_have_stale_sessions(Epoch(1), Stage::Routed, ShardId(1)));
     assert_eq!(registry.pending(start + LEASE, Epoch(1), Stage::Routed, None), None);
+    assert!(registry.lost(start).is_empty());
+    assert_eq!(registry.lost(start + LEASE), [GatewayId(1), GatewayId(2)]);
+}
+
+#[test]
+fn once_all_lease_holders_are_back_nobody_else_is_waited_for() {
+    let start = Instant::now();
+    let mut registry = Registry::new(start, [GatewayId(1), GatewayId(2)].into());
+    let pending = |registry: &Registry| registry.pending(start, Epoch(4), Stage::Routed, None);
+    let first = registry.register(start, GatewayId(1), "a".into());
+    registry.acknowledge(first, said(4, 4));
+    assert_eq!(pending(&registry), Some(Pending::Unknown { until: start + LEASE }));
+    let second = registry.register(start, GatewayId(2), "b".into());
+    assert!(matches!(pending(&registry), Some(Pending::Gateway { gateway: GatewayId(2), .. })));
+    registry.acknowledge(second, said(4, 3));
+    assert_eq!(pending(&registry), None);
+    assert!(registry.lost(start + LEASE).is_empty());
+}
+
+#[tokio::test]
+async fn a_successor_knows_who_may_hold_a_lease() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let start = || Control::start(Arc::clone(&store), CancellationToken::new());
+    let first = start().await.unwrap();
+    assert!(first.gateways().knows_all_leases());
+    let session = first.register_gateway(GatewayId(7), "a".into()).await.unwrap();
+    let second = start().await.unwrap();
+    assert!(!second.gateways().knows_all_leases());
+    second.register_gateway(GatewayId(7), "a".into()).await.unwrap();
+    assert!(second.gateways().knows_all_leases());
+    // It has gone for good.
+    first.gateway_detached(session).await;
+    assert!(start().await.unwrap().gateways().knows_all_leases());
 }
 
 #[test]
 fn statistics_outlive_their_gateway() {
     let start = Instant::now();
-    let mut registry = Registry::new(start, true);
+    let mut registry = Registry::new(start, BTreeSet::new());
     for gateway in [1, 2] {
         let session = registry.register(start, GatewayId(gateway), String::new());
         let one = MoveStatistics { mirrored_transactions: 5, held_microseconds_max: gateway, ..Default::default() };

@@ -22,8 +22,8 @@ use super::process::ProcessId;
 use super::state::{Layer, PartState, StateFile};
 
 /// A part that dies is started again after the first delay; one that keeps dying, at most at the last.
-const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
-const RESTART_DELAY_MAX: Duration = Duration::from_millis(900);
+const RESTART_DELAY_MIN: Duration = Duration::from_millis(50);
+const RESTART_DELAY_MAX: Duration = Duration::from_millis(400);
 /// A part that lived this long is not one that keeps dying.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// How a gateway or a control plane is ended.

@@ -67,6 +67,7 @@ impl Chunker<'_> {
         staged: bool,
     ) -> Result<(Reconciled, Vec<String>), MoveError> {
         let done = self.transact(from, to, range, staged).await;
+        to.keep_others_waiting(false);
         if done.is_err() {
             to.rollback().await;
             from.rollback().await;
@@ -83,7 +84,6 @@ impl Chunker<'_> {
     ) -> Result<(Reconciled, Vec<String>), MoveError> {
         let table = self.table;
         let condition = |alias: &str| format!("{} AND {}", range.sql(&table.primary_key, alias), table.moving(alias));
-        from.begin().await?;
         // To be counted, differences must be seen row by row.
         let staged = staged || self.count_repairs || {
             let sql = format!("SELECT EXISTS (SELECT FROM {} t WHERE {})", table.sql_name(), condition("t"));
@@ -93,7 +93,8 @@ impl Chunker<'_> {
             to.batch(&self.staging_table()).await?;
         }
         let destination = if staged { self.staging_name() } else { table.sql_name() };
-        to.begin().await?;
+        tokio::try_join!(from.begin_chunk(), to.begin())?;
+        to.keep_others_waiting(true);
         let out = format!(
             "COPY (SELECT {} FROM {} t WHERE {} FOR SHARE) TO STDOUT",
             table.columns_of("t"),

@@ -4,21 +4,23 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use ringway_topology::ids::{MoveId, ShardId};
+use ringway_topology::ids::{Epoch, MoveId, ShardId};
 use ringway_topology::model::{TableName, Topology};
 use tokio::sync::{watch, Notify};
 
 use super::conn::ShardConn;
+use super::cutover::CutoverSessions;
+use super::effects::is_published_with_its_state;
 use super::error::MoveError;
 use super::limits::MoveLimits;
-use super::port::Cluster;
+use super::port::{Cluster, CutoverTurn};
 use super::record::{MoveRecord, Request};
-use super::state::Direction;
+use super::state::{Direction, State};
 use super::step::may_cancel;
 use super::table::tables_of;
 
 /// Not stored: begins anew with the process.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Live {
     /// Why the move does not get on at the moment: what its effect says, and what its sweeper says.
     pub effect_trouble: Option<String>,
@@ -26,11 +28,17 @@ pub struct Live {
     pub captured_backlog: u64,
     /// When writes began to be held.
     pub held_since: Option<Instant>,
+    /// Between two steps of a cutover.
+    pub cutover: Option<CutoverSessions>,
+    /// While this move cuts over.
+    pub cutover_turn: Option<CutoverTurn>,
+    /// The epoch that was stored with this state.
+    pub published: Option<(State, Epoch)>,
     /// Cutovers undone in a row, and when the next may begin.
     pub undone_in_a_row: u32,
     pub next_cutover: Option<Instant>,
     pub void_checked: Option<Instant>,
-    /// Rows and bytes of the last seconds' chunks.
+    /// Beginnings, rows and bytes of the last seconds' chunks.
     pub chunks: VecDeque<(Instant, u64, u64)>,
 }
 
@@ -75,9 +83,29 @@ impl MoveContext {
         let _storing = self.storing.lock().await;
         let mut record = self.record();
         let answer = change(&mut record);
-        self.cluster.put_record(&record).await?;
+        if is_published_with_its_state(record.state) && record.state != self.record.borrow().state {
+            let published = self.cluster.publish_record(&record).await?;
+            self.live().published = published.map(|epoch| (record.state, epoch));
+        } else {
+            self.cluster.put_record(&record).await?;
+        }
         self.record.send_replace(record);
         Ok(answer)
+    }
+
+    /// Whether this move may cut over now.
+    pub fn take_cutover_turn(&self) -> bool {
+        let mut live = self.live();
+        if live.cutover_turn.is_none() {
+            live.cutover_turn = self.cluster.try_cutover_turn();
+        }
+        live.cutover_turn.is_some()
+    }
+
+    /// How far a cutover is since writes began to be held.
+    pub fn held_stage(&self, stage: &str) {
+        let held_us = self.live().held_since.map_or(0, |since| since.elapsed().as_micros() as u64);
+        tracing::debug!(r#move = self.id.0, held_us, stage, "cutover");
     }
 
     pub fn live(&self) -> MutexGuard<'_, Live> {
@@ -92,11 +120,11 @@ impl MoveContext {
         self.live().effect_trouble = None;
     }
 
-    pub fn count_chunk(&self, rows: u64, bytes: u64) {
+    /// A chunk that was begun then, and has just ended.
+    pub fn count_chunk(&self, begun: Instant, rows: u64, bytes: u64) {
         let mut live = self.live();
-        let now = Instant::now();
-        live.chunks.push_back((now, rows, bytes));
-        while live.chunks.front().is_some_and(|(at, ..)| now - *at > RATE_WINDOW) {
+        live.chunks.push_back((begun, rows, bytes));
+        while live.chunks.front().is_some_and(|(begun, ..)| begun.elapsed() > RATE_WINDOW) && live.chunks.len() > 1 {
             live.chunks.pop_front();
         }
     }
@@ -104,11 +132,9 @@ impl MoveContext {
     /// Rows and bytes per second, over the last seconds.
     pub fn rates(&self) -> (f64, f64) {
         let live = self.live();
-        let now = Instant::now();
-        let recent = || live.chunks.iter().filter(|(at, ..)| now - *at <= RATE_WINDOW);
-        let Some((first, ..)) = recent().next() else { return (0.0, 0.0) };
-        let seconds = (now - *first).as_secs_f64().max(0.2);
-        let (rows, bytes) = recent().fold((0, 0), |(rows, bytes), (_, r, b)| (rows + r, bytes + b));
+        let Some((first, ..)) = live.chunks.front() else { return (0.0, 0.0) };
+        let seconds = first.elapsed().as_secs_f64().max(0.001);
+        let (rows, bytes) = live.chunks.iter().fold((0, 0), |(rows, bytes), (_, r, b)| (rows + r, bytes + b));
         (rows as f64 / seconds, bytes as f64 / seconds)
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::context::MoveContext;
+use super::cutover;
 use super::effects::{self, Outcome};
 use super::error::MoveError;
 use super::faults;
@@ -19,6 +20,8 @@ use super::sweeper::{backlog, Sweeper};
 const VOID_CHECK_EVERY: Duration = Duration::from_secs(5);
 /// A command wakes a waiting move; this is for what nobody announces.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How often a move that is ready looks whether another's cutover has ended.
+const CUTOVER_TURN_EVERY: Duration = Duration::from_millis(20);
 
 /// Ends when the move has. Dropping it anywhere is as good as killing the process: the stored state goes on.
 pub async fn drive(ctx: Arc<MoveContext>) {
@@ -92,6 +95,17 @@ fn requested(ctx: &MoveContext) -> Option<Event> {
 /// Stores the next state, and what follows from entering it.
 async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
     let now = unix_ms();
+    if let Ok((State::PublishHold(direction), _)) = step(ctx.record().state, event) {
+        if !matches!(ctx.record().state, State::PublishHold(_)) {
+            if !ctx.take_cutover_turn() {
+                ctx.trouble("waiting for another move's cutover to end");
+                ctx.live().next_cutover = Some(Instant::now() + CUTOVER_TURN_EVERY);
+                return Ok(());
+            }
+            cutover::prepare(ctx, direction).await;
+            ctx.live().held_since = Some(Instant::now());
+        }
+    }
     let (before, after) = ctx
         .update(|record| {
             let before = record.state;
@@ -134,6 +148,12 @@ async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
     if before != after {
         tracing::info!(r#move = ctx.id.0, from = ?before, to = ?after, ?event, "move");
         ctx.no_trouble();
+    }
+    if ctx.live().held_since.is_some() && before != after {
+        ctx.held_stage("stored");
+    }
+    if after.may_pause() {
+        ctx.live().cutover_turn = None;
     }
     match after {
         State::UndoHold { .. } if before != after => {

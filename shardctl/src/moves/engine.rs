@@ -60,7 +60,7 @@ impl Engine {
     pub fn new(control: Control, limits: MoveLimits) -> Engine {
         Engine {
             inner: Arc::new(Inner {
-                cluster: Cluster { control },
+                cluster: Cluster::new(control),
                 limits,
                 moves: Mutex::default(),
                 token: CancellationToken::new(),
@@ -75,7 +75,9 @@ impl Engine {
 
     /// At startup, before the interface is offered: every stored move is known, and those that have not ended go on.
     pub async fn resume_all(&self) -> Result<(), ControlError> {
-        let records = self.inner.cluster.records().await.map_err(unavailable)?;
+        let mut records = self.inner.cluster.records().await.map_err(unavailable)?;
+        // A cutover that a restart has interrupted comes before those that have not begun.
+        records.sort_by_key(|record| record.state.may_pause());
         let ended = records.iter().filter(|record| record.state.is_final()).count();
         let mut forget = ended.saturating_sub(self.inner.limits.ended_moves_kept_max);
         for record in records {
@@ -98,6 +100,9 @@ impl Engine {
     fn take_up(&self, record: MoveRecord) -> Arc<MoveContext> {
         let ended = record.state.is_final();
         let ctx = Arc::new(MoveContext::new(record, self.inner.cluster.clone(), self.inner.limits.clone()));
+        if !ctx.record().state.may_pause() {
+            ctx.take_cutover_turn();
+        }
         self.moves().insert(ctx.id, Arc::clone(&ctx));
         if !ended {
             let (token, driven) = (self.inner.token.clone(), Arc::clone(&ctx));

@@ -11,6 +11,13 @@ pub struct MoveLimits {
     /// Row locks of chunks and of the sweeper. Well below PostgreSQL's `deadlock_timeout` (1 s), so that an application is
     /// never the victim of a deadlock with them.
     pub row_lock_timeout_ms: u64,
+    /// Row locks of a chunk, which holds many: an application that waits for one of them, while the chunk waits for one of
+    /// its own, waits this long. What is locked for longer is met by a smaller chunk.
+    pub chunk_lock_timeout_ms: u64,
+    pub chunk_retry_pause_ms: u64,
+    /// How long the owner's rows stay locked for the other shard's answer: one that does not answer must not keep the
+    /// application waiting.
+    pub locked_wait_ms: u64,
     /// Table locks of trigger DDL: what an application's statement may at most be delayed by one attempt.
     pub ddl_lock_timeout_ms: u64,
     pub ddl_retry_pause_ms: u64,
@@ -24,6 +31,7 @@ pub struct MoveLimits {
     pub cutover_backoff_max_ms: u64,
     pub retry_backoff_ms: u64,
     pub retry_backoff_max_ms: u64,
+    /// What a chunk may take: an application waits this long for a row that is in it.
     pub chunk_target_ms: u64,
     pub chunk_rows_initial: u64,
     pub chunk_rows_min: u64,
@@ -54,6 +62,9 @@ impl Default for MoveLimits {
             statement_timeout_ms: 10_000,
             long_statement_timeout_ms: 600_000,
             row_lock_timeout_ms: 250,
+            chunk_lock_timeout_ms: 30,
+            chunk_retry_pause_ms: 10,
+            locked_wait_ms: 500,
             ddl_lock_timeout_ms: 50,
             ddl_retry_pause_ms: 100,
             ddl_attempts_max: 100,
@@ -63,7 +74,7 @@ impl Default for MoveLimits {
             cutover_backoff_max_ms: 30_000,
             retry_backoff_ms: 100,
             retry_backoff_max_ms: 10_000,
-            chunk_target_ms: 200,
+            chunk_target_ms: 100,
             chunk_rows_initial: 1_000,
             chunk_rows_min: 50,
             chunk_rows_max: 50_000,

@@ -8,6 +8,7 @@
 pub mod chunk;
 pub mod conn;
 pub mod context;
+pub mod cutover;
 pub mod driver;
 pub mod effects;
 pub mod engine;

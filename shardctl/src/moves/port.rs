@@ -8,6 +8,7 @@ use ringway_topology::client::MoveStatistics;
 use ringway_topology::ids::{Epoch, MoveId, ShardId};
 use ringway_topology::model::{ShardState, Topology};
 
+use super::effects::write_move;
 use super::error::MoveError;
 use super::record::MoveRecord;
 use crate::control::{Control, ControlError, WaitError};
@@ -34,9 +35,23 @@ impl Published {
 #[derive(Clone)]
 pub struct Cluster {
     pub control: Control,
+    /// Whose move is cutting over.
+    cutover_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// One cutover at a time: two that hold each other's writers would both run into their bound.
+pub type CutoverTurn = tokio::sync::OwnedMutexGuard<()>;
+
 impl Cluster {
+    pub fn new(control: Control) -> Cluster {
+        Cluster { control, cutover_turn: Arc::default() }
+    }
+
+    /// `None` while another move cuts over.
+    pub fn try_cutover_turn(&self) -> Option<CutoverTurn> {
+        Arc::clone(&self.cutover_turn).try_lock_owned().ok()
+    }
+
     pub fn topology(&self) -> Arc<Topology> {
         self.control.topology()
     }
@@ -71,6 +86,28 @@ impl Cluster {
     /// Flushed when answered.
     pub async fn put_record(&self, record: &MoveRecord) -> Result<(), MoveError> {
         Ok(self.control.put_move_record(record.id, record.to_json()?.into_bytes()).await?)
+    }
+
+    /// The record together with the epoch that its state publishes: both are stored, in one flush, or neither. Answers the
+    /// epoch, if a new one was needed.
+    pub async fn publish_record(&self, record: &MoveRecord) -> Result<Option<Epoch>, MoveError> {
+        let bytes = record.to_json()?.into_bytes();
+        let reason = format!("move {}: {:?}", record.id, record.state);
+        let mut present = Epoch(0);
+        let edit = |topology: &mut Topology| {
+            present = topology.epoch;
+            write_move(record, topology).map_err(|error| ControlError::Precondition(error.to_string()))
+        };
+        match self.control.change_with_record(&reason, edit, |_| (record.id, bytes.clone())).await {
+            Ok(topology) => Ok((topology.epoch > present).then_some(topology.epoch)),
+            // The state is stored all the same: its effect meets the same refusal, and says so.
+            Err(error @ (ControlError::Precondition(_) | ControlError::Invariant(_))) => {
+                tracing::warn!(r#move = record.id.0, %error, "the state's epoch is refused");
+                self.put_record(record).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub async fn records(&self) -> Result<Vec<MoveRecord>, MoveError> {

@@ -67,7 +67,9 @@ impl Settler<'_> {
         // Once rows were found to swap unique values: delete all of them, then insert all.
         let mut replace = false;
         for _ in 0..self.attempts_max {
+            to.keep_others_waiting(true);
             let attempt = self.attempt(from, to, &images, captured, replace).await;
+            to.keep_others_waiting(false);
             match attempt {
                 Ok(Attempt::Settled(settled)) => return Ok(settled),
                 Ok(Attempt::CameBack) => {}

@@ -55,6 +55,11 @@ SELECT c.oid,
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2"#;
 
+/// For sessions that walk a table in primary-key order: the planner knows nothing of how few rows a range of several columns has,
+/// and would read the whole table for each.
+pub const READ_BY_KEY: &str =
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off";
+
 /// The keyspace's tables with their key columns, by the topology.
 pub fn tables_of(topology: &Topology, keyspace: KeyspaceId) -> Vec<(TableName, String)> {
     topology.tables_of(keyspace).map(|(table, key, _)| (table.name.clone(), key.to_owned())).collect()

@@ -63,12 +63,14 @@ impl v1::gateway_link_server::GatewayLink for GatewayLinkService {
         };
         let (outgoing, messages) = mpsc::channel(OUTGOING_MESSAGES_MAX);
         let gateway = GatewayId(register.gateway_id);
-        let session = self.control.gateways().register(gateway, register.listen_address.clone());
+        let session = self.control.register_gateway(gateway, register.listen_address.clone()).await?;
         tracing::info!(gateway = gateway.0, at = %register.listen_address, version = %register.version, "gateway attached");
         let link = Link { control: self.control.clone(), topology: self.control.subscribe(), session, outgoing };
+        let control = self.control.clone();
         drop(self.control.spawn(async move {
             let reason = link.run(incoming).await;
             tracing::info!(gateway = gateway.0, reason, "gateway detached");
+            control.gateway_detached(session).await;
         }));
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }

@@ -17,7 +17,7 @@ use super::Shared;
 use crate::convert::{topology_from_proto, ConvertError};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
 /// Bound on opening the stream, and on silence of the control plane while it stands.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(750);

@@ -28,15 +28,20 @@ pub enum RecordKind {
     Move,
     /// How far a move has come, by its number; written often.
     Progress,
+    /// A gateway that may hold a lease, by its number; no content.
+    LeaseHolder,
 }
 
 impl RecordKind {
-    pub const ALL: [RecordKind; 2] = [RecordKind::Move, RecordKind::Progress];
+    pub const ALL: [RecordKind; 3] = [RecordKind::Move, RecordKind::Progress, RecordKind::LeaseHolder];
+    /// What there is of a move.
+    pub const OF_MOVES: [RecordKind; 2] = [RecordKind::Move, RecordKind::Progress];
 
     fn name(self) -> &'static str {
         match self {
             RecordKind::Move => "moves",
             RecordKind::Progress => "progress",
+            RecordKind::LeaseHolder => "lease_holders",
         }
     }
 }

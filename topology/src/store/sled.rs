@@ -25,6 +25,7 @@ pub struct SledStore {
     topology: Tree,
     moves: Tree,
     progress: Tree,
+    lease_holders: Tree,
 }
 
 impl SledStore {
@@ -52,6 +53,7 @@ impl SledStore {
             topology: db.open_tree(TOPOLOGY_TREE)?,
             moves: db.open_tree(RecordKind::Move.name())?,
             progress: db.open_tree(RecordKind::Progress.name())?,
+            lease_holders: db.open_tree(RecordKind::LeaseHolder.name())?,
             db,
         })
     }
@@ -60,6 +62,7 @@ impl SledStore {
         match kind {
             RecordKind::Move => &self.moves,
             RecordKind::Progress => &self.progress,
+            RecordKind::LeaseHolder => &self.lease_holders,
         }
     }
 

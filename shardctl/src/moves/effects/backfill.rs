@@ -10,11 +10,10 @@ use crate::moves::error::MoveError;
 use crate::moves::limits::MoveLimits;
 use crate::moves::range::KeyRange;
 use crate::moves::state::Direction;
-use crate::moves::table::{boundary, MovingTable};
+use crate::moves::table::{boundary, MovingTable, READ_BY_KEY};
 
 /// Attempts at one chunk whose rows somebody else holds, before the step starts over with new sessions.
-const CHUNK_ATTEMPTS_MAX: u32 = 40;
-const CHUNK_RETRY_PAUSE: Duration = Duration::from_millis(100);
+const CHUNK_ATTEMPTS_MAX: u32 = 200;
 
 pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) -> Result<(), MoveError> {
     let begun = Instant::now();
@@ -27,6 +26,7 @@ pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) 
 async fn all_tables(ctx: &MoveContext, direction: Direction, effect: &'static str) -> Result<(), MoveError> {
     let record = ctx.record();
     let (mut from, mut to) = ctx.connect_ends(direction).await?;
+    tokio::try_join!(from.batch(READ_BY_KEY), to.batch(READ_BY_KEY))?;
     for (name, key) in ctx.tables() {
         let Some(progress) = record.tables.iter().find(|table| table.name == name) else {
             return Err(MoveError::Void(format!("table {name} is new")));
@@ -73,7 +73,7 @@ async fn one_table(
                 {
                     attempt += 1;
                     ctx.trouble(format!("rows of table {} are held by others: {error}", table.name));
-                    tokio::time::sleep(CHUNK_RETRY_PAUSE).await;
+                    tokio::time::sleep(Duration::from_millis(limits.chunk_retry_pause_ms)).await;
                     ctx.check_interrupted()?;
                     if rows > limits.chunk_rows_min {
                         break None;
@@ -84,13 +84,13 @@ async fn one_table(
         };
         let Some(done) = done else {
             // A smaller chunk gets on between the rows that somebody holds.
-            rows = (rows / 4).max(limits.chunk_rows_min);
+            rows = (rows / 2).max(limits.chunk_rows_min);
             continue;
         };
         if attempt > 0 {
             ctx.no_trouble();
         }
-        ctx.count_chunk(done.rows, done.bytes);
+        ctx.count_chunk(begun, done.rows, done.bytes);
         unstored.rows += done.rows;
         unstored.bytes += done.bytes;
         let finished = through.is_none();
@@ -146,7 +146,7 @@ mod tests {
     fn chunks_go_towards_the_time_target_in_bounded_steps() {
         let limits = MoveLimits::default();
         assert_eq!(next_size(&limits, 1_000, Duration::from_millis(10)), 2_000);
-        assert_eq!(next_size(&limits, 1_000, Duration::from_millis(250)), 800);
+        assert_eq!(next_size(&limits, 1_000, Duration::from_millis(limits.chunk_target_ms * 5 / 4)), 800);
         assert_eq!(next_size(&limits, 1_000, Duration::from_secs(9)), 500);
         assert_eq!(next_size(&limits, 60, Duration::from_secs(9)), limits.chunk_rows_min);
         assert_eq!(next_size(&limits, limits.chunk_rows_max, Duration::from_millis(1)), limits.chunk_rows_max);

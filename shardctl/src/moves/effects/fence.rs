@@ -5,17 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use ringway_topology::ids::ShardId;
+use ringway_topology::ids::{MoveId, ShardId};
 
-use crate::moves::conn::ShardConn;
+use crate::moves::conn::{begin, is_true, ShardConn};
 use crate::moves::context::MoveContext;
+use crate::moves::cutover::{self, CutoverSessions};
 use crate::moves::error::MoveError;
 use crate::moves::faults;
-use crate::moves::range::multirange;
+use crate::moves::record::MoveRecord;
 use crate::moves::state::Direction;
 use crate::moves::sweeper::Sweeper;
 
-use super::capture::set_move;
+use super::capture::{arcs_literal, set_move};
 use super::fingerprint;
 use super::prepared::resolve;
 use super::publish::hold_time_left;
@@ -32,25 +33,38 @@ pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) 
     let mut why = "writes were held for too long".to_owned();
     while !hold_time_left(ctx).is_zero() {
         let limit = hold_time_left(ctx);
-        let mut from = connect(ctx, direction, limit).await?;
-        match attempt(ctx, direction, &mut from, from_id, round).await {
-            Ok(Attempt::Committed) => return committed(ctx, effect).await,
+        let opened = cutover::sessions(ctx, direction, limit).await;
+        let mut sessions = opened.map_err(|error| MoveError::Bound(error.to_string()))?;
+        for session in [&mut sessions.from, &mut sessions.to, &mut sessions.finisher] {
+            session.statement_timeout = limit.max(Duration::from_millis(1));
+        }
+        match attempt(ctx, direction, &mut sessions, from_id, round).await {
+            Ok(Attempt::Committed) => {
+                faults::point(effect, "middle");
+                ctx.held_stage("handed over");
+                cutover::keep(ctx, sessions);
+                ctx.no_trouble();
+                return Ok(());
+            }
             Ok(Attempt::NotYet(reason)) => {
+                cutover::keep(ctx, sessions);
                 why = reason;
                 tokio::time::sleep(LOOK_AGAIN_PAUSE).await;
             }
             Err(Failed::Before(error)) => {
-                from.rollback().await;
+                sessions.from.rollback().await;
                 return Err(match error {
                     MoveError::Void(_) | MoveError::Fatal(_) => error,
                     other => MoveError::Bound(other.to_string()),
                 });
             }
             Err(Failed::InDoubt(error)) => {
-                drop(from);
+                drop(sessions);
                 tracing::warn!(r#move = ctx.id.0, %error, "the answer to the fence's commit was lost");
                 if settle_doubt(ctx, direction, round).await? {
-                    return committed(ctx, effect).await;
+                    faults::point(effect, "middle");
+                    ctx.no_trouble();
+                    return Ok(());
                 }
                 why = "the source was lost while it was fenced".into();
             }
@@ -59,22 +73,15 @@ pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) 
     Err(MoveError::Bound(why))
 }
 
-async fn committed(ctx: &MoveContext, effect: &'static str) -> Result<(), MoveError> {
-    faults::point(effect, "middle");
-    ctx.no_trouble();
+/// What the fence will ask, asked once before writes are held: the sessions' caches are filled.
+pub async fn warm(ctx: &MoveContext, sessions: &mut CutoverSessions) -> Result<(), MoveError> {
+    let record = ctx.record();
+    let (from_id, _) = record.ends(sessions.direction)?;
+    let asked = format!("{}; {}", look(&record, record.handovers as i32 + 1), fingerprint::question(ctx));
+    let question = fingerprint::question(ctx);
+    tokio::try_join!(sessions.from.rows_of(&asked), sessions.to.rows_of(&question))?;
+    resolve(&mut sessions.from, &mut sessions.finisher, from_id).await?;
     Ok(())
-}
-
-async fn connect(ctx: &MoveContext, direction: Direction, limit: Duration) -> Result<ShardConn, MoveError> {
-    let (from, _) = ctx.record().ends(direction)?;
-    match tokio::time::timeout(limit, ctx.connect(from)).await {
-        Ok(Ok(mut from)) => {
-            from.statement_timeout = limit.max(Duration::from_millis(1));
-            Ok(from)
-        }
-        Ok(Err(error)) => Err(MoveError::Bound(error.to_string())),
-        Err(_) => Err(MoveError::Bound("the source does not answer".into())),
-    }
 }
 
 enum Attempt {
@@ -97,48 +104,59 @@ impl From<MoveError> for Failed {
 async fn attempt(
     ctx: &MoveContext,
     direction: Direction,
-    from: &mut ShardConn,
+    sessions: &mut CutoverSessions,
     from_id: ShardId,
     round: i32,
 ) -> Result<Attempt, Failed> {
+    let CutoverSessions { from, to, finisher, .. } = sessions;
     let record = ctx.record();
-    let (move_id, keyspace) = (record.id.0 as i64, record.keyspace.0 as i32);
-    let arcs = multirange(&record.arcs);
-    let (_, to_id) = record.ends(direction)?;
-    let mut to = tokio::time::timeout(hold_time_left(ctx), ctx.connect(to_id))
-        .await
-        .map_err(|_| MoveError::Bound("the other shard does not answer".into()))??;
-    let mut finisher = tokio::time::timeout(hold_time_left(ctx), ctx.connect(to_id))
-        .await
-        .map_err(|_| MoveError::Bound("the other shard does not answer".into()))??;
-
+    let lock_timeout_ms = hold_time_left(ctx).as_millis() as u64;
+    let tables = lock_tables(ctx);
     // No DDL from here on: neither through gateways (the advisory lock) nor past them (the tables' locks), on either end.
-    from.begin_with(hold_time_left(ctx).as_millis() as u64).await?;
-    from.query("SELECT pg_catalog.pg_advisory_xact_lock(x'52570003'::int, 0)", &[]).await?;
-    lock_tables(ctx, from).await?;
-    // Waits for every transaction that has passed a guard, prepared ones too; none passes after it.
-    from.query("SELECT ringway.close_arcs($1, $2::text::pg_catalog.int8multirange)", &[&keyspace, &arcs]).await?;
-    if handed_over(from, move_id, round).await? {
+    // `close_arcs` waits for every transaction that has passed a guard, prepared ones too; none passes after it.
+    let answers = from
+        .rows_of(&format!(
+            "{}; SELECT pg_catalog.pg_advisory_xact_lock(x'52570003'::int, 0); {tables};
+             SELECT ringway.close_arcs({}, {}); {}; {}",
+            begin(lock_timeout_ms),
+            record.keyspace,
+            arcs_literal(&record.arcs),
+            look(&record, round),
+            fingerprint::question(ctx)
+        ))
+        .await?;
+    ctx.held_stage("fenced");
+    // The last four statements' rows: what was looked for, and the fingerprint.
+    let [.., handed_over, captured, _, _] = answers.as_slice() else {
+        return Err(MoveError::retry("the fence's statements were not all answered").into());
+    };
+    if is_true(handed_over) {
         from.rollback().await;
         return Ok(Attempt::Committed);
     }
-    let unfinished = resolve(from, &mut finisher, from_id).await?;
-    if unfinished.ended > 0 {
+    let here = fingerprint::answer(ctx, &from.shard, &answers)?;
+    // Both on the other end, and after the locks on this one. The tables' locks there keep nobody from finishing or writing.
+    let there = format!("{}; {tables}; {}", begin(hold_time_left(ctx).as_millis() as u64), fingerprint::question(ctx));
+    let (unfinished, there) = tokio::join!(resolve(from, finisher, from_id), to.rows_of(&there));
+    let there = fingerprint::answer(ctx, &to.shard, &there?)?;
+    if unfinished?.ended > 0 {
         from.rollback().await;
+        to.rollback().await;
         return Ok(Attempt::NotYet(format!("mirrored transactions are still prepared on shard {}", to.shard)));
     }
+    ctx.held_stage("the other end is ready");
     // Nothing new is captured any more. What is left is settled here: the sweeper could wait for rows whose writers wait for
     // this transaction.
-    let mut sweeper = Sweeper::under_fence(ctx.id, record.arcs.clone(), ctx.limits.clone());
-    while is_captured(from, move_id).await? {
-        if hold_time_left(ctx).is_zero() {
-            return Err(MoveError::Bound("captured rows were not settled in time".into()).into());
+    if is_true(captured) {
+        let mut sweeper = Sweeper::under_fence(ctx.id, record.arcs.clone(), ctx.limits.clone());
+        while is_captured(from, record.id).await? {
+            if hold_time_left(ctx).is_zero() {
+                return Err(MoveError::Bound("captured rows were not settled in time".into()).into());
+            }
+            sweeper.sweep(from, finisher).await?;
         }
-        sweeper.sweep(from, &mut finisher).await?;
+        ctx.held_stage("captured rows settled");
     }
-    to.begin_with(hold_time_left(ctx).as_millis() as u64).await?;
-    lock_tables(ctx, &mut to).await?;
-    let (here, there) = (fingerprint::of_shard(ctx, from).await?, fingerprint::of_shard(ctx, &mut to).await?);
     let found = match direction {
         Direction::Forward => fingerprint::join(&here, &there),
         Direction::Reverse => fingerprint::join(&there, &here),
@@ -149,41 +167,51 @@ async fn attempt(
         )
         .into());
     }
-    from.batch(&set_move(ctx, "target")).await?;
-    from.execute(
-        "INSERT INTO ringway.handover (move_id, round, keyspace, arcs) VALUES ($1, $2, $3, $4::text::pg_catalog.int8multirange)",
-        &[&move_id, &round, &keyspace, &arcs],
-    )
-    .await?;
     if hold_time_left(ctx).is_zero() {
         return Err(MoveError::Bound("writes were held for too long".into()).into());
     }
     // An answer that comes late is better than a doubt.
     from.statement_timeout = Duration::from_millis(ctx.limits.statement_timeout_ms);
-    match from.commit().await {
+    let committed = from
+        .batch(&format!(
+            "{}; INSERT INTO ringway.handover (move_id, round, keyspace, arcs) VALUES ({}, {round}, {}, {}); COMMIT",
+            set_move(ctx, "target"),
+            record.id,
+            record.keyspace,
+            arcs_literal(&record.arcs)
+        ))
+        .await;
+    match committed {
         Ok(()) => {}
         Err(error) if error.is_in_doubt() => return Err(Failed::InDoubt(error)),
         Err(error) => return Err(Failed::Before(error)),
     }
-    to.rollback().await;
+    // Not now: writes are held for it.
+    sessions.to_is_locked = true;
     Ok(Attempt::Committed)
 }
 
 /// ROW EXCLUSIVE, as any writer: conflicts with whatever rewrites a table or changes its triggers, and with no write.
-async fn lock_tables(ctx: &MoveContext, shard: &mut ShardConn) -> Result<(), MoveError> {
+fn lock_tables(ctx: &MoveContext) -> String {
     let tables: Vec<String> = ctx.tables().iter().map(|(name, _)| name.quoted()).collect();
-    shard.batch(&format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", tables.join(", "))).await
+    format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", tables.join(", "))
 }
 
-async fn is_captured(from: &mut ShardConn, move_id: i64) -> Result<bool, MoveError> {
-    Ok(from.one("SELECT EXISTS (SELECT FROM ringway.capture WHERE move_id = $1)", &[&move_id]).await?.get(0))
+/// Two statements: whether the arcs were handed over in this round, and whether captured rows are left.
+fn look(record: &MoveRecord, round: i32) -> String {
+    format!("{}; {}", handed_over(record.id, round), captured(record.id))
 }
 
-async fn handed_over(from: &mut ShardConn, move_id: i64, round: i32) -> Result<bool, MoveError> {
-    let row = from
-        .one("SELECT EXISTS (SELECT FROM ringway.handover WHERE move_id = $1 AND round = $2)", &[&move_id, &round])
-        .await?;
-    Ok(row.get(0))
+fn captured(id: MoveId) -> String {
+    format!("SELECT EXISTS (SELECT FROM ringway.capture WHERE move_id = {id})")
+}
+
+fn handed_over(id: MoveId, round: i32) -> String {
+    format!("SELECT EXISTS (SELECT FROM ringway.handover WHERE move_id = {id} AND round = {round})")
+}
+
+async fn is_captured(from: &mut ShardConn, id: MoveId) -> Result<bool, MoveError> {
+    Ok(from.rows_of(&captured(id)).await?.last().is_some_and(|rows| is_true(rows)))
 }
 
 /// Whether the fence has committed; asks until the shard says so under the lock that the fence's transaction held, so that it
@@ -197,7 +225,8 @@ pub async fn settle_doubt(ctx: &MoveContext, direction: Direction, round: i32) -
             from.begin_with(ctx.limits.row_lock_timeout_ms).await?;
             from.query("SELECT pg_catalog.pg_advisory_xact_lock(x'52570010'::int, $1)", &[&(record.keyspace.0 as i32)])
                 .await?;
-            let found = handed_over(&mut from, record.id.0 as i64, round).await?;
+            let found = from.rows_of(&handed_over(record.id, round)).await?;
+            let found = found.last().is_some_and(|rows| is_true(rows));
             from.rollback().await;
             Ok::<bool, MoveError>(found)
         }

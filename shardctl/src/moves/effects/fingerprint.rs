@@ -3,6 +3,9 @@
 
 use std::fmt::Write;
 
+use ringway_topology::model::quote_literal;
+use tokio_postgres::SimpleQueryRow;
+
 use crate::moves::conn::ShardConn;
 use crate::moves::context::MoveContext;
 use crate::moves::error::MoveError;
@@ -14,33 +17,54 @@ use super::capture::{install_guard, register_tables};
 use super::compare::{difference, shape};
 use super::Outcome;
 
-/// Everything of one end that voids a copy when it changes, in the tables' order.
-pub async fn of_shard(ctx: &MoveContext, shard: &mut ShardConn) -> Result<String, MoveError> {
-    let row = shard
-        .one(
-            "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text,
-                    substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)",
-            &[],
-        )
-        .await?;
-    let mut text = format!("system {} timeline {}\n", row.get::<_, String>(0), row.get::<_, String>(1));
-    for (table, _) in ctx.tables() {
-        let oid = table_oid(shard, &table).await?;
-        let row = shard
-            .one(
-                "SELECT ringway.table_identity($1::oid::regclass), pg_catalog.md5(ringway.table_shape($1::oid::regclass))",
-                &[&oid],
-            )
-            .await?;
-        let _ = writeln!(text, "{table} {} {}", row.get::<_, String>(0), row.get::<_, String>(1));
+/// Asks for everything of one end that voids a copy when it changes: two statements.
+pub fn question(ctx: &MoveContext) -> String {
+    let names: Vec<String> = ctx
+        .tables()
+        .iter()
+        .enumerate()
+        .map(|(place, (table, _))| {
+            format!("({place}, {}, {})", quote_literal(&table.schema), quote_literal(&table.name))
+        })
+        .collect();
+    format!(
+        "SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text,
+                substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8);
+         SELECT ringway.table_identity(c.oid::regclass), pg_catalog.md5(ringway.table_shape(c.oid::regclass))
+         FROM (VALUES {}) wanted(place, schema, name)
+         LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.schema
+         LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name
+         ORDER BY wanted.place",
+        names.join(", ")
+    )
+}
+
+/// What the shard answered to [`question`], the last of its statements; in the tables' order.
+pub fn answer(ctx: &MoveContext, shard: &str, answers: &[Vec<SimpleQueryRow>]) -> Result<String, MoveError> {
+    let [.., server, tables] = answers else {
+        return Err(MoveError::retry(format!("shard {shard} did not say all of its tables' state")));
+    };
+    let text = |row: &SimpleQueryRow, column| row.get(column).unwrap_or_default().to_owned();
+    let server = server.first().map(|row| (text(row, 0), text(row, 1))).unwrap_or_default();
+    let mut all = format!("system {} timeline {}\n", server.0, server.1);
+    for ((table, _), row) in ctx.tables().iter().zip(tables) {
+        if row.get(1).is_none() {
+            return Err(MoveError::fatal(format!("shard {shard} has no table {table}")));
+        }
+        let _ = writeln!(all, "{table} {} {}", text(row, 0), text(row, 1));
     }
-    Ok(text)
+    Ok(all)
+}
+
+pub async fn of_shard(ctx: &MoveContext, shard: &mut ShardConn) -> Result<String, MoveError> {
+    let answers = shard.rows_of(&question(ctx)).await?;
+    answer(ctx, &shard.shard, &answers)
 }
 
 /// Always in the same order, whichever way rows travel.
 pub async fn of_both(ctx: &MoveContext) -> Result<String, MoveError> {
     let (mut source, mut target) = ctx.connect_ends(Direction::Forward).await?;
-    let (source, target) = (of_shard(ctx, &mut source).await?, of_shard(ctx, &mut target).await?);
+    let (source, target) = tokio::try_join!(of_shard(ctx, &mut source), of_shard(ctx, &mut target))?;
     Ok(join(&source, &target))
 }
 

@@ -15,8 +15,9 @@ mod target;
 mod tidy;
 mod verify;
 
-pub use fence::settle_doubt;
+pub use fence::{settle_doubt, warm};
 pub use fingerprint::is_void;
+pub use publish::{is_published_with_its_state, write_move};
 
 use super::context::MoveContext;
 use super::error::MoveError;

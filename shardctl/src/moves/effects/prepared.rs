@@ -5,7 +5,7 @@ use ringway_topology::ids::ShardId;
 use ringway_topology::model::quote_literal;
 use ringway_topology::service::{Gid, GID_PREFIX};
 
-use crate::moves::conn::ShardConn;
+use crate::moves::conn::{is_true, ShardConn};
 use crate::moves::error::MoveError;
 
 /// Finishes every transaction on `copy` whose anchor on `anchor` has ended; answers how many were found whose anchor is
@@ -16,17 +16,30 @@ pub async fn resolve(
     anchor_id: ShardId,
 ) -> Result<Unfinished, MoveError> {
     let mut unfinished = Unfinished::default();
-    for (text, gid) in list(copy, anchor_id).await? {
-        let running =
-            anchor.one("SELECT ringway.xact_in_progress($1::text::xid8)", &[&gid.anchor_xid.to_string()]).await?;
-        if running.get(0) {
+    let found = list(copy, anchor_id).await?;
+    if found.is_empty() {
+        return Ok(unfinished);
+    }
+    // In this order: the decision is there before the anchor's transaction has ended, or never.
+    let questions: Vec<String> = found
+        .iter()
+        .map(|(text, gid)| {
+            format!(
+                "SELECT ringway.xact_in_progress('{}'::pg_catalog.xid8); SELECT EXISTS (SELECT FROM ringway.decided WHERE gid = {})",
+                gid.anchor_xid,
+                quote_literal(text)
+            )
+        })
+        .collect();
+    let answers = anchor.rows_of(&questions.join("; ")).await?;
+    for ((text, _), answer) in found.iter().zip(answers.chunks(2)) {
+        let [running, decided] = answer else { continue };
+        if is_true(running) {
             unfinished.in_progress += 1;
             continue;
         }
-        // In this order: the decision is there before the anchor's transaction has ended, or never.
-        let decided = anchor.one("SELECT EXISTS (SELECT FROM ringway.decided WHERE gid = $1)", &[&text]).await?;
-        let verb = if decided.get(0) { "COMMIT" } else { "ROLLBACK" };
-        match copy.batch(&format!("{verb} PREPARED {}", quote_literal(&text))).await {
+        let verb = if is_true(decided) { "COMMIT" } else { "ROLLBACK" };
+        match copy.batch(&format!("{verb} PREPARED {}", quote_literal(text))).await {
             Ok(()) => {}
             // The gateway or recovery was faster.
             Err(error) if error.is_undefined_object() => {}
@@ -45,11 +58,11 @@ pub struct Unfinished {
 
 async fn list(copy: &mut ShardConn, anchor: ShardId) -> Result<Vec<(String, Gid)>, MoveError> {
     let rows = copy
-        .query(
-            "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1)",
-            &[&format!("{GID_PREFIX}{}:", anchor.0)],
-        )
+        .rows_of(&format!(
+            "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, {})",
+            quote_literal(&format!("{GID_PREFIX}{}:", anchor.0))
+        ))
         .await?;
-    let gids = rows.iter().map(|row| row.get::<_, String>(0));
+    let gids = rows.iter().flatten().filter_map(|row| row.get(0).map(str::to_owned));
     Ok(gids.filter_map(|text| Gid::parse(&text).map(|gid| (text, gid))).collect())
 }

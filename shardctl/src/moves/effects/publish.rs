@@ -7,14 +7,21 @@ use ringway_topology::model::{Keyspace, Move, Placement, Topology};
 
 use crate::moves::conn::ShardConn;
 use crate::moves::context::MoveContext;
+use crate::moves::cutover::{self, CutoverSessions};
 use crate::moves::error::MoveError;
 use crate::moves::faults;
 use crate::moves::port::Published;
 use crate::moves::record::{unix_ms, unix_us, CutoverRecord, MoveRecord};
-use crate::moves::state::Direction;
+use crate::moves::state::{Direction, State};
 
-/// Puts the move into the topology as its state wants it, or takes it out.
-fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), MoveError> {
+/// States of a cutover, whose epoch is stored in one flush with themselves: writes are held meanwhile.
+pub fn is_published_with_its_state(state: State) -> bool {
+    matches!(state, State::PublishHold(_) | State::PublishSwitch(_) | State::PublishRelease(_) | State::UndoHold { .. })
+}
+
+/// Makes of the topology what the move's state wants of it: the move is there as gateways must treat it, or not at all, and
+/// the arcs belong to their new owner once they were handed over.
+pub fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), MoveError> {
     let (source, target) = record.ends(Direction::Forward)?;
     match record.state.routing() {
         None => {
@@ -41,6 +48,13 @@ fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), MoveEr
             }
         }
     }
+    if let State::PublishSwitch(direction) = record.state {
+        let keyspace = topology
+            .keyspaces
+            .get_mut(&record.keyspace)
+            .ok_or_else(|| MoveError::fatal("the keyspace is not in the topology"))?;
+        reassign(keyspace, record, direction)?;
+    }
     Ok(())
 }
 
@@ -48,24 +62,23 @@ fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), MoveEr
 pub async fn publish(ctx: &MoveContext) -> Result<Published, MoveError> {
     let record = ctx.record();
     let reason = format!("move {}: {:?}", ctx.id, record.state);
-    ctx.cluster.change(&reason, |topology| write_move(&record, topology)).await
+    let published = ctx.cluster.change(&reason, |topology| write_move(&record, topology)).await?;
+    let with_its_state = ctx.live().published;
+    Ok(match (published, with_its_state) {
+        (Published::Before(_), Some((state, epoch))) if state == record.state => Published::Now(epoch),
+        _ => published,
+    })
 }
 
 /// Raises the shard's epoch floor, so that a gateway cut off since before `epoch` is refused there. Transactions of such
 /// gateways that keep it from rising are ended: live gateways never hold this lock.
 async fn raise_floor(ctx: &MoveContext, shard: &mut ShardConn, epoch: Epoch) -> Result<(), MoveError> {
     let until = Instant::now() + Duration::from_millis(ctx.limits.statement_timeout_ms);
+    let statement = format!("SELECT ringway.raise_epoch_floor({})", epoch.0);
     loop {
-        let done = async {
-            shard.begin_with(ctx.limits.floor_wait_ms).await?;
-            shard.query("SELECT ringway.raise_epoch_floor($1)", &[&(epoch.0 as i64)]).await?;
-            shard.commit().await
-        }
-        .await;
-        match done {
+        match shard.transaction(ctx.limits.floor_wait_ms, &statement).await {
             Ok(()) => return Ok(()),
             Err(error) if error.is_lock_timeout() && Instant::now() < until => {
-                shard.rollback().await;
                 shard
                     .query(
                         "SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
@@ -76,10 +89,7 @@ async fn raise_floor(ctx: &MoveContext, shard: &mut ShardConn, epoch: Epoch) -> 
                     )
                     .await?;
             }
-            Err(error) => {
-                shard.rollback().await;
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -109,15 +119,19 @@ pub fn hold_time_left(ctx: &MoveContext) -> Duration {
 
 pub async fn hold(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
     let (from, _) = ctx.record().ends(direction)?;
-    ctx.live().held_since = Some(Instant::now());
+    // After a restart: how long writes have been held is not known, and gateways have their own bound.
+    ctx.live().held_since.get_or_insert_with(Instant::now);
     let published = publish(ctx).await?;
-    ctx.cluster.wait_published(published, &[from], hold_time_left(ctx)).await
+    ctx.cluster.wait_published(published, &[from], hold_time_left(ctx)).await?;
+    ctx.held_stage("no write is in flight");
+    Ok(())
 }
 
 pub async fn undo_hold(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
     let (from, _) = ctx.record().ends(direction)?;
     let published = publish(ctx).await?;
     ctx.live().held_since = None;
+    cutover::close(ctx);
     // Held statements go on as each gateway learns it; a retry of the cutover waits for all anyway.
     if ctx.cluster.wait_published(published, &[from], ctx.acknowledge_timeout()).await.is_err() {
         tracing::warn!(
@@ -141,31 +155,36 @@ fn reassign(keyspace: &mut Keyspace, record: &MoveRecord, direction: Direction) 
 
 /// The arcs' new owner, in one compare-and-set; then nobody reads the old one by an older epoch.
 pub async fn switch(ctx: &MoveContext, direction: Direction, effect: &'static str) -> Result<(), MoveError> {
-    let record = ctx.record();
-    let (from, to) = record.ends(direction)?;
-    let reason = format!("move {}: {:?}", ctx.id, record.state);
-    let published = ctx
-        .cluster
-        .change(&reason, |topology| {
-            write_move(&record, topology)?;
-            let keyspace = topology
-                .keyspaces
-                .get_mut(&record.keyspace)
-                .ok_or_else(|| MoveError::fatal("the keyspace is not in the topology"))?;
-            reassign(keyspace, &record, direction)
-        })
-        .await?;
+    let (from, to) = ctx.record().ends(direction)?;
+    let published = publish(ctx).await?;
     faults::point(effect, "middle");
-    let mut old_owner = ctx.connect(from).await?;
-    raise_floor(ctx, &mut old_owner, published.epoch()).await?;
-    ctx.cluster.wait_published(published, &[from, to], ctx.acknowledge_timeout()).await
+    let limit = Duration::from_millis(ctx.limits.statement_timeout_ms);
+    let mut sessions = cutover::sessions(ctx, direction, limit).await?;
+    // None needs another: a gateway without a lease is refused by the floor, and what it began before is ended.
+    let CutoverSessions { from: old_owner, to: new_owner, to_is_locked, .. } = &mut sessions;
+    let unlocked = async {
+        if std::mem::take(to_is_locked) {
+            new_owner.rollback().await;
+        }
+    };
+    let raised = raise_floor(ctx, old_owner, published.epoch());
+    let ends = [from, to];
+    let routed = ctx.cluster.wait_published(published, &ends, ctx.acknowledge_timeout());
+    let (raised, routed, ()) = tokio::join!(raised, routed, unlocked);
+    cutover::keep(ctx, sessions);
+    raised?;
+    routed?;
+    ctx.held_stage("the new owner is routed to");
+    Ok(())
 }
 
 pub async fn release(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
     let (from, to) = ctx.record().ends(direction)?;
     let published = publish(ctx).await?;
     ctx.cluster.wait_published(published, &[from, to], ctx.acknowledge_timeout()).await?;
+    ctx.held_stage("released");
     let held = ctx.live().held_since.take();
+    cutover::close(ctx);
     ctx.update(|record| {
         // After a restart the time is not known; the round must not be counted twice either.
         if record.cutovers.len() < record.handovers as usize {

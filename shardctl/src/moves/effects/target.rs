@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::moves::context::MoveContext;
+use crate::moves::cutover::{self, CutoverSessions};
 use crate::moves::error::MoveError;
 use crate::moves::faults;
 use crate::moves::range::multirange;
@@ -44,32 +45,28 @@ pub async fn close(ctx: &MoveContext) -> Result<(), MoveError> {
 pub async fn open(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
     let record = ctx.record();
     let (from_id, _) = record.ends(direction)?;
-    let (mut from, mut to) = ctx.connect_ends(direction).await?;
+    let limit = Duration::from_millis(ctx.limits.statement_timeout_ms);
+    let mut sessions = cutover::sessions(ctx, direction, limit).await?;
+    sessions.unlock().await;
+    let CutoverSessions { from, to, .. } = &mut sessions;
     let statements = format!(
         "{}; SELECT ringway.open_arcs({}, {})",
         set_move(ctx, "source"),
         record.keyspace,
         arcs_literal(&record.arcs)
     );
-    let deadline = Instant::now() + Duration::from_millis(ctx.limits.statement_timeout_ms);
+    let deadline = Instant::now() + limit;
     loop {
-        let done = async {
-            to.begin_with(ctx.limits.row_lock_timeout_ms).await?;
-            to.batch(&statements).await?;
-            to.commit().await
-        }
-        .await;
-        match done {
-            Ok(()) => return Ok(()),
+        match to.transaction(ctx.limits.row_lock_timeout_ms, &statements).await {
+            Ok(()) => break,
             Err(error) if error.is_lock_timeout() && Instant::now() < deadline => {
-                to.rollback().await;
                 ctx.trouble(format!("waiting for prepared transactions on shard {}", to.shard));
-                resolve(&mut from, &mut to, from_id).await?;
+                resolve(from, to, from_id).await?;
             }
-            Err(error) => {
-                to.rollback().await;
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
     }
+    cutover::keep(ctx, sessions);
+    ctx.held_stage("the new owner takes writes");
+    Ok(())
 }

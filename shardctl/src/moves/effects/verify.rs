@@ -10,7 +10,7 @@ use crate::moves::error::MoveError;
 use crate::moves::faults;
 use crate::moves::range::KeyRange;
 use crate::moves::state::Direction;
-use crate::moves::table::{boundary, MovingTable};
+use crate::moves::table::{boundary, MovingTable, READ_BY_KEY};
 
 const LOOK_AGAIN_PAUSE: Duration = Duration::from_millis(50);
 const LOCKED_PAUSE: Duration = Duration::from_millis(100);
@@ -30,6 +30,7 @@ struct Pass {
 pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) -> Result<(), MoveError> {
     let record = ctx.record();
     let (mut from, mut to) = ctx.connect_ends(direction).await?;
+    tokio::try_join!(from.batch(READ_BY_KEY), to.batch(READ_BY_KEY))?;
     for _ in 0..ctx.limits.verify_passes_max {
         let mut pass = Pass::default();
         for (name, key) in ctx.tables() {

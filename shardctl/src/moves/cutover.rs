@@ -1,0 +1,86 @@
+//! The sessions of one cutover: opened and warm before writes are held, kept from step to step until they are released.
+//!
+//! Nothing depends on them: a step that finds none (after a restart, or an error) opens them again.
+
+use std::time::{Duration, Instant};
+
+use super::conn::ShardConn;
+use super::context::MoveContext;
+use super::effects;
+use super::error::MoveError;
+use super::state::Direction;
+
+pub struct CutoverSessions {
+    pub direction: Direction,
+    /// To the shard that gives the arcs away.
+    pub from: ShardConn,
+    /// To the one that receives them.
+    pub to: ShardConn,
+    /// The fence's transaction on `to` still has to be rolled back.
+    pub to_is_locked: bool,
+    /// To the same, for what must not be part of the transaction on `to`.
+    pub finisher: ShardConn,
+}
+
+impl CutoverSessions {
+    async fn open(ctx: &MoveContext, direction: Direction) -> Result<CutoverSessions, MoveError> {
+        let (from, to) = ctx.record().ends(direction)?;
+        let (from, to, finisher) = tokio::try_join!(ctx.connect(from), ctx.connect(to), ctx.connect(to))?;
+        Ok(CutoverSessions { direction, from, to, to_is_locked: false, finisher })
+    }
+
+    pub async fn unlock(&mut self) {
+        if std::mem::take(&mut self.to_is_locked) {
+            self.to.rollback().await;
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.from.is_usable() && self.to.is_usable() && self.finisher.is_usable()
+    }
+}
+
+/// Before writes are held. A shard that does not answer now is met again, within a bound, once they are.
+pub async fn prepare(ctx: &MoveContext, direction: Direction) {
+    let begun = Instant::now();
+    let opened = async {
+        let mut sessions = CutoverSessions::open(ctx, direction).await?;
+        effects::warm(ctx, &mut sessions).await?;
+        Ok::<_, MoveError>(sessions)
+    };
+    match opened.await {
+        Ok(sessions) => {
+            tracing::debug!(r#move = ctx.id.0, took = ?begun.elapsed(), "the cutover's sessions are open");
+            keep(ctx, sessions);
+        }
+        Err(error) => tracing::debug!(r#move = ctx.id.0, %error, "the cutover's sessions cannot be opened yet"),
+    }
+}
+
+/// The kept sessions, or new ones within the bound.
+pub async fn sessions(ctx: &MoveContext, direction: Direction, limit: Duration) -> Result<CutoverSessions, MoveError> {
+    let kept = ctx.live().cutover.take();
+    if let Some(kept) = kept.filter(|kept| kept.direction == direction && kept.is_usable()) {
+        return Ok(kept);
+    }
+    match tokio::time::timeout(limit, CutoverSessions::open(ctx, direction)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(MoveError::Bound(format!("a shard did not answer within {} ms", limit.as_millis()))),
+    }
+}
+
+/// For the next step. Sessions that have met an error are closed instead.
+pub fn keep(ctx: &MoveContext, mut sessions: CutoverSessions) {
+    if !sessions.is_usable() {
+        return;
+    }
+    for session in [&mut sessions.from, &mut sessions.to, &mut sessions.finisher] {
+        session.statement_timeout = Duration::from_millis(ctx.limits.statement_timeout_ms);
+    }
+    ctx.live().cutover = Some(sessions);
+}
+
+/// Writes go on.
+pub fn close(ctx: &MoveContext) {
+    ctx.live().cutover = None;
+}
