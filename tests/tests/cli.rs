@@ -29,6 +29,7 @@ const COMMANDS: &[&str] = &[
     "table",
     "table shard",
     "table reference",
+    "table undistribute",
     "table list",
     "ring",
     "split",
@@ -324,15 +325,15 @@ async fn tables(cluster: &Cluster) -> Result<()> {
 
 async fn undistribute(cluster: &Cluster) -> Result<()> {
     let client = sql::connect(&cluster.dsn("postgres")).await?;
-    match client.batch_execute("SELECT undistribute_table('by_text')").await {
-        Ok(()) => {
-            ensure!(sql::value(&client, "SELECT count(*) FROM by_text").await? == "100");
-            let s2 = sql::connect(&cluster.shard_dsn("s2").await?).await?;
-            ensure!(sql::value(&s2, "SELECT count(*) FROM public.by_text").await? == "0");
-        }
-        // Not offered is said so.
-        Err(error) => ensure!(sql::code(&error) == "0A000", "{error:?}"),
-    }
+    client.batch_execute("SELECT undistribute_table('by_text')").await?;
+    ensure!(sql::value(&client, "SELECT count(*) FROM by_text").await? == "100");
+    let s2 = sql::connect(&cluster.shard_dsn("s2").await?).await?;
+    ensure!(sql::value(&s2, "SELECT count(*) FROM public.by_text").await? == "0");
+    cluster.shardctl(&["table", "undistribute", "everywhere"]).await?;
+    let list = cluster.shardctl(&["table", "list"]).await?;
+    ensure!(!list.contains("by_text") && !list.contains("everywhere"), "{list}");
+    let (code, said) = status(cluster, &["table", "undistribute", "everywhere"]).await?;
+    ensure!(code == Some(1) && said.contains("everywhere"), "a single table: {code:?} {said}");
     Ok(())
 }
 

@@ -51,11 +51,14 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, command: &AdminCommand)
             let answer = operations.reference_table_create(request).await.map_err(refusal)?.into_inner();
             changed(executor, run, "create_reference_table", answer.epoch, &answer.warnings).await
         }
-        AdminCommand::UndistributeTable { .. } => Err(PgError::refused(
-            "undistribute_table is not available yet",
-            "Create a table of another name and copy the rows with INSERT ... SELECT by key.",
-        )
-        .into()),
+        AdminCommand::UndistributeTable { table } => {
+            must_own(executor, table).await?;
+            outside_transactions(executor, "undistribute_table")?;
+            let mut operations = operations(executor)?;
+            let request = v1::UndistributeTableRequest { table: table.clone() };
+            let answer = operations.undistribute_table(request).await.map_err(refusal)?.into_inner();
+            changed(executor, run, "undistribute_table", answer.epoch, &[]).await
+        }
     }
 }
 

@@ -135,6 +135,7 @@ async fn on_shard(
     fenced: bool,
     notices: bool,
 ) -> Result<Option<String>, Failure> {
+    let everywhere = executor.only_shard.is_none();
     let mut lent = executor.lend(&admitted.view, shard, Access::Write).await?;
     let connection = &mut *lent.participant.connection;
     let mut prefix = std::mem::take(&mut lent.participant.prefix);
@@ -143,6 +144,10 @@ async fn on_shard(
         prefix += 1;
     }
     connection.queue_query(sql);
+    if fenced {
+        // The names of distributed tables, and their keys, are as before, or they are dropped on all shards.
+        connection.queue_query(&format!("SELECT ringway.finish_ddl({everywhere})"));
+    }
     connection.flush().await?;
     let mut error = drain_prefix(connection, prefix).await?;
     let mut tag = None;
@@ -156,7 +161,7 @@ async fn on_shard(
                 }
                 b'C' => {
                     let text = message.body().split(|byte| *byte == 0).next().unwrap_or_default();
-                    tag = Some(String::from_utf8_lossy(text).into_owned());
+                    tag.get_or_insert_with(|| String::from_utf8_lossy(text).into_owned());
                 }
                 _ => {}
             }
@@ -164,7 +169,7 @@ async fn on_shard(
     } else {
         let answers = collect(connection).await?;
         error = error.or(answers.error);
-        tag = answers.tags.into_iter().next_back();
+        tag = answers.tags.into_iter().next();
     }
     // Plans that the connection holds may be of the old schema; the server plans them again by itself.
     executor.give_back(lent, &Outcome::default()).await;

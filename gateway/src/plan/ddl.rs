@@ -2,7 +2,8 @@
 //!
 //! Example: `ALTER TABLE orders ADD COLUMN note text`; `CREATE INDEX CONCURRENTLY ON orders (qty)` (shard by shard).
 //! Refused: what shards cannot enforce across the cluster (UNIQUE without the key, foreign keys between tables that are not
-//! colocated), and changes of a distributed table's key, name or schema.
+//! colocated), and changes of a distributed table's key, name or schema. Whatever a statement did without saying so (a
+//! schema that is renamed, CASCADE) is found by `ringway.finish_ddl` on the shards, in its transaction.
 
 use std::sync::Arc;
 
@@ -23,13 +24,16 @@ use crate::wire::PgError;
 pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
     let mut cursor = Cursor { text, at: 0 };
     let first = cursor.word().unwrap_or_default();
-    let make =
-        |kind: DdlKind| Ok(Plan::Ddl(Ddl { sql: Arc::from(text.sql), kind, tables: named_tables(context, text) }));
+    let make = |kind: DdlKind| {
+        let mut tables = named_tables(context, text);
+        tables.extend(within(context, text));
+        Ok(Plan::Ddl(Ddl { sql: Arc::from(text.sql), kind, tables }))
+    };
     let home = |pins: bool| Ok(Plan::Home(Home { sql: Arc::from(text.sql), pins }));
     match first.as_str() {
         "create" => create(context, text).and_then(make),
         "alter" => alter(context, text).and_then(make),
-        "drop" => drop(context, text).and_then(make),
+        "drop" => drop(text).and_then(make),
         "comment" | "grant" | "revoke" | "security" | "reassign" | "import" | "truncate" | "lock" | "analyze" => {
             make(DdlKind::Transactional)
         }
@@ -296,7 +300,7 @@ fn alter(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError>
         return Err(refused(
             format!("{} cannot be renamed while it is distributed", table.name),
             "The cluster knows it by its name.",
-            "Use undistribute_table first.",
+            undistribute_first(&table.name, "rename it"),
         ));
     }
     if text.word(at, "attach") || text.word(at, "detach") || text.word(at, "inherit") || text.word(at, "no") {
@@ -320,6 +324,10 @@ fn alter(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError>
     Ok(DdlKind::Transactional)
 }
 
+fn undistribute_first(table: &TableName, then: &str) -> String {
+    format!("First SELECT undistribute_table('{table}'); {then}, then distribute the table again.")
+}
+
 fn alter_operation(
     context: &PlanContext<'_>,
     table: &ResolvedTable,
@@ -333,7 +341,7 @@ fn alter_operation(
         Err(refused(
             format!("the shard key \"{}\" of {} cannot be {what}", key.unwrap_or_default(), table.name),
             "The rows are placed by it.",
-            "Use undistribute_table first.",
+            undistribute_first(&table.name, "change it"),
         ))
     };
     match operation {
@@ -394,7 +402,7 @@ fn alter_operation(
         AlterTableOperation::RenameTable { .. } => Err(refused(
             format!("{} cannot be renamed while it is distributed", table.name),
             "The cluster knows it by its name.",
-            "Use undistribute_table first.",
+            undistribute_first(&table.name, "rename it"),
         )),
         AlterTableOperation::AlterColumn { column_name, op } if Some(ident_value(column_name).as_str()) == key => {
             match op {
@@ -408,7 +416,9 @@ fn alter_operation(
     }
 }
 
-fn drop(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError> {
+/// What is dropped is dropped on every shard; the shards say which distributed tables have gone with it, and refuse what would
+/// leave one without its key (`ringway.finish_ddl`).
+fn drop(text: &Text<'_>) -> Result<DdlKind, PgError> {
     let object = Cursor { text, at: 1 }.word().unwrap_or_default();
     match object.as_str() {
         "database" | "tablespace" | "subscription" => Err(refused(
@@ -416,33 +426,22 @@ fn drop(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError> 
             "It concerns a server, not the cluster.",
             "Run it on the server itself, or use SET ringway.shard.",
         )),
-        "index" => Ok(if text.word(2, "concurrently") { DdlKind::ShardByShard } else { DdlKind::Transactional }),
-        "table" => {
-            let distributed = named_tables(context, text)
-                .into_iter()
-                .find(|table| context.topology.table(&table.schema, &table.name).is_some());
-            match distributed {
-                Some(table) => Err(refused(
-                    format!("{table} cannot be dropped while it is distributed"),
-                    "The cluster knows it by its name.",
-                    format!("First SELECT undistribute_table('{table}'), or delete its rows and then do so."),
-                )),
-                None => Ok(DdlKind::Transactional),
-            }
-        }
-        "schema" | "owned" => {
-            let names: Vec<String> = text.lexemes.iter().filter_map(|lexeme| lexeme.identifier(text.sql)).collect();
-            let inside =
-                context.topology.tables.iter().find(|table| object == "owned" || names.contains(&table.name.schema));
-            match inside {
-                Some(table) if (0..text.lexemes.len()).any(|index| text.word(index, "cascade")) => Err(refused(
-                    format!("this would drop {}, which is distributed", table.name),
-                    "The cluster knows it by its name.",
-                    "Use undistribute_table first.",
-                )),
-                _ => Ok(DdlKind::Transactional),
-            }
-        }
+        "index" if text.word(2, "concurrently") => Ok(DdlKind::ShardByShard),
         _ => Ok(DdlKind::Transactional),
     }
+}
+
+/// Distributed tables that a DROP reaches without naming them.
+fn within(context: &PlanContext<'_>, text: &Text<'_>) -> Vec<TableName> {
+    if !text.word(0, "drop") || !(0..text.lexemes.len()).any(|index| text.word(index, "cascade")) {
+        return Vec::new();
+    }
+    let object = Cursor { text, at: 1 }.word().unwrap_or_default();
+    let names: Vec<String> = text.lexemes.iter().filter_map(|lexeme| lexeme.identifier(text.sql)).collect();
+    let reached = |table: &TableName| match object.as_str() {
+        "schema" => names.contains(&table.schema),
+        "owned" | "extension" | "type" | "domain" => true,
+        _ => false,
+    };
+    context.topology.tables.iter().map(|table| table.name.clone()).filter(reached).collect()
 }

@@ -133,6 +133,12 @@ pub enum TableCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make a sharded or reference table single again, its rows on the first shard
+    Undistribute {
+        table: String,
+        #[arg(long)]
+        json: bool,
+    },
     /// List sharded and reference tables
     List(JsonArgs),
 }
@@ -268,6 +274,7 @@ mod tests {
             "shardctl shard remove s1",
             "shardctl table shard orders --key tenant_id --keyspace default",
             "shardctl table reference countries",
+            "shardctl table undistribute orders",
             "shardctl table list",
             "shardctl ring --json",
             "shardctl split s1 --into s3=postgresql://r@h/db,s4=postgresql://r@i/db --manual --rollback-window 1h",

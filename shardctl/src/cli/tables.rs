@@ -1,4 +1,4 @@
-//! `shardctl table shard|reference|list`.
+//! `shardctl table shard|reference|undistribute|list`.
 
 use std::process::ExitCode;
 
@@ -37,6 +37,17 @@ pub async fn run(client: &mut Client, args: TableArgs) -> anyhow::Result<ExitCod
                 output::json(&json!({ "table": table, "epoch": answer.epoch, "rows_copied": answer.rows_copied }));
             } else {
                 println!("table {table} has a copy on every shard; {} rows were copied", answer.rows_copied);
+            }
+        }
+        TableCommand::Undistribute { table, json } => {
+            let answer = cli_call!(client, undistribute_table, v1::UndistributeTableRequest { table: table.clone() });
+            if json {
+                output::json(&json!({ "table": table, "epoch": answer.epoch, "rows_moved": answer.rows_moved }));
+            } else {
+                println!(
+                    "table {table} is single, on the first shard; {} rows came from other shards",
+                    answer.rows_moved
+                );
             }
         }
         TableCommand::List(args) => {

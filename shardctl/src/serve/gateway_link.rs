@@ -88,6 +88,12 @@ impl v1::gateway_link_server::GatewayLink for GatewayLinkService {
             gateways.wait_change_routed_by_others(GatewayId(request.gateway_id), topology.epoch, deadline).await;
         if let Err(error) = waited {
             tracing::warn!(%error, "a schema change is not known everywhere yet");
+        } else {
+            // The asking gateway learns the epoch meanwhile. What is not done in time, the watch does.
+            let freed = tokio::time::timeout_at(deadline.into(), tables::free_names(&self.control));
+            if let Ok(Err(error)) = freed.await {
+                tracing::debug!(%error, "names of dropped tables are freed later");
+            }
         }
         Ok(Response::new(v1::CatalogChangedResponse { epoch: topology.epoch.0 }))
     }

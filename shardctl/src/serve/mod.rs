@@ -67,6 +67,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let engine = moves::start(&control).await?;
     drop(control.spawn(begin(control.clone())));
     drop(control.spawn(recovery::run(control.clone())));
+    drop(control.spawn(tables::watch(control.clone())));
     drop(control.spawn(end_on_signal(token.clone())));
 
     tracing::info!(grpc = %config.grpc, epoch = control.topology().epoch.0, "serving");

@@ -101,6 +101,15 @@ impl v1::operations_server::Operations for OperationsService {
         Ok(Response::new(v1::ReferenceTableResponse { warnings, epoch, rows_copied }))
     }
 
+    async fn undistribute_table(
+        &self,
+        request: Request<v1::UndistributeTableRequest>,
+    ) -> Reply<v1::UndistributeTableResponse> {
+        let (control, table) = (self.control.clone(), request.into_inner().table);
+        let done = self.finish(async move { tables::undistribute_table(&control, &table).await }).await?;
+        Ok(Response::new(v1::UndistributeTableResponse { epoch: done.epoch.0, rows_moved: done.rows }))
+    }
+
     async fn start_move(&self, request: Request<v1::StartMoveRequest>) -> Reply<v1::MoveStatus> {
         let request = request.into_inner();
         if !request.target_dsn.is_empty() {

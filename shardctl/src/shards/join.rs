@@ -227,7 +227,7 @@ async fn wipe_sql(client: &ServiceClient, server: &Server) -> Result<String, Con
             &[],
         )
         .await?;
-    let mut sql = String::from("DELETE FROM ringway.sharded_table;\n");
+    let mut sql = String::from("DELETE FROM ringway.sharded_table;\nDELETE FROM ringway.distributed_table;\n");
     for row in rows {
         sql.push_str(&format!("DROP SCHEMA {} CASCADE;\n", row.get::<_, String>(0)));
     }
@@ -238,9 +238,11 @@ async fn wipe_sql(client: &ServiceClient, server: &Server) -> Result<String, Con
     Ok(sql)
 }
 
-/// What the guards need to know of the sharded tables.
+/// What schema changes need to know of the distributed tables, and the guards of the sharded ones.
 async fn register_tables(client: &ServiceClient, topology: &Topology) -> Result<(), ControlError> {
     for table in &topology.tables {
+        let record = "SELECT ringway.record_table($1::text::pg_catalog.regclass)";
+        client.execute(record, &[&table.name.quoted()]).await?;
         let TableKind::Sharded { keyspace, key_column, .. } = &table.kind else { continue };
         let id = i32::try_from(keyspace.0).unwrap_or(i32::MAX);
         client

@@ -68,7 +68,7 @@ pub async fn reference_table(control: &Control, table: &str) -> Result<Distribut
         return match known.kind {
             TableKind::Reference => Ok(unchanged(topology.epoch)),
             TableKind::Sharded { .. } => Err(ControlError::Precondition(format!(
-                "{table} is sharded already; undistributing is not offered yet"
+                "{table} is sharded already; first SELECT undistribute_table('{table}')"
             ))),
         };
     }
@@ -95,8 +95,8 @@ fn already(
             Ok(unchanged(epoch))
         }
         (TableKind::Sharded { key_column, .. }, _) => Err(ControlError::Precondition(format!(
-            "{} is sharded already, by {key_column}; \"shardctl table list\" shows how",
-            known.name
+            "{} is sharded already, by {key_column}; to change that, first SELECT undistribute_table('{}')",
+            known.name, known.name
         ))),
         (TableKind::Reference, _) => {
             Err(ControlError::Precondition(format!("{} is a reference table already", known.name)))
@@ -192,7 +192,7 @@ impl Members {
     }
 
     /// The table as the home shard has it; the others must have it alike.
-    async fn inspect(&self, table: &TableName) -> Result<TableInfo, ControlError> {
+    pub async fn inspect(&self, table: &TableName) -> Result<TableInfo, ControlError> {
         let mut found: Option<TableInfo> = None;
         for (_, name, client) in &self.sessions {
             let info = inspect(client, table).await.map_err(|error| error.context(format!("shard {name}")))?;
@@ -270,13 +270,7 @@ async fn change_kind_fenced(
             Ok(())
         })
         .await?;
-    let members = fences::members(control);
-    let deadline = Instant::now() + DRAIN_MAX;
-    control.gateways().wait_drained_or_terminate(topology.epoch, deadline, &members).await.map_err(|error| {
-        ControlError::Precondition(format!("statements on {table} do not end: {error}; nothing was changed, try again"))
-    })?;
-    fences::raise_floors(control, topology.epoch, &members).await?;
-
+    drain(control, &topology, table).await?;
     let changed = topology.table(&table.schema, &table.name).cloned();
     let changed = changed.ok_or_else(|| ControlError::Internal(format!("{table} is gone from the topology")))?;
     let sessions = Members::connect(control).await?;
@@ -290,6 +284,16 @@ async fn change_kind_fenced(
     let (rows, warnings) = done?;
     let topology = settle::publish_changed(control, table).await?;
     Ok(Distributed { epoch: topology.epoch, warnings, rows })
+}
+
+/// From here on no statement is left that began before this epoch, in which the table is changing.
+pub async fn drain(control: &Control, topology: &Topology, table: &TableName) -> Result<(), ControlError> {
+    let members = fences::members(control);
+    let deadline = Instant::now() + DRAIN_MAX;
+    control.gateways().wait_drained_or_terminate(topology.epoch, deadline, &members).await.map_err(|error| {
+        ControlError::Precondition(format!("statements on {table} do not end: {error}; nothing was changed, try again"))
+    })?;
+    fences::raise_floors(control, topology.epoch, &members).await
 }
 
 /// For tests: which keyspace a request would take.

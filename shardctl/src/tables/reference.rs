@@ -44,5 +44,6 @@ async fn install_guard(client: &Client, table: &TableName) -> Result<(), Control
              ALTER TABLE {name} ENABLE ALWAYS TRIGGER {GUARD}"
         ))
         .await?;
+    client.execute("SELECT ringway.record_table($1::text::pg_catalog.regclass)", &[&name]).await?;
     Ok(())
 }

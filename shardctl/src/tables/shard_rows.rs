@@ -74,7 +74,8 @@ pub async fn shard_rows(
     Ok((rows, warnings))
 }
 
-fn any_of(arcs: &[TokenArc], token: &str) -> String {
+/// Whether a token is in one of the arcs.
+pub fn any_of(arcs: &[TokenArc], token: &str) -> String {
     if arcs.is_empty() {
         return "(FALSE)".to_owned();
     }
@@ -110,6 +111,7 @@ async fn register(client: &Client, table: &TableName, key: Key<'_>) -> Result<()
         VALUES ($1::text::pg_catalog.regclass, $2, $3::text)
         ON CONFLICT (relation) DO UPDATE SET keyspace = excluded.keyspace, key_column = excluded.key_column";
     client.execute(sql, &[&table.quoted(), &keyspace, &key.column]).await?;
+    client.execute("SELECT ringway.record_table($1::text::pg_catalog.regclass)", &[&table.quoted()]).await?;
     let sql = "INSERT INTO ringway.guard_state (keyspace) VALUES ($1) ON CONFLICT DO NOTHING";
     client.execute(sql, &[&keyspace]).await?;
     // Guards for what is closed here, or moving, already; without arcs that concern this shard it makes nothing.
