@@ -6,7 +6,7 @@ LISTEN ?= 127.0.0.1:6432
 GRPC ?= 127.0.0.1:7432
 PREFIX ?= /usr/local
 
-SUITES = tidy tokens auth bad_input cli schema_changes differential split direct_writer stale_gateway sick_target
+SUITES = tidy tokens auth bad_input cli schema_changes computed_keys differential split direct_writer stale_gateway sick_target
 # Longer, or asking for more than is there yet (README.md, Limits).
 SOAK_SUITES = session faults engine_faults
 

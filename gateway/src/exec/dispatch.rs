@@ -17,7 +17,7 @@ use super::hold::{admit, Admitted};
 use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
-use super::{admin, copy_in, copy_out, ddl, explain, fanout, filter, insert};
+use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert};
 use crate::plan::types::{Access, Home, MultiShard, Plan, Query};
 use crate::wire::{PgError, SqlState};
 use ringway_topology::ids::ShardId;
@@ -145,6 +145,7 @@ async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) ->
     let plan = admitted.planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
     match plan {
         Plan::Query(query) => self::query(executor, run, admitted, query).await,
+        Plan::ComputedKeys(keys) => computed::run(executor, run, admitted, keys).await,
         Plan::Home(home) => self::home(executor, run, admitted, home).await,
         Plan::Ddl(ddl) => ddl::run(executor, run, admitted, ddl).await,
         Plan::CopyIn(copy) => copy_in::run(executor, run, admitted, copy).await,

@@ -219,6 +219,8 @@ pub fn targets(plan: &Plan) -> Option<Cow<'_, Targets>> {
         Plan::Ddl(ddl) if ddl.kind == DdlKind::Temporary => Some(Cow::Owned(Targets::Home)),
         Plan::Ddl(_) => Some(Cow::Owned(Targets::EveryMember)),
         Plan::Explain(explain) if !explain.route_only => targets(&explain.inner),
+        // The statement that it becomes has them.
+        Plan::ComputedKeys(_) => None,
         Plan::Explain(_) | Plan::Session(_) | Plan::Admin(_) => None,
     }
 }
@@ -227,7 +229,7 @@ pub fn access(plan: &Plan) -> Access {
     match plan {
         Plan::Query(query) => query.access,
         Plan::Ddl(_) | Plan::CopyIn(_) | Plan::Home(_) => Access::Write,
-        Plan::CopyOut(_) | Plan::Session(_) | Plan::Admin(_) => Access::Read,
+        Plan::CopyOut(_) | Plan::Session(_) | Plan::Admin(_) | Plan::ComputedKeys(_) => Access::Read,
         Plan::Explain(explain) if explain.analyze => access(&explain.inner),
         Plan::Explain(_) => Access::Read,
     }

@@ -10,6 +10,7 @@ pub mod cancel;
 pub mod catalog;
 pub mod client;
 pub mod commit;
+pub mod computed;
 pub mod copy_in;
 pub mod copy_out;
 pub mod ddl;

@@ -68,6 +68,10 @@ pub fn render(plan: &Plan, route: Option<&Route>, topology: &Topology) -> Vec<St
     match plan {
         Plan::Session(_) => lines.push("Tier: session".to_owned()),
         Plan::Admin(_) => lines.push("Tier: administration".to_owned()),
+        Plan::ComputedKeys(keys) => {
+            lines.push("Tier: insert, keys computed by a shard first".to_owned());
+            lines.push(format!("Keys: {}", keys.keys_sql));
+        }
         Plan::Home(_) => {
             lines.push("Tier: single shard".to_owned());
             lines.extend(topology.home_shard().map(|shard| format!("Shards: {}", name(topology, shard))));

@@ -1,12 +1,13 @@
 //! INSERT: every row goes to the owner of its key.
 //!
-//! Accepts VALUES whose keys are literals, casts of literals or parameters; INSERT ... SELECT held to one key, or one that
+//! Accepts VALUES whose keys are literals, casts of literals or parameters (others: [`super::computed`]); INSERT ... SELECT held to one key, or one that
 //! carries the key of colocated tables through. Example: `INSERT INTO orders (user_id, id) VALUES ($1, 1), (8, 2)`.
 
 use ringway_topology::token::KeyType;
 use sqlparser::ast::{Insert, Query as SqlQuery, SetExpr, TableObject};
 
 use super::analysis::{Analysis, Facts, Scope};
+use super::computed;
 use super::context::{Placed, ResolvedTable};
 use super::keys::{fits, key_expression};
 use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
@@ -54,6 +55,9 @@ pub fn plan(
     let (sublinks, _, _) = analysis.level_sublinks(level)?;
     analysis.scopes.pop();
     let returns_rows = insert.returning.is_some();
+    if !matches!(table.placed, Placed::Single | Placed::System) {
+        computed::refuse_overriding_user(analysis, &table)?;
+    }
     match &table.placed {
         Placed::Sharded { .. } => {}
         Placed::Reference => {
@@ -74,26 +78,24 @@ pub fn plan(
     }
     refuse_key_update(analysis, insert, &table)?;
     let Placed::Sharded { keyspace, key_column, key_type } = &table.placed else { unreachable!("matched above") };
-    let Some(place) = columns.iter().position(|column| column == key_column) else {
-        return Err(refused(
+    let Some(query) = &insert.source else { return computed::default_values(analysis, &table) };
+    let place = columns.iter().position(|column| column == key_column);
+    let without_key = || {
+        refused(
             format!("INSERT into {} does not give the shard key \"{key_column}\"", table.name),
-            "The row's shard would depend on the column's default.",
+            "Which shard its rows belong to is not known.",
             format!("Give a value for \"{key_column}\"."),
-        ));
-    };
-    let Some(query) = &insert.source else {
-        return Err(refused(
-            format!("INSERT into {} does not give the shard key \"{key_column}\"", table.name),
-            "DEFAULT VALUES takes every column's default.",
-            format!("Give a value for \"{key_column}\"."),
-        ));
+        )
     };
     let mut rows = Vec::new();
     let values = match &*query.body {
         SetExpr::Values(values) if query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none() => {
             values
         }
-        _ => return insert_select(analysis, insert, &table, place, calls, returns_rows, &with_facts),
+        _ => {
+            let place = place.ok_or_else(without_key)?;
+            return insert_select(analysis, insert, &table, place, calls, returns_rows, &with_facts);
+        }
     };
     let typmod = analysis
         .context
@@ -101,15 +103,16 @@ pub fn plan(
         .relation(&table.name)
         .and_then(|relation| relation.column(key_column))
         .map_or(-1, |column| column.typmod);
+    let plain = |expr: &sqlparser::ast::Expr| {
+        let known = row_key(analysis, &table, key_column, *key_type, typmod, expr);
+        known.map_or_else(|error| error.code != SqlState::FEATURE_NOT_SUPPORTED, |_| true)
+    };
+    if let Some(plan) = computed::values(analysis, insert, &table, &columns, values, plain)? {
+        return Ok(plan);
+    }
     let text = analysis.text;
     for row in &values.rows {
-        let Some(expr) = row.content.get(place) else {
-            return Err(refused(
-                format!("a row of VALUES does not give the shard key \"{key_column}\""),
-                "The row's shard would depend on the column's default.",
-                format!("Give a value for \"{key_column}\"."),
-            ));
-        };
+        let expr = place.and_then(|place| row.content.get(place)).ok_or_else(without_key)?;
         let key = row_key(analysis, &table, key_column, *key_type, typmod, expr)?;
         let start = text.location(row.opening_token.0.span.start);
         let end = start.and_then(|start| text.closing(start));

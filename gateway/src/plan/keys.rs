@@ -414,8 +414,16 @@ pub fn fits(value: &KeyValue, key_type: KeyType, typmod: i32) -> bool {
         (KeyType::Varchar | KeyType::Bpchar, KeyValue::Text(text) | KeyValue::Bpchar(text)) => {
             i32::try_from(text.chars().count()).is_ok_and(|length| length <= typmod - 4)
         }
-        // Whether a number is rounded shows in its text.
         (KeyType::Numeric, KeyValue::Int(_)) => true,
+        // Not rounded: the scale has 11 bits, with a sign.
+        (KeyType::Numeric, KeyValue::Numeric(decimal)) => {
+            let scale = (((typmod - 4) & 0x7ff) ^ 1024) - 1024;
+            u32::try_from(scale).is_ok_and(|scale| decimal.fraction_digits() <= scale)
+        }
+        (KeyType::Timestamp | KeyType::Timestamptz, KeyValue::Timestamp(micros)) => {
+            let unit = 10i64.pow(6u32.saturating_sub(typmod.unsigned_abs()));
+            matches!(*micros, i64::MIN | i64::MAX) || micros % unit == 0
+        }
         _ => false,
     }
 }

@@ -6,7 +6,7 @@
 //! | tier | module |
 //! |---|---|
 //! | session, administration | [`session`], [`admin`] |
-//! | single shard | [`rows`], [`keys`], [`insert`], [`write`] |
+//! | single shard | [`rows`], [`keys`], [`insert`], [`computed`], [`write`] |
 //! | push down, concatenate | [`concatenate`], [`colocate`] |
 //! | push down, merge | [`merge_sort`] |
 //! | partial aggregate | [`aggregate`] |
@@ -16,6 +16,7 @@ pub mod admin;
 pub mod aggregate;
 pub mod analysis;
 pub mod colocate;
+pub mod computed;
 pub mod concatenate;
 pub mod context;
 pub mod copy;

@@ -5,12 +5,14 @@
 //! of that moment, and gives the shards. Where the shards' texts depend on a move (filters on rows that a shard holds but does not
 //! own), the plan carries the places where the text is to be spliced, and [`super::filter`] makes the text per shard.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ringway_topology::ids::KeyspaceId;
 use ringway_topology::model::TableName;
 use ringway_topology::token::{KeyType, KeyValue};
 
+use crate::sql::splice::Splice;
 use crate::wire::backend::PgError;
 
 /// What a statement does to rows; decides holding, mirroring, fencing and whether it may be run again.
@@ -30,6 +32,8 @@ pub enum Plan {
     Admin(AdminCommand),
     /// SELECT, INSERT, UPDATE, DELETE, MERGE, VALUES, TABLE, WITH.
     Query(Query),
+    /// INSERT whose shard keys a shard computes before its rows find their owners.
+    ComputedKeys(ComputedKeys),
     /// Runs on every member shard in one transaction with one outcome.
     Ddl(Ddl),
     /// COPY table FROM STDIN.
@@ -322,6 +326,28 @@ pub struct InsertRow {
     pub start: usize,
     pub end: usize,
     pub key: KeyExpression,
+}
+
+/// Every place in `sql` gets a parameter, after the client's own, whose value is that row of `keys_sql`; then it is planned again.
+#[derive(Clone, Debug)]
+pub struct ComputedKeys {
+    pub sql: Arc<str>,
+    /// One row with one column per key, of the key's type. Uses the client's parameters.
+    pub keys_sql: Arc<str>,
+    pub key_type: KeyType,
+    /// The key column's modifier.
+    pub typmod: i32,
+    pub places: Vec<KeyPlace>,
+    /// What else changes in `sql`: the key's column is listed.
+    pub splices: Vec<Splice>,
+}
+
+#[derive(Clone, Debug)]
+pub struct KeyPlace {
+    /// Bytes of the statement that the parameter replaces.
+    pub range: Range<usize>,
+    pub before: String,
+    pub after: &'static str,
 }
 
 #[derive(Clone, Debug)]

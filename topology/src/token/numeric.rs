@@ -26,6 +26,15 @@ const DISPLAY_SCALE_MAX: i64 = 0x3fff;
 const EXPONENT_MAX: u32 = 200_000;
 
 impl Decimal {
+    /// Digits behind the decimal point, without trailing zeros.
+    pub fn fraction_digits(&self) -> u32 {
+        let Decimal::Finite { weight, digits, .. } = self else { return 0 };
+        let Some(last) = digits.last() else { return 0 };
+        let zeros = [1000, 100, 10].iter().position(|power| last % power == 0).map_or(0, |place| 3 - place as i32);
+        let lowest = 4 * (i32::from(*weight) - digits.len() as i32 + 1) + zeros;
+        u32::try_from(-lowest).unwrap_or(0)
+    }
+
     pub(super) fn parse(text: &str) -> Result<Decimal, Fault> {
         let text = text.trim_matches(is_space);
         let malformed = || Fault::malformed_number(text);
@@ -188,6 +197,27 @@ mod tests {
 
     fn binary(words: &[u16]) -> Result<Decimal, Fault> {
         Decimal::from_binary(&words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn fraction_digits() {
+        for (text, digits) in [
+            ("0", 0),
+            ("1", 0),
+            ("120", 0),
+            ("1e30", 0),
+            ("NaN", 0),
+            ("1.5", 1),
+            ("1.50", 1),
+            ("0.05", 2),
+            ("1.0001", 4),
+            ("1.00010", 4),
+            ("-12345.67891", 5),
+            ("1e-9", 9),
+            ("100000000.1", 1),
+        ] {
+            assert_eq!(Decimal::parse(text).unwrap().fraction_digits(), digits, "{text}");
+        }
     }
 
     #[test]

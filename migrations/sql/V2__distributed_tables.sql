@@ -102,6 +102,17 @@ BEGIN
     END LOOP;
 END $$;
 
-REVOKE ALL ON FUNCTION ringway.record_table(regclass), ringway.drop_functions(oid), ringway.forget_table(regclass),
+-- The next value of an identity column, for whoever may insert: a gateway takes it before it knows the row's shard.
+CREATE FUNCTION ringway.next_identity(rel regclass, column_name text) RETURNS int8
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT has_any_column_privilege(session_user, rel, 'INSERT') THEN
+        RAISE EXCEPTION 'permission denied for table %', (SELECT c.relname FROM pg_class c WHERE c.oid = rel)
+            USING ERRCODE = '42501';
+    END IF;
+    RETURN nextval(pg_get_serial_sequence(rel::text, column_name));
+END $$;
+
+REVOKE ALL ON FUNCTION ringway.next_identity(regclass, text), ringway.record_table(regclass), ringway.drop_functions(oid), ringway.forget_table(regclass),
     ringway.finish_ddl(bool) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION ringway.finish_ddl(bool) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION ringway.finish_ddl(bool), ringway.next_identity(regclass, text) TO PUBLIC;
