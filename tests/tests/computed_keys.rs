@@ -162,6 +162,17 @@ async fn sequences(client: &Client) -> Result<()> {
             ensure!(found == "1", "{table} {id}: {found} rows");
         }
     }
+    // Other columns' values are each shard's own, also when they begin again.
+    client.batch_execute("CREATE TABLE visits (k bigint PRIMARY KEY, n bigserial)").await?;
+    client.batch_execute("SELECT create_distributed_table('visits', 'k')").await?;
+    for _ in 0..2 {
+        client
+            .batch_execute(&format!("INSERT INTO visits (k) VALUES {}", sql::rows(1..=40, |k| k.to_string())))
+            .await?;
+        let all: BTreeSet<String> = sql::column(client, "SELECT n FROM visits").await?.into_iter().collect();
+        ensure!(all.len() == 40, "{} values: {all:?}", all.len());
+        client.batch_execute("TRUNCATE visits RESTART IDENTITY").await?;
+    }
     // An ALWAYS column takes nothing but its sequence's, as in PostgreSQL.
     ensure!(sql::failure(client, "INSERT INTO always (id, v) VALUES (1 + 1, 'x')").await?.0 == "428C9");
     ensure!(sql::failure(client, "INSERT INTO always (id, v) VALUES (DEFAULT, 'x'), (7, 'y')").await?.0 == "428C9");

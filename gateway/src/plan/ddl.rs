@@ -130,7 +130,7 @@ fn create(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError
         "database" | "tablespace" | "subscription" => Err(refused(
             format!("CREATE {} is not supported through the gateway", object.to_uppercase()),
             "It concerns a server, not the cluster.",
-            "Run it on the server itself, or use SET ringway.shard.",
+            "Run it on the server itself, past the gateway.",
         )),
         "table" => {
             if let Ok(Statement::CreateTable(create)) = parse(text) {
@@ -154,7 +154,7 @@ fn create(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError
                 return Err(refused(
                     "a materialized view of a table that is on several shards is not supported",
                     "Each shard would hold its own part.",
-                    "Create a table and fill it with INSERT ... SELECT.",
+                    "Create a table and fill it by COPY (SELECT ...) TO STDOUT and COPY ... FROM STDIN.",
                 ));
             }
             Ok(DdlKind::Transactional)
@@ -179,7 +179,7 @@ fn create_as() -> PgError {
     refused(
         "CREATE TABLE AS is not supported",
         "Every shard would fill its own table.",
-        "Use CREATE TABLE, then INSERT ... SELECT.",
+        "Use CREATE TABLE, then INSERT ... SELECT from single tables, or COPY (SELECT ...) TO STDOUT and COPY ... FROM STDIN.",
     )
 }
 
@@ -270,7 +270,7 @@ fn alter(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError>
             return Err(refused(
                 format!("ALTER {} is not supported through the gateway", object.to_uppercase()),
                 "It concerns a server, not the cluster.",
-                "Run it on the server itself, or use SET ringway.shard.",
+                "Run it on the server itself, past the gateway.",
             ))
         }
         "table" => {}
@@ -424,7 +424,7 @@ fn drop(text: &Text<'_>) -> Result<DdlKind, PgError> {
         "database" | "tablespace" | "subscription" => Err(refused(
             format!("DROP {} is not supported through the gateway", object.to_uppercase()),
             "It concerns a server, not the cluster.",
-            "Run it on the server itself, or use SET ringway.shard.",
+            "Run it on the server itself, past the gateway.",
         )),
         "index" if text.word(2, "concurrently") => Ok(DdlKind::ShardByShard),
         _ => Ok(DdlKind::Transactional),

@@ -109,7 +109,7 @@ fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, message: &str) -> Result
             let error = syntax_error(format!("the statement is not understood: {message}"), lexeme.start, text.sql);
             return Err(PgError { code: SqlState::FEATURE_NOT_SUPPORTED, ..error }
                 .detail(format!("It names \"{name}\", which is not on one shard alone; it was sent nowhere."))
-                .hint("Write it differently, or use SET ringway.shard to work on one shard."));
+                .hint("Write it differently, or run it on the shard itself, past the gateway."));
         }
     }
     Ok(Plan::Home(Home { sql: Arc::from(text.sql), pins: false }))

@@ -243,7 +243,7 @@ fn set(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
             return Err(refused(
                 "SET TRANSACTION SNAPSHOT is not supported",
                 "A snapshot belongs to one server.",
-                "Use SET ringway.shard to work on one shard.",
+                "Read what belongs together in one REPEATABLE READ transaction.",
             ));
         }
         return Ok(Plan::Session(SessionCommand::SetTransaction { modes: modes(&mut cursor)? }));

@@ -105,7 +105,7 @@ pub fn check_tracks(shards: &[ShardId], stride: i64) -> Result<(), ControlError>
     Ok(())
 }
 
-/// Gives the sequence this shard's track above `floor`, in the caller's transaction. Answers how many values are left.
+/// Gives the sequence this shard's track, to which TRUNCATE ... RESTART IDENTITY brings it back, above `floor`, in the caller's transaction. Answers how many values are left.
 pub async fn set_track(client: &Client, sequence: &Sequence, shard: ShardId, floor: i64) -> Result<i64, ControlError> {
     let maximum = match sequence.width {
         2 => sequence.maximum.min(i16::MAX.into()),
@@ -121,7 +121,7 @@ pub async fn set_track(client: &Client, sequence: &Sequence, shard: ShardId, flo
     };
     client
         .batch_execute(&format!(
-            "ALTER SEQUENCE {} INCREMENT BY {} RESTART WITH {first}",
+            "ALTER SEQUENCE {} INCREMENT BY {} START WITH {first} RESTART WITH {first}",
             sequence.name, sequence.stride
         ))
         .await?;
