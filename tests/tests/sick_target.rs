@@ -11,10 +11,9 @@ use ringway_tests::scenario::{traces, turn, until, Scenario};
 use ringway_tests::shop::audit::Mode;
 
 const CLIENTS: usize = 4;
-/// `mirror_timeout_ms` of a gateway, by default.
-const MIRROR_TIMEOUT: Duration = Duration::from_secs(5);
-/// A statement may wait for the mirror of a transaction whose rows it needs, and then for its own; the rest is two busy cores.
-const STALL_MAX: Duration = Duration::from_secs(2 * MIRROR_TIMEOUT.as_secs() + 4);
+/// A statement may wait for a chunk or the sweeper to let go of its rows (`locked_wait_ms`, 400), and then for the mirror
+/// (`mirror_timeout_ms`, 250); the rest is two busy cores.
+const STALL_MAX: Duration = Duration::from_millis(400 + 250 + 350);
 const DEGRADED_MAX: Duration = Duration::from_secs(40);
 const CAUGHT_UP_MAX: Duration = Duration::from_secs(60);
 const GOES_ON: Duration = Duration::from_secs(60);

@@ -64,7 +64,7 @@ impl Default for MoveLimits {
             row_lock_timeout_ms: 250,
             chunk_lock_timeout_ms: 30,
             chunk_retry_pause_ms: 10,
-            locked_wait_ms: 500,
+            locked_wait_ms: 400,
             ddl_lock_timeout_ms: 50,
             ddl_retry_pause_ms: 100,
             ddl_attempts_max: 100,

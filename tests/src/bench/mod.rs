@@ -1,23 +1,24 @@
 //! Benchmarks: every figure is a ratio to a peer in the same run, or a distribution; none is judged here.
 
+mod backfill;
 mod copy_pipe;
 mod cutovers;
 mod point_reads;
 
-use anyhow::{Context as _, Result};
-use ringway_proto::v1::{start_move_request::What, MoveRequest, StartMoveRequest};
+use anyhow::Result;
+use ringway_proto::v1::MoveRequest;
 
 use crate::cluster::{Cluster, Options};
 use crate::demo::watch;
 use crate::shop::{audit, load, Size};
 
-/// Point reads, backfill against COPY | COPY, and twenty cutovers under load
+/// Point reads, backfill against COPY | COPY, twenty cutovers under load, and a backfill under load
 #[derive(Clone, Debug, clap::Parser)]
 pub struct Arguments {
     /// A few thousand rows instead of a million
     #[arg(long)]
     pub small: bool,
-    /// Rounds of each interleaved comparison
+    /// Rounds of each interleaved comparison; 0 leaves them out
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
     /// Cutovers; every second one is a rollback
@@ -26,6 +27,9 @@ pub struct Arguments {
     /// Clients that write during the cutovers
     #[arg(long, default_value_t = 4)]
     pub clients: usize,
+    /// Clients that are busy during the second backfill
+    #[arg(long, default_value_t = 16)]
+    pub backfill_clients: usize,
 }
 
 pub async fn run(arguments: Arguments) -> Result<()> {
@@ -48,24 +52,13 @@ async fn measure(arguments: &Arguments, cluster: &Cluster, size: Size) -> Result
         cluster.banner.iter().find(|l| l.contains("fsync")).map_or("", |l| l.as_str())
     );
 
-    point_reads::compare(cluster, size, arguments.rounds).await?;
+    if arguments.rounds > 0 {
+        point_reads::compare(cluster, size, arguments.rounds).await?;
+    }
 
     let spare = cluster.spare().await?;
     let mut operations = cluster.operations().await?;
-    let status = operations
-        .start_move(StartMoveRequest {
-            source: "s1".into(),
-            target: "s3".into(),
-            target_dsn: spare,
-            what: Some(What::Fraction(0.5)),
-            manual: true,
-            rollback_window_ms: 3_600_000,
-            kind: "split".into(),
-            ..StartMoveRequest::default()
-        })
-        .await?
-        .into_inner();
-    let id = status.r#move.as_ref().map(|m| m.id).context("no move was named")?;
+    let id = backfill::start(&mut operations, &spare).await?;
     let ready = watch::wait_for_phase(&mut operations, id, &["ready"], false).await?;
     let backfill = ready.bytes_done as f64 / (ready.backfill_milliseconds.max(1) as f64 / 1000.0);
     let pipe = copy_pipe::bytes_per_second(cluster, &ready).await?;
@@ -80,5 +73,5 @@ async fn measure(arguments: &Arguments, cluster: &Cluster, size: Size) -> Result
     cutovers::measure(cluster, &mut operations, id, size, arguments).await?;
     operations.cancel_move(MoveRequest { id }).await?;
     watch::wait_for_phase(&mut operations, id, &["cancelled"], false).await?;
-    Ok(())
+    backfill::under_load(cluster, &mut operations, size, arguments.backfill_clients, pipe).await
 }
