@@ -3,10 +3,15 @@
 //!
 //! It opens no connection: [`Catalog::LOAD_SQL`] is run by whoever has one, [`Catalog::parse`] reads its answer.
 
+pub mod builtin;
+pub mod effects;
+
 use std::collections::{BTreeSet, HashMap};
 
 use ringway_topology::model::TableName;
 use serde::Deserialize;
+
+use effects::{close, Effects, Names, Scanned};
 
 /// `pg_class.relkind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -59,11 +64,43 @@ pub struct Relation {
     pub triggers: bool,
     /// Foreign keys that write into it or from it with CASCADE or SET NULL/DEFAULT: names of the tables that a delete reaches.
     cascades: Vec<(String, String)>,
+    #[serde(default)]
+    pub foreign_keys: Vec<ForeignKey>,
+    /// What PostgreSQL evaluates whenever it is read: row-level policies, a view's query. SQL text.
+    #[serde(default)]
+    read_rules: String,
+    /// And when it is written: triggers (as calls of their functions), rules, CHECK constraints.
+    #[serde(default)]
+    write_rules: String,
+    #[serde(skip)]
+    pub on_read: Effects,
+    #[serde(skip)]
+    pub on_write: Effects,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ForeignKey {
+    pub name: String,
+    pub columns: Vec<String>,
+    table: (String, String),
+    pub referred: Vec<String>,
+}
+
+impl ForeignKey {
+    pub fn table(&self) -> TableName {
+        TableName::new(self.table.0.clone(), self.table.1.clone())
+    }
 }
 
 impl Relation {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// A column takes its default from a sequence.
+    pub fn has_sequence(&self) -> bool {
+        let drawn = |column: &Column| column.default.as_deref().is_some_and(|default| default.contains("nextval("));
+        self.columns.iter().any(|column| column.identity || drawn(column))
     }
 
     pub fn reads(&self) -> impl Iterator<Item = TableName> + '_ {
@@ -109,6 +146,11 @@ pub struct Catalog {
     /// Relations of pg_catalog and information_schema: names only.
     system: HashMap<String, BTreeSet<String>>,
     functions: HashMap<String, Function>,
+    names: Names,
+    /// What functions of the application do, all of one name together.
+    routines: HashMap<String, Effects>,
+    /// Foreign keys by the table that they refer to.
+    referring: HashMap<TableName, Vec<(TableName, ForeignKey)>>,
     /// Strings without a collation of their own are ordered by their bytes.
     pub strings_by_bytes: bool,
 }
@@ -125,6 +167,19 @@ struct Document {
     relations: Option<Vec<NamedRelation>>,
     system: Vec<(String, String)>,
     functions: Vec<(String, Function)>,
+    /// Functions that are not PostgreSQL's own, unless written in C.
+    #[serde(default)]
+    routines: Option<Vec<Routine>>,
+    /// Operators that are not PostgreSQL's own, and their functions.
+    #[serde(default)]
+    operators: Option<Vec<(String, String)>>,
+}
+
+#[derive(Deserialize)]
+struct Routine {
+    name: String,
+    language: String,
+    source: String,
 }
 
 #[derive(Deserialize)]
@@ -151,7 +206,83 @@ impl Catalog {
         }
         catalog.functions = document.functions.into_iter().collect();
         catalog.strings_by_bytes = document.strings_by_bytes;
+        catalog.read_effects(document.routines.unwrap_or_default(), document.operators.unwrap_or_default());
         Ok(catalog)
+    }
+
+    fn read_effects(&mut self, routines: Vec<Routine>, operators: Vec<(String, String)>) {
+        for (schema, relations) in &self.relations {
+            for name in relations.keys() {
+                let table = TableName::new(schema.as_str(), name.as_str());
+                self.names.relations.entry(name.clone()).or_default().push(table);
+            }
+        }
+        self.names.routines = routines.iter().map(|routine| routine.name.clone()).collect();
+        for (symbol, function) in operators {
+            self.names.operators.entry(symbol).or_default().push(function);
+        }
+        let volatile = self.functions.iter().filter(|(_, f)| f.volatility == Volatility::Volatile && !f.user_defined);
+        self.names.volatile = volatile.map(|(name, _)| name.clone()).collect();
+        let mut scanned: HashMap<String, Scanned> = HashMap::new();
+        for routine in routines {
+            let own = match routine.language.as_str() {
+                "sql" | "plpgsql" => self.names.scan(&routine.source),
+                other => {
+                    Scanned { effects: Effects::opaque(format!("it is written in {other}")), ..Scanned::default() }
+                }
+            };
+            let all = scanned.entry(routine.name).or_default();
+            all.effects.add(&own.effects);
+            all.calls.extend(own.calls);
+        }
+        self.routines = close(scanned);
+        let mut relations = std::mem::take(&mut self.relations);
+        for (schema, tables) in &mut relations {
+            for (name, relation) in tables {
+                relation.on_read = self.effects(&relation.read_rules);
+                relation.on_write = self.effects(&relation.write_rules);
+                for default in relation.columns.iter().filter_map(|column| column.default.as_deref()) {
+                    // Clocks, sequences and random values of a default are the row's own business.
+                    let effects = self.effects(default);
+                    let server = None;
+                    relation.on_write.add(&Effects { server, clock: false, volatile: false, ..effects });
+                }
+                for key in &relation.foreign_keys {
+                    let from = TableName::new(schema.as_str(), name.as_str());
+                    self.referring.entry(key.table()).or_default().push((from, key.clone()));
+                }
+            }
+        }
+        self.relations = relations;
+    }
+
+    /// What a text in SQL or PL/pgSQL may do, with the functions that it calls.
+    pub fn effects(&self, text: &str) -> Effects {
+        if text.is_empty() {
+            return Effects::default();
+        }
+        let Scanned { mut effects, calls } = self.names.scan(text);
+        for call in calls {
+            if let Some(called) = self.routines.get(&call) {
+                effects.add(called);
+            }
+        }
+        effects
+    }
+
+    /// What the application's functions of this name may do. `None`: there are none, or they are written in C.
+    pub fn routine(&self, name: &str) -> Option<&Effects> {
+        self.routines.get(name)
+    }
+
+    /// Functions behind an operator of the application.
+    pub fn operator(&self, symbol: &str) -> &[String] {
+        self.names.operators.get(symbol).map_or(&[], Vec::as_slice)
+    }
+
+    /// Foreign keys of other tables that refer to this one.
+    pub fn referring(&self, table: &TableName) -> &[(TableName, ForeignKey)] {
+        self.referring.get(table).map_or(&[], Vec::as_slice)
     }
 
     pub fn has_schema(&self, schema: &str) -> bool {

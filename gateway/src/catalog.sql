@@ -55,7 +55,35 @@ SELECT json_build_object(
         JOIN pg_catalog.pg_class fc ON fc.oid = f.conrelid
         JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace
         WHERE f.confrelid = c.oid AND f.contype = 'f' AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'))),
-        '[]')))
+        '[]'),
+      'foreign_keys', coalesce((
+        SELECT json_agg(json_build_object('name', f.conname, 'table', json_build_array(fn.nspname, fc.relname),
+          'columns', (SELECT json_agg(a.attname ORDER BY k.place)
+            FROM unnest(f.conkey) WITH ORDINALITY AS k(attnum, place)
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.attnum),
+          'referred', (SELECT json_agg(a.attname ORDER BY k.place)
+            FROM unnest(f.confkey) WITH ORDINALITY AS k(attnum, place)
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = k.attnum)))
+        FROM pg_catalog.pg_constraint f
+        JOIN pg_catalog.pg_class fc ON fc.oid = f.confrelid
+        JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace
+        WHERE f.conrelid = c.oid AND f.contype = 'f'), '[]'),
+      'read_rules', pg_catalog.concat_ws(' ; ',
+        CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END,
+        (SELECT pg_catalog.string_agg(pg_catalog.pg_get_expr(o.polqual, o.polrelid), ' ; ')
+          FROM pg_catalog.pg_policy o WHERE o.polrelid = c.oid AND c.relrowsecurity)),
+      'write_rules', pg_catalog.concat_ws(' ; ',
+        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ; ', pg_catalog.pg_get_expr(o.polqual, o.polrelid),
+            pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid)), ' ; ')
+          FROM pg_catalog.pg_policy o WHERE o.polrelid = c.oid AND c.relrowsecurity),
+        (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(k.oid), ' ; ')
+          FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c'),
+        (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p.proname) || '() ; '
+            || coalesce(pg_catalog.pg_get_expr(t.tgqual, t.tgrelid), ''), ' ; ')
+          FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+          WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgname NOT LIKE 'ringway\_%'),
+        (SELECT pg_catalog.string_agg(pg_catalog.regexp_replace(pg_catalog.pg_get_ruledef(w.oid), '^CREATE RULE', 'DO'), ' ; ')
+          FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'))))
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'ringway')
       AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp\_%'
@@ -73,5 +101,24 @@ SELECT json_build_object(
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
       WHERE n.nspname NOT IN ('ringway', 'information_schema')
       GROUP BY p.proname) f
-    WHERE f.told)
+    WHERE f.told),
+  'routines', (
+    SELECT json_agg(json_build_object('name', p.proname,
+        'language', CASE WHEN p.prokind = 'a' THEN 'sql' ELSE l.lanname END,
+        'source', CASE WHEN p.prokind = 'a' THEN (
+            -- An aggregate does what its functions do.
+            SELECT pg_catalog.concat(g.aggtransfn, '() ', g.aggfinalfn, '() ', g.aggcombinefn, '()')
+            FROM pg_catalog.pg_aggregate g WHERE g.aggfnoid = p.oid)
+          ELSE coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc) END))
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'ringway') AND n.nspname NOT LIKE 'pg\_toast%'
+      AND (l.lanname NOT IN ('internal', 'c') OR p.prokind = 'a')),
+  'operators', (
+    SELECT json_agg(json_build_array(o.oprname, p.proname))
+    FROM pg_catalog.pg_operator o
+    JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
+    JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'ringway'))
 )::text

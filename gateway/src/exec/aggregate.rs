@@ -9,7 +9,7 @@ use ringway_topology::ids::ShardId;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::fanout::rebound;
+use super::fanout::{at, rebound};
 use super::filter;
 use super::fleet::{frame, Fleet, ShardRequest};
 use super::forward::{forward, Request};
@@ -33,7 +33,11 @@ pub async fn run(
     plan: &Aggregate,
 ) -> Result<Completed, Failure> {
     let partials = gather(executor, run, admitted, query, &plan.partial_sql).await?;
-    combine(executor, run, admitted, partials.aggregate(plan), &plan.combine_parameters).await
+    let mut combined = partials.aggregate(plan);
+    if let Some(sql) = at(query, &executor.readings(), None, &combined.sql) {
+        combined.sql = sql;
+    }
+    combine(executor, run, admitted, combined, &plan.combine_parameters).await
 }
 
 /// The rest of a merge whose order only PostgreSQL knows.
@@ -58,9 +62,10 @@ async fn gather(
     sql: &Arc<str>,
 ) -> Result<Partials, Failure> {
     let bound = rebound(executor, run.bound, sql, Some(Vec::new())).await?;
+    let readings = executor.readings();
     let mut requests = Vec::new();
     for shard in &admitted.placement.shards {
-        let text = filter::rewritten(query, admitted, *shard, sql)?;
+        let text = at(query, &readings, filter::rewritten(query, admitted, *shard, sql)?, sql);
         requests.push(ShardRequest { shard: *shard, bound: bound.clone(), text, describe: true, before: Vec::new() });
     }
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;

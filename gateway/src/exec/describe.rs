@@ -130,7 +130,9 @@ pub async fn describe(executor: &mut Executor, statement: &Arc<Statement>) -> Re
 /// Results that the gateway makes itself.
 fn own(plan: &Plan) -> Option<Description> {
     let fields = match plan {
-        Plan::Session(SessionCommand::Show { .. } | SessionCommand::Execute { .. }) => return None,
+        Plan::Session(
+            SessionCommand::Show { .. } | SessionCommand::Execute { .. } | SessionCommand::SetConfig { .. },
+        ) => return None,
         Plan::Session(_) => None,
         Plan::Admin(command) => Some(admin_fields(command)?),
         Plan::Explain(explain) if explain.route_only => Some(vec![text_field("QUERY PLAN")]),

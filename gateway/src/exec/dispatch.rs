@@ -3,7 +3,7 @@
 //! A statement that meets a fence (RW002, RW004) before it has shown anything, and that is all of its transaction, waits for
 //! a newer epoch and runs again on the new owner.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 
@@ -51,6 +51,7 @@ pub struct Completed {
 /// [`needs_transaction`]).
 pub async fn run(executor: &mut Executor, run: Run<'_>) -> Result<Completed, Failure> {
     let started = Instant::now();
+    executor.statement_began = SystemTime::now();
     executor.client.mark();
     loop {
         let bound = run.bound;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ringway_topology::ids::ShardId;
 
@@ -14,6 +15,7 @@ use super::pump::Outcome;
 use super::statistics::Statistics;
 use super::transaction::{Block, Participant, Transaction};
 use super::view::View;
+use crate::plan::clock::Readings;
 use crate::plan::types::{Access, Isolation};
 use crate::pool::credentials::Credentials;
 use crate::pool::settings::Settings;
@@ -43,6 +45,8 @@ pub struct Executor {
     pub pins: Vec<ShardId>,
     /// `SET ringway.shard`.
     pub only_shard: Option<ShardId>,
+    /// By this gateway's clock.
+    pub statement_began: SystemTime,
     /// The shard that an unkeyed statement used last.
     pub last_shard: Option<ShardId>,
     pub slot: Arc<Slot>,
@@ -88,7 +92,8 @@ impl Executor {
     }
 
     pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {
-        Ok(self.gateway.plan(sql, view, &self.search_path, &self.identity.user)?)
+        let one_shard = self.only_shard.is_some();
+        Ok(self.gateway.plan(sql, view, &self.search_path, &self.identity.user, one_shard)?)
     }
 
     /// The statement has been answered.
@@ -265,9 +270,17 @@ impl Executor {
             self.transaction = Transaction {
                 block: Block::Implicit,
                 settings_before: Some(self.settings.clone()),
+                began: Some(SystemTime::now()),
                 ..Transaction::default()
             };
         }
+    }
+
+    /// What `now()` is in a statement that runs on several shards: one value for a transaction.
+    pub fn readings(&self) -> Readings {
+        let transaction = self.transaction.began.unwrap_or(self.statement_began);
+        let text = |time: SystemTime| humantime::format_rfc3339_micros(time).to_string();
+        Readings { transaction: text(transaction), statement: text(self.statement_began.max(transaction)) }
     }
 
     /// The settings changed: names resolve by another path.

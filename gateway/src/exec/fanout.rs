@@ -19,6 +19,7 @@ use crate::merge::concatenate::{Concatenate as Operator, Verdict};
 use crate::merge::limit::Window;
 use crate::merge::order_by::{visible_fields, OrderBy, Step};
 use crate::merge::MergeError;
+use crate::plan::clock::{fixed, Readings};
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Concatenate, LimitOffset, MergeSort, Query};
 use crate::pool::connection::StatementId;
@@ -86,6 +87,7 @@ impl From<MergeError> for Failure {
 
 /// One request per shard with the text that it gets.
 fn requests(
+    executor: &Executor,
     admitted: &Admitted,
     query: &Query,
     bound: &Bound,
@@ -93,6 +95,7 @@ fn requests(
     describe: bool,
 ) -> Result<Vec<ShardRequest>, Failure> {
     let sql = &bound.statement.sql;
+    let readings = executor.readings();
     admitted
         .placement
         .shards
@@ -103,9 +106,18 @@ fn requests(
             } else {
                 filter::text(query, admitted, *shard, sql)?
             };
+            let text = at(query, &readings, text, sql);
             Ok(ShardRequest { shard: *shard, bound: bound.clone(), text, describe, before: Vec::new() })
         })
         .collect()
+}
+
+/// The text with one value for all shards where it reads the clock.
+pub fn at(query: &Query, readings: &Readings, text: Option<String>, sql: &str) -> Option<String> {
+    if !query.clock {
+        return text;
+    }
+    fixed(text.as_deref().unwrap_or(sql), readings).or(text)
 }
 
 /// Whether an answer may still be thrown away because the lease has run out.
@@ -124,7 +136,7 @@ pub async fn concatenate(
         Some(sql) => rebound(executor, run.bound, sql, None).await?,
         None => run.bound.clone(),
     };
-    let requests = requests(admitted, query, &bound, plan.sql.is_some(), run.describe)?;
+    let requests = requests(executor, admitted, query, &bound, plan.sql.is_some(), run.describe)?;
     let mut operator = Operator::new(window(run, &plan.limit)?);
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
     let mut described = !run.describe;
@@ -187,7 +199,7 @@ pub async fn merge_sort(
         _ => None,
     };
     let bound = rebound(executor, run.bound, &plan.sql, formats).await?;
-    let launched = requests(admitted, query, &bound, true, true)?;
+    let launched = requests(executor, admitted, query, &bound, true, true)?;
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, launched).await?;
     // Columns come before rows, from every shard.
     let mut fields: Option<Vec<FieldDescription>> = None;
@@ -249,7 +261,7 @@ pub async fn write(
     admitted: &Admitted,
     query: &Query,
 ) -> Result<Completed, Failure> {
-    let requests = requests(admitted, query, run.bound, false, run.describe && query.returns_rows)?;
+    let requests = requests(executor, admitted, query, run.bound, false, run.describe && query.returns_rows)?;
     all_rows(executor, run, admitted, requests).await
 }
 
@@ -260,7 +272,7 @@ pub async fn write_everywhere(
     admitted: &Admitted,
     query: &Query,
 ) -> Result<Completed, Failure> {
-    let requests = requests(admitted, query, run.bound, false, run.describe && query.returns_rows)?;
+    let requests = requests(executor, admitted, query, run.bound, false, run.describe && query.returns_rows)?;
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
     let mut command = None;
     while let Some((index, message)) = fleet.next(executor).await? {

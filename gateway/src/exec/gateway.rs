@@ -56,6 +56,7 @@ struct PlanKey {
     user: String,
     catalog: u64,
     shape: u64,
+    one_shard: bool,
 }
 
 /// Text and declared parameter types.
@@ -147,35 +148,38 @@ impl Gateway {
         id
     }
 
-    /// The plan of one statement's text, cached.
+    /// The plan of one statement's text, cached. `one_shard`: of a session that `SET ringway.shard` holds to one.
     pub fn plan(
         &self,
         sql: &str,
         view: &View,
         search_path: &[String],
         user: &str,
+        one_shard: bool,
     ) -> Result<Arc<Planned>, Box<PgError>> {
         let catalog = self.catalog.load_full().ok_or_else(no_catalog)?;
-        let hash = self.hasher.hash_one((sql, search_path, user, catalog.serial, view.shape));
+        let hash = self.hasher.hash_one((sql, search_path, user, catalog.serial, view.shape, one_shard));
         let same = |planned: &Planned| {
             *planned.sql == *sql
                 && planned.key.search_path == search_path
                 && planned.key.user == user
                 && planned.key.catalog == catalog.serial
                 && planned.key.shape == view.shape
+                && planned.key.one_shard == one_shard
         };
         if let Some(planned) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
             if same(planned) {
                 return Ok(Arc::clone(planned));
             }
         }
-        let context = PlanContext { catalog: &catalog.catalog, topology: &view.topology, search_path, user };
+        let context = PlanContext { catalog: &catalog.catalog, topology: &view.topology, search_path, user, one_shard };
         let plan = crate::plan::plan(sql, &context).map_err(Box::new);
         let key = PlanKey {
             search_path: search_path.to_vec(),
             user: user.to_owned(),
             catalog: catalog.serial,
             shape: view.shape,
+            one_shard,
         };
         let planned = Arc::new(Planned { sql: Arc::from(sql), plan, pins: takes_session_lock(sql), key });
         if sql.len() <= self.config.limits.statement_cache_text_bytes_max {

@@ -9,7 +9,7 @@ use super::bound::{Bound, Statement};
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::fanout::all_rows;
+use super::fanout::{all_rows, at};
 use super::fleet::ShardRequest;
 use super::hold::Admitted;
 use crate::merge::insert_split;
@@ -50,6 +50,7 @@ pub async fn run(
     let mut inserts = insert_split::split(&query.sql, plan, &owners);
     inserts.sort_by_key(|insert| insert.shard);
     let bind = run.bound.parsed()?;
+    let readings = executor.readings();
     let mut requests = Vec::with_capacity(inserts.len());
     for insert in inserts {
         let shard: ShardId = shards[insert.shard];
@@ -68,7 +69,7 @@ pub async fn run(
         };
         let bound = Bound { statement: Arc::new(statement), bind: frame };
         // Its text is used once: it is not kept prepared.
-        let text = Some(insert.sql);
+        let text = at(query, &readings, None, &insert.sql).or(Some(insert.sql));
         let describe = run.describe && query.returns_rows;
         requests.push(ShardRequest { shard, bound, text, describe, before: Vec::new() });
     }

@@ -38,6 +38,7 @@ pub const CLOSE_COMPLETE: &[u8] = &[b'3', 0, 0, 0, 4];
 /// What the client sees of an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Show {
+    pub rows: bool,
     pub row_description: bool,
     pub command_complete: bool,
     pub ready_for_query: bool,
@@ -51,6 +52,7 @@ pub struct Show {
 
 impl Show {
     pub const ALL: Show = Show {
+        rows: true,
         row_description: true,
         command_complete: true,
         ready_for_query: true,
@@ -60,6 +62,7 @@ impl Show {
     };
     /// Rows only.
     pub const ROWS: Show = Show {
+        rows: true,
         row_description: false,
         command_complete: false,
         ready_for_query: false,
@@ -67,6 +70,8 @@ impl Show {
         fence: false,
         errors: false,
     };
+    /// Nothing but notices and settings.
+    pub const NOTICES: Show = Show { rows: false, ..Show::ROWS };
 }
 
 #[derive(Debug, Default)]
@@ -209,7 +214,8 @@ impl Pump<'_> {
             return Verdict::Drop;
         }
         let shown = match tag {
-            b'D' | b'd' | b'H' | b'c' | b'A' => true,
+            b'D' => self.show.rows,
+            b'd' | b'H' | b'c' | b'A' => true,
             b'I' => self.show.command_complete,
             b's' => {
                 self.outcome.suspended = true;

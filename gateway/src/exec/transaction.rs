@@ -61,6 +61,8 @@ pub struct Transaction {
     pub settings_before: Option<Settings>,
     /// What its snapshot belongs to: under REPEATABLE READ and SERIALIZABLE every statement goes where the first one went.
     pub view: Option<Arc<View>>,
+    /// When it began, by this gateway's clock.
+    pub began: Option<std::time::SystemTime>,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
 }

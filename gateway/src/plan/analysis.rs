@@ -14,6 +14,7 @@ use ringway_topology::token::KeyType;
 use sqlparser::ast::Query;
 
 use super::context::PlanContext;
+use super::reach::Code;
 use super::types::{FilterSplice, KeyExpression, Keys, ShardedReference};
 use crate::sql::parse::Text;
 use crate::sql::splice::Splice;
@@ -114,6 +115,10 @@ pub struct Analysis<'a> {
     pub singles: BTreeSet<TableName>,
     pub tables: BTreeSet<TableName>,
     pub locking: bool,
+    /// It locks rows of a reference table so that no other may (FOR UPDATE, FOR NO KEY UPDATE): which one.
+    pub reference_locked: Option<TableName>,
+    /// Triggers, policies and views of its tables.
+    pub code: Vec<Code>,
     /// A reference table is the target of a statement that writes.
     pub reference_written: bool,
     pub modifying_with: bool,
@@ -147,6 +152,8 @@ impl<'a> Analysis<'a> {
             singles: BTreeSet::new(),
             tables: BTreeSet::new(),
             locking: false,
+            reference_locked: None,
+            code: Vec::new(),
             reference_written: false,
             modifying_with: false,
             system: false,

@@ -4,6 +4,7 @@ use ringway_topology::ids::KeyspaceId;
 use ringway_topology::model::{TableKind, TableName, Topology};
 use ringway_topology::token::KeyType;
 
+use crate::catalog::builtin::is_of_server;
 use crate::catalog::{Catalog, Relation, RelationKind, Volatility};
 use crate::plan::refuse::refused;
 use crate::wire::sqlstate::SqlState;
@@ -17,6 +18,8 @@ pub struct PlanContext<'a> {
     /// As set, with `$user` in it.
     pub search_path: &'a [String],
     pub user: &'a str,
+    /// The session is held to one shard (`SET ringway.shard`): what would be refused goes there as it is.
+    pub one_shard: bool,
 }
 
 /// Where a relation's rows are.
@@ -150,19 +153,23 @@ impl<'a> PlanContext<'a> {
         Ok(placed)
     }
 
-    /// What calling a function may do, by its unqualified name.
+    /// What calling a function may do, by its unqualified name. What the application's own touch is in
+    /// [`Catalog::routine`].
     pub fn function(&self, name: &str) -> FunctionUse {
-        if HOME_FUNCTIONS.contains(&name) || name.starts_with("pg_advisory") || name.starts_with("pg_try_advisory") {
+        if is_of_server(name) {
             return FunctionUse::Home;
         }
         match self.catalog.function(name) {
-            Some(f) if f.user_defined && f.volatility != Volatility::Immutable => FunctionUse::User,
             Some(f) if f.aggregate => FunctionUse::Aggregate,
             Some(f) if f.volatility == Volatility::Volatile => FunctionUse::Volatile,
             Some(f) if f.volatility == Volatility::Stable => FunctionUse::Stable,
-            Some(_) => FunctionUse::Immutable,
-            None => FunctionUse::Immutable,
+            _ => FunctionUse::Immutable,
         }
+    }
+
+    /// Whether there is more than one shard, so that it matters where something runs.
+    pub fn is_spread(&self) -> bool {
+        self.topology.members().nth(1).is_some()
     }
 }
 
@@ -174,51 +181,4 @@ pub enum FunctionUse {
     Volatile,
     /// State of the server or the session: sequences, advisory locks, transaction ids.
     Home,
-    /// The application's own and not immutable: may read or write tables.
-    User,
 }
-
-const HOME_FUNCTIONS: &[&str] = &[
-    "nextval",
-    "setval",
-    "currval",
-    "lastval",
-    "pg_notify",
-    "set_config",
-    "txid_current",
-    "txid_current_if_assigned",
-    "txid_current_snapshot",
-    "pg_current_xact_id",
-    "pg_current_xact_id_if_assigned",
-    "pg_current_snapshot",
-    "pg_backend_pid",
-    "pg_cancel_backend",
-    "pg_terminate_backend",
-    "pg_export_snapshot",
-    "pg_total_relation_size",
-    "pg_relation_size",
-    "pg_table_size",
-    "pg_indexes_size",
-    "pg_database_size",
-    "query_to_xml",
-    "cursor_to_xml",
-    "table_to_xml",
-    "schema_to_xml",
-    "database_to_xml",
-    "query_to_xml_and_xmlschema",
-    "table_to_xml_and_xmlschema",
-    "dblink",
-    "lo_creat",
-    "lo_create",
-    "lo_from_bytea",
-    "lo_get",
-    "lo_put",
-    "lo_import",
-    "lo_export",
-    "lo_open",
-    "lo_unlink",
-    "loread",
-    "lowrite",
-    "pg_sequence_last_value",
-    "pg_get_serial_sequence",
-];

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use super::context::{Placed, PlanContext};
+use super::exact::{foreign_keys, Given};
+use super::reach::{self, Code};
 use super::refuse::{not_over_shards, refused};
 use super::session::Cursor;
 use super::types::{
@@ -58,6 +60,8 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
     };
     if cursor.take("from") {
         let format = format(&mut cursor, "stdin", binary)?;
+        foreign_keys(context, &table.name, Given::All)?;
+        rules(context, &table)?;
         let destination = match &table.placed {
             Placed::Sharded { keyspace, key_column, key_type } => {
                 let key_position = names().iter().position(|name| name == key_column).ok_or_else(|| {
@@ -160,6 +164,12 @@ fn copy_query(
         }
     };
     let multi = match &query.multi {
+        _ if query.clock && !matches!(&query.targets, Targets::Home | Targets::AnyOne) => {
+            Err(Box::new(not_over_shards(
+                "COPY sends the query to each shard as it is, and every shard has a clock of its own.",
+                "Give the time as a literal, or use the query by itself.",
+            )))
+        }
         MultiShard::Concatenate(Concatenate { sql: None, limit })
             if limit.limit.is_none() && limit.offset.is_none() =>
         {
@@ -252,6 +262,27 @@ fn format(cursor: &mut Cursor<'_, '_>, stream: &str, binary: bool) -> Result<Cop
         return Err(cursor.unexpected());
     }
     options.finish()
+}
+
+/// Triggers and the like, which run where the rows go.
+fn rules(context: &PlanContext<'_>, table: &super::context::ResolvedTable) -> Result<(), PgError> {
+    let Some(relation) = context.catalog.relation(&table.name) else { return Ok(()) };
+    let (keyspace, targets) = match &table.placed {
+        Placed::Sharded { keyspace, .. } => (Some(*keyspace), Targets::Keyspace(*keyspace)),
+        Placed::Reference => (None, Targets::EveryMember),
+        Placed::Single | Placed::System => (None, Targets::Home),
+    };
+    let effects = relation.on_write.clone();
+    let differs = effects.clock || effects.volatile;
+    let what = format!("a trigger, rule, policy or default of {}", table.name);
+    if differs && matches!(table.placed, Placed::Reference) && context.is_spread() {
+        return Err(refused(
+            "a reference table is written with values that differ between shards",
+            format!("It has {what} that reads the clock or is volatile."),
+            "Drop it, and give the values with the rows.",
+        ));
+    }
+    reach::check(context, &[Code { what, effects, keyspace, called: false }], &targets)
 }
 
 fn option_value(text: &Text<'_>, at: usize) -> String {

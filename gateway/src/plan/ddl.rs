@@ -34,13 +34,13 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         "create" => create(context, text).and_then(make),
         "alter" => alter(context, text).and_then(make),
         "drop" => drop(text).and_then(make),
-        "comment" | "grant" | "revoke" | "security" | "reassign" | "import" | "truncate" | "lock" | "analyze" => {
+        "comment" | "grant" | "revoke" | "security" | "reassign" | "import" | "lock" | "analyze" => {
             make(DdlKind::Transactional)
         }
+        "truncate" => super::exact::truncate(context, text).and_then(|()| make(DdlKind::Transactional)),
         "vacuum" | "cluster" | "reindex" => make(DdlKind::ShardByShard),
         "refresh" => {
-            let view = text.lexemes.iter().rev().find_map(|lexeme| lexeme.identifier(text.sql));
-            let _ = view;
+            super::reach::refresh(context, text)?;
             home(false)
         }
         _ => {
@@ -274,6 +274,7 @@ fn alter(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError>
             ))
         }
         "table" => {}
+        "sequence" => return super::exact::alter_sequence(context, text).map(|()| DdlKind::Transactional),
         _ => return Ok(DdlKind::Transactional),
     }
     let mut at = 2;

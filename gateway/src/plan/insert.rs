@@ -9,6 +9,7 @@ use sqlparser::ast::{Insert, Query as SqlQuery, SetExpr, TableObject};
 use super::analysis::{Analysis, Facts, Scope};
 use super::computed;
 use super::context::{Placed, ResolvedTable};
+use super::exact::{foreign_keys, Given};
 use super::keys::{fits, key_expression};
 use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
 use super::rows::{blocked_by_calls, different_keyspaces, finish, mixed_with_single, unsharded_targets, Calls};
@@ -32,6 +33,7 @@ pub fn plan(
     if table.view && !matches!(table.placed, Placed::Single | Placed::System) {
         return Err(refused("INSERT into a view of a table that is on several shards", "", "Insert into the table."));
     }
+    foreign_keys(analysis.context, &table.name, Given::All)?;
     let with_facts = write::with(analysis, with)?;
     let mut target = analysis.base(&table, FilterSplice::None, true);
     if let Some(alias) = &insert.table_alias {
@@ -61,9 +63,10 @@ pub fn plan(
     match &table.placed {
         Placed::Sharded { .. } => {}
         Placed::Reference => {
+            write::refuse_choice(analysis, write::choice(insert).or_else(|| first_comes(insert)))?;
             return write::reference(analysis, calls, returns_rows, Some(&columns), |analysis| {
                 source(analysis, insert).map(|_| ())
-            })
+            });
         }
         Placed::Single | Placed::System => {
             source(analysis, insert)?;
@@ -216,6 +219,13 @@ fn source(analysis: &mut Analysis<'_>, insert: &Insert) -> Result<Facts, PgError
         Some(query) => analysis.query(query),
         None => Ok(Facts::default()),
     }
+}
+
+/// Of conflicting rows that a query gives, the first one counts.
+fn first_comes(insert: &Insert) -> Option<String> {
+    let query = insert.source.as_ref().filter(|query| !matches!(*query.body, SetExpr::Values(_)));
+    (query.is_some() && insert.on.is_some())
+        .then(|| "Which of the query's rows conflicts with which depends on the order in which they come.".to_owned())
 }
 
 /// ON CONFLICT DO UPDATE must leave the key alone.

@@ -5,22 +5,26 @@
 //!
 //! | tier | module |
 //! |---|---|
-//! | session, administration | [`session`], [`admin`] |
+//! | session, administration | [`session`], [`set_config`], [`admin`] |
 //! | single shard | [`rows`], [`keys`], [`insert`], [`computed`], [`write`] |
 //! | push down, concatenate | [`concatenate`], [`colocate`] |
 //! | push down, merge | [`merge_sort`] |
 //! | partial aggregate | [`aggregate`] |
 //! | schema, COPY, EXPLAIN | [`ddl`], [`copy`], [`explain`] |
+//!
+//! [`exact`] has the last word on statements over rows, [`reach`] on code that servers run by themselves.
 
 pub mod admin;
 pub mod aggregate;
 pub mod analysis;
+pub mod clock;
 pub mod colocate;
 pub mod computed;
 pub mod concatenate;
 pub mod context;
 pub mod copy;
 pub mod ddl;
+pub mod exact;
 pub mod explain;
 pub mod figure_name;
 pub mod filter;
@@ -29,10 +33,12 @@ pub mod keys;
 pub mod merge_sort;
 pub mod names;
 pub mod numeric_type;
+pub mod reach;
 pub mod refuse;
 pub mod route;
 pub mod rows;
 pub mod session;
+pub mod set_config;
 pub mod types;
 pub mod write;
 
@@ -47,7 +53,7 @@ pub use types::Plan;
 
 use crate::sql::depth;
 use crate::sql::parse::Text;
-use crate::wire::PgError;
+use crate::wire::{PgError, SqlState};
 
 /// Plans one statement (without its semicolon).
 pub fn plan(sql: &str, context: &PlanContext<'_>) -> Result<Plan, PgError> {
@@ -58,23 +64,35 @@ pub fn plan(sql: &str, context: &PlanContext<'_>) -> Result<Plan, PgError> {
     if let Some(plan) = session::plan(&text) {
         return plan;
     }
-    let first = text.lexemes[0];
-    let word = first.text(sql).to_ascii_lowercase();
-    match word.as_str() {
-        "select" => match admin::plan(&text) {
-            Some(plan) => plan,
-            None => rows::plan(context, &text),
-        },
-        "with" | "values" | "insert" | "update" | "delete" | "merge" | "table" | "(" => rows::plan(context, &text),
-        "copy" => copy::plan(context, &text),
-        "explain" => explain::plan(context, &text),
+    let word = text.lexemes[0].text(sql).to_ascii_lowercase();
+    let administration = if word == "select" { admin::plan(&text) } else { None };
+    if let Some(plan) = administration.or_else(|| set_config::plan(&text)) {
+        return plan;
+    }
+    match statement(context, &text, &word) {
+        Err(error) if context.one_shard && error.code == SqlState::FEATURE_NOT_SUPPORTED && word != "copy" => {
+            Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: false }))
+        }
+        planned => planned,
+    }
+}
+
+fn statement(context: &PlanContext<'_>, text: &Text<'_>, word: &str) -> Result<Plan, PgError> {
+    let sql = text.sql;
+    match word {
+        "select" | "with" | "values" | "insert" | "update" | "delete" | "merge" | "table" | "(" => {
+            rows::plan(context, text)
+        }
+        "copy" => copy::plan(context, text),
+        "explain" => explain::plan(context, text),
         "listen" | "unlisten" => Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true })),
-        "declare" => cursor(context, &text),
-        "notify" | "do" | "call" | "load" | "checkpoint" | "fetch" | "move" | "close" => Ok(Plan::Home(types::Home {
-            sql: Arc::from(sql),
-            pins: matches!(word.as_str(), "fetch" | "move" | "close"),
-        })),
-        _ => ddl::plan(context, &text),
+        "declare" => cursor(context, text),
+        "do" => reach::do_block(context, text),
+        "call" => reach::call(context, text),
+        "notify" | "load" | "checkpoint" | "fetch" | "move" | "close" => {
+            Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: matches!(word, "fetch" | "move" | "close") }))
+        }
+        _ => ddl::plan(context, text),
     }
 }
 

@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use sqlparser::ast::{
     BinaryOperator, Distinct, Expr, Function, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, LimitClause,
-    NamedWindowExpr, ObjectName, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-    SetOperator, SetQuantifier, TableAlias, TableFactor, TableWithJoins, Visit, Visitor, WindowType, With,
+    LockType, NamedWindowExpr, ObjectName, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, SetOperator, SetQuantifier, TableAlias, TableFactor, TableWithJoins, Visit, Visitor, WindowType, With,
 };
 
 use super::analysis::{Analysis, CommonBody, CommonTable, Facts, Occurrence, Output, Relation, Scope};
@@ -22,6 +22,7 @@ use super::refuse::{not_over_shards, refused, GIVE_THE_KEY, JOIN_ON_KEYS};
 use super::types::FilterSplice;
 use crate::sql::parse::{ident_value, name_parts};
 use crate::wire::PgError;
+use ringway_topology::model::TableName;
 
 pub type Blocked = Option<Box<PgError>>;
 
@@ -164,10 +165,10 @@ impl<'a> Analysis<'a> {
         if let Some(with) = &query.with {
             self.with(with, &mut before)?;
         }
-        if !query.locks.is_empty() {
-            self.locking = true;
-        }
+        let outside = std::mem::take(&mut self.references);
         let mut facts = self.set_expr(&query.body, Some(query))?;
+        self.locks(query);
+        self.references.extend(outside);
         facts.sharded |= before.sharded;
         facts.core = facts.core.or(before.core);
         if query.limit_clause.is_some() || query.fetch.is_some() {
@@ -213,6 +214,39 @@ impl<'a> Analysis<'a> {
         }
         self.depth -= 1;
         Ok(facts)
+    }
+
+    /// FOR UPDATE and the like; `references` are those of this query.
+    fn locks(&mut self, query: &Query) {
+        self.locking |= !query.locks.is_empty();
+        for lock in query.locks.iter().filter(|lock| matches!(lock.lock_type, LockType::Update)) {
+            let named = lock.of.as_ref().and_then(name_parts).and_then(|parts| parts.last().cloned());
+            let table = match (named, &*query.body) {
+                (Some(named), SetExpr::Select(select)) => self.locked_by_name(&named, select),
+                _ => self.references.first().cloned(),
+            };
+            self.reference_locked = self.reference_locked.take().or(table);
+        }
+    }
+
+    /// The reference table, if it is one or may have one in it, that FOR UPDATE OF names.
+    fn locked_by_name(&self, named: &str, select: &Select) -> Option<TableName> {
+        let joined = |item: &TableWithJoins| {
+            std::iter::once(item.relation.clone())
+                .chain(item.joins.iter().map(|join| join.relation.clone()))
+                .collect::<Vec<_>>()
+        };
+        for factor in select.from.iter().flat_map(joined) {
+            let TableFactor::Table { name, alias, args: None, .. } = factor else { continue };
+            let parts = name_parts(&name)?;
+            let own = alias.map_or_else(|| parts.last().cloned().unwrap_or_default(), |alias| ident_value(&alias.name));
+            let common = parts.len() == 1 && self.common.iter().any(|common| common.name == parts[0]);
+            if own == named && !common {
+                let table = self.context.table(&parts).ok()?;
+                return matches!(table.placed, Placed::Reference).then_some(table.name);
+            }
+        }
+        self.references.first().cloned()
     }
 
     pub fn set_expr(&mut self, body: &SetExpr, query: Option<&Query>) -> Result<Facts, PgError> {

@@ -10,9 +10,13 @@ use sqlparser::ast::{Expr, Function, ObjectName, Query as SqlQuery, SetExpr, Sta
 
 use super::analysis::{Analysis, Facts};
 use super::context::{FunctionUse, PlanContext};
+use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
-use super::{concatenate, insert, write};
+use super::{clock, concatenate, exact, insert, write};
+use crate::catalog::builtin::{is_clock_function, is_clock_word};
+use crate::catalog::effects::Effects;
+use crate::catalog::Volatility;
 use crate::sql::parse::{name_parts, parse, Text};
 use crate::wire::{PgError, SqlState};
 
@@ -20,9 +24,19 @@ use crate::wire::{PgError, SqlState};
 #[derive(Clone, Debug, Default)]
 pub struct Calls {
     pub home: Option<String>,
+    /// One of them that only its own session can answer.
+    pub session: Option<String>,
+    /// A function of the application's that reads the clock.
     pub user: Option<String>,
     pub volatile: Option<String>,
+    /// Stable ones, clocks among them.
     pub stable: Option<String>,
+    /// Stable ones that are no clocks.
+    pub settled: Option<String>,
+    /// What the application's functions touch.
+    pub code: Vec<Code>,
+    /// `FROM now()`: no value can be put there.
+    pub clock_in_from: bool,
 }
 
 struct CallVisitor<'c, 'a> {
@@ -33,21 +47,46 @@ struct CallVisitor<'c, 'a> {
 impl CallVisitor<'_, '_> {
     fn name(&mut self, name: &ObjectName) {
         let Some(name) = name_parts(name).and_then(|parts| parts.last().cloned()) else { return };
+        self.routine(&name);
+        if is_clock_word(&name) || is_clock_function(&name) && self.context.catalog.routine(&name).is_none() {
+            self.calls.stable.get_or_insert(name);
+            return;
+        }
+        if matches!(name.as_str(), "currval" | "lastval") {
+            self.calls.session.get_or_insert_with(|| name.clone());
+        }
         let slot = match self.context.function(&name) {
             FunctionUse::Home => &mut self.calls.home,
-            FunctionUse::User => &mut self.calls.user,
             FunctionUse::Volatile => &mut self.calls.volatile,
-            FunctionUse::Stable => &mut self.calls.stable,
-            FunctionUse::Immutable | FunctionUse::Aggregate => {
-                const CLOCKS: &[&str] =
-                    &["current_timestamp", "current_date", "current_time", "localtime", "localtimestamp"];
-                if !CLOCKS.contains(&name.as_str()) {
-                    return;
-                }
+            FunctionUse::Stable => {
+                self.calls.settled.get_or_insert_with(|| name.clone());
                 &mut self.calls.stable
             }
+            FunctionUse::Immutable | FunctionUse::Aggregate => return,
         };
         slot.get_or_insert(name);
+    }
+
+    fn routine(&mut self, name: &str) {
+        let catalog = self.context.catalog;
+        let Some(effects) = catalog.routine(name) else { return };
+        let mut effects = effects.clone();
+        if catalog.function(name).is_none_or(|f| f.volatility == Volatility::Immutable) {
+            // It may name tables in spite of that; else PostgreSQL trusts the declaration, too.
+            effects = Effects { opaque: None, server: None, clock: false, volatile: false, ..effects };
+        }
+        if effects.is_table_free() && !effects.clock {
+            return;
+        }
+        if effects.clock {
+            self.calls.user.get_or_insert_with(|| name.to_owned());
+        }
+        self.calls.code.push(Code { what: format!("function {name}"), effects, keyspace: None, called: true });
+    }
+
+    fn operator(&mut self, operator: &impl std::fmt::Display) {
+        let functions = self.context.catalog.operator(&operator.to_string());
+        functions.iter().for_each(|function| self.routine(function));
     }
 }
 
@@ -55,15 +94,22 @@ impl Visitor for CallVisitor<'_, '_> {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        if let Expr::Function(Function { name, .. }) = expr {
-            self.name(name);
+        match expr {
+            Expr::Function(Function { name, .. }) => self.name(name),
+            Expr::BinaryOp { op, .. } => self.operator(op),
+            Expr::UnaryOp { op, .. } => self.operator(op),
+            _ => {}
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         match factor {
-            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => self.name(name),
+            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
+                let last = name_parts(name).and_then(|parts| parts.last().cloned()).unwrap_or_default();
+                self.calls.clock_in_from |= is_clock_function(&last);
+                self.name(name);
+            }
             _ => {}
         }
         ControlFlow::Continue(())
@@ -83,13 +129,17 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
     };
     let calls = calls(context, &statement);
     let mut analysis = Analysis::new(context, text);
-    match &statement {
+    let plan = match &statement {
         Statement::Query(query) => select(&mut analysis, query, &calls),
         Statement::Insert(insert) => insert::plan(&mut analysis, insert, None, &calls),
         Statement::Update(update) => write::update(&mut analysis, update, None, &calls),
         Statement::Delete(delete) => write::delete(&mut analysis, delete, None, &calls),
         Statement::Merge(merge) => write::merge(&mut analysis, merge, None, &calls),
-        _ => unparsed(context, text, "the statement is not a query"),
+        _ => return unparsed(context, text, "the statement is not a query"),
+    };
+    match plan? {
+        Plan::Query(query) => exact::check(&analysis, &calls, query).map(Plan::Query),
+        other => Ok(other),
     }
 }
 
@@ -112,12 +162,19 @@ fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, message: &str) -> Result
                 .hint("Write it differently, or run it on the shard itself, past the gateway."));
         }
     }
+    let effects = context.catalog.effects(text.sql);
+    let code = Code { what: "the statement".to_owned(), effects, keyspace: None, called: true };
+    reach::check(context, &[code], &Targets::Home)?;
     Ok(Plan::Home(Home { sql: Arc::from(text.sql), pins: false }))
 }
 
 /// What a statement without sharded tables concerns.
 pub fn unsharded_targets(analysis: &Analysis<'_>, calls: &Calls) -> Targets {
-    let home = !analysis.singles.is_empty() || calls.home.is_some() || calls.user.is_some();
+    let context = analysis.context;
+    let mut code = calls.code.iter().chain(&analysis.code);
+    let home = !analysis.singles.is_empty()
+        || calls.home.is_some()
+        || code.any(|code| matches!(reach::reach(context, code), Reach::Home(_)));
     // Locks on reference rows are taken on one agreed shard, so that they exclude each other.
     let locks_reference = analysis.locking && !analysis.references.is_empty();
     if home || locks_reference {
@@ -153,8 +210,8 @@ pub fn different_keyspaces(analysis: &Analysis<'_>) -> Option<PgError> {
 pub fn blocked_by_calls(calls: &Calls) -> Option<PgError> {
     if let Some(name) = calls.user.as_ref() {
         return Some(not_over_shards(
-            format!("Function {name} is the application's own and not immutable: it may read or write tables."),
-            "Declare it IMMUTABLE if it is, or hold the statement to one shard's keys.",
+            format!("Function {name} reads the clock; every shard has one of its own."),
+            "Write now() in the statement, or hold it to one shard's keys.",
         ));
     }
     calls.home.as_ref().map(|name| {
@@ -194,7 +251,9 @@ fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Resul
     }
     let access = if analysis.modifying_with {
         Access::Write
-    } else if analysis.locking || calls.user.is_some() {
+    } else if writing_code(analysis, calls) {
+        Access::Write
+    } else if analysis.locking {
         Access::LockingRead
     } else {
         Access::Read
@@ -205,6 +264,12 @@ fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Resul
     })?;
     let home_access = if matches!(targets, Targets::Home) && calls.home.is_some() { Access::Write } else { access };
     Ok(Plan::Query(finish(analysis, home_access, targets, multi, true)))
+}
+
+/// Whether functions may write tables.
+fn writing_code(analysis: &Analysis<'_>, calls: &Calls) -> bool {
+    let writes = |code: &Code| !code.effects.written.is_empty() || code.effects.opaque.is_some();
+    calls.code.iter().chain(&analysis.code).any(writes)
 }
 
 /// Decides between no sharded tables, keys, and the whole keyspace.
@@ -243,12 +308,6 @@ fn blocked_multi(analysis: &Analysis<'_>, facts: &Facts, calls: &Calls) -> Optio
     if !facts.sharded {
         return Some(not_over_shards("Its sharded tables are read by a statement in WITH only.", GIVE_THE_KEY));
     }
-    if analysis.locking && !analysis.references.is_empty() {
-        return Some(not_over_shards(
-            "It locks rows of a reference table, of which every shard has a copy.",
-            "Lock the sharded rows and the reference rows in two statements.",
-        ));
-    }
     if analysis.system {
         return Some(not_over_shards(
             "It reads system catalogs, which differ between servers, together with a sharded table.",
@@ -276,5 +335,6 @@ pub fn finish(
         multi,
         tables: analysis.tables.iter().cloned().collect(),
         returns_rows,
+        clock: clock::reads(analysis.text),
     }
 }

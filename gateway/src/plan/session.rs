@@ -293,7 +293,13 @@ fn set(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
     if name == "ringway.shard" {
         return Ok(Plan::Admin(AdminCommand::PinShard { name: value }));
     }
-    let folded = value.as_deref().map(str::to_ascii_lowercase);
+    check_setting(&name, value.as_deref())?;
+    Ok(Plan::Session(SessionCommand::Set { name, local, value, sql: text.sql.to_owned() }))
+}
+
+/// Settings that the gateway relies on. `name` in lower case.
+pub fn check_setting(name: &str, value: Option<&str>) -> Result<(), PgError> {
+    let folded = value.map(str::to_ascii_lowercase);
     if name == "standard_conforming_strings" && !matches!(folded.as_deref(), Some("on" | "true" | "yes" | "1") | None) {
         return Err(refused(
             "standard_conforming_strings cannot be turned off",
@@ -308,7 +314,7 @@ fn set(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
             "Disable single triggers instead.",
         ));
     }
-    Ok(Plan::Session(SessionCommand::Set { name, local, value, sql: text.sql.to_owned() }))
+    Ok(())
 }
 
 fn is_assignment(text: &Text<'_>, at: usize) -> bool {

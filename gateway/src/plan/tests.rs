@@ -54,6 +54,11 @@ pub fn topology() -> Topology {
         ("events", "id", 3, KeyType::Uuid),
         ("ledger", "k", 4, KeyType::Numeric),
         ("parted", "k", 5, KeyType::Int4),
+        ("audited", "id", 1, KeyType::Int8),
+        ("summed", "id", 1, KeyType::Int8),
+        ("guarded", "id", 1, KeyType::Int8),
+        ("clubs", "id", 1, KeyType::Int8),
+        ("loose", "id", 1, KeyType::Int8),
     ];
     for (name, key, keyspace, key_type) in sharded {
         topology.tables.push(Table {
@@ -62,7 +67,7 @@ pub fn topology() -> Topology {
             changing: false,
         });
     }
-    for name in ["products", "logged"] {
+    for name in ["products", "logged", "touched"] {
         topology.tables.push(Table {
             name: TableName::new("public", name),
             kind: TableKind::Reference,
@@ -92,7 +97,9 @@ fn describe(result: &Result<Plan, PgError>) -> String {
                 Targets::Keyspace(id) => format!("Keyspace({id})"),
                 other => format!("{other:?}"),
             };
-            let _ = writeln!(out, "{:?} {targets}{}", query.access, if query.returns_rows { " rows" } else { "" });
+            let (rows, clock) = (query.returns_rows, query.clock);
+            let told = [(rows, " rows"), (clock, " clock")].map(|(is, word)| if is { word } else { "" }).concat();
+            let _ = writeln!(out, "{:?} {targets}{told}", query.access);
             match &query.multi {
                 MultiShard::Refused(error) => out.push_str(&format!("refused: {}", describe_error(error))),
                 MultiShard::Concatenate(c) => {
@@ -197,7 +204,8 @@ fn cases() -> Vec<(PathBuf, Vec<(String, String)>)> {
 fn plans_are_as_reviewed() {
     let (catalog, topology) = (catalog(), topology());
     let path = ["$user".to_owned(), "public".to_owned()];
-    let context = PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app" };
+    let context =
+        PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app", one_shard: false };
     let update = std::env::var_os("UPDATE_PLANS").is_some();
     let mut differences = String::new();
     let mut seen = BTreeMap::new();
@@ -229,7 +237,8 @@ fn texts_for_shards_parse() {
     let (catalog, mut topology) = (catalog(), topology());
     moving(&mut topology);
     let path = ["public".to_owned()];
-    let context = PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app" };
+    let context =
+        PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app", one_shard: false };
     let mut filters = 0;
     for (_, cases) in cases() {
         for (sql, _) in cases {
@@ -287,7 +296,8 @@ fn filters_hide_foreign_rows() {
     let (catalog, mut topology) = (catalog(), topology());
     moving(&mut topology);
     let path = ["public".to_owned()];
-    let context = PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app" };
+    let context =
+        PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app", one_shard: false };
     let text = |sql: &str, shard: u16| -> Option<String> {
         let Plan::Query(query) = plan(sql, &context).unwrap() else { panic!("{sql}") };
         filtered(sql, &query.sharded, &topology, ShardId(shard)).unwrap()
@@ -314,7 +324,8 @@ fn filters_hide_foreign_rows() {
 fn routes_by_parameters() {
     let (catalog, topology) = (catalog(), topology());
     let path = ["public".to_owned()];
-    let context = PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app" };
+    let context =
+        PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app", one_shard: false };
     let routed = |sql: &str, parameters: &[Parameter<'_>]| {
         let Plan::Query(query) = plan(sql, &context).unwrap() else { panic!("{sql}") };
         route(&query.targets, &topology, parameters)

@@ -77,6 +77,11 @@ pub enum SessionCommand {
         value: Option<String>,
         sql: String,
     },
+    /// SELECT set_config(...), ...; gives a row.
+    SetConfig {
+        items: Vec<SetConfig>,
+        sql: String,
+    },
     Reset {
         name: Option<String>,
         sql: String,
@@ -107,6 +112,24 @@ pub enum SessionCommand {
     Deallocate {
         name: Option<String>,
     },
+}
+
+/// One call of set_config, and the name of its column.
+#[derive(Clone, Debug)]
+pub struct SetConfig {
+    pub name: SettingArgument,
+    /// NULL: the default.
+    pub value: SettingArgument,
+    pub local: SettingArgument,
+    pub alias: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettingArgument {
+    /// `None` is NULL.
+    Literal(Option<String>),
+    /// `$index` (from 0).
+    Parameter(usize),
 }
 
 /// DISCARD what.
@@ -213,6 +236,8 @@ pub struct Query {
     pub tables: Vec<TableName>,
     /// SELECT (or RETURNING): the client expects rows.
     pub returns_rows: bool,
+    /// It reads the clock: when it runs on several shards, all are given one value ([`super::clock`]).
+    pub clock: bool,
 }
 
 /// One appearance of a sharded table in a statement's text: where the filter on owned arcs is spliced in.

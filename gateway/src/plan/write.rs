@@ -10,7 +10,9 @@ use sqlparser::ast::{
 };
 
 use super::analysis::{Analysis, Facts, Scope};
+use super::clock;
 use super::context::{FunctionUse, Placed, ResolvedTable};
+use super::exact::{foreign_keys, order_decides, Given};
 use super::keys::{strip, Filter};
 use super::names::Blocked;
 use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
@@ -37,6 +39,14 @@ pub fn assigns(assignment: &Assignment, column: &str) -> bool {
     match &assignment.target {
         AssignmentTarget::ColumnName(name) => is(name),
         AssignmentTarget::Tuple(names) => names.iter().any(is),
+    }
+}
+
+fn assigned_columns(assignment: &Assignment) -> Vec<String> {
+    let first = |name: &sqlparser::ast::ObjectName| name_parts(name).and_then(|parts| parts.into_iter().next());
+    match &assignment.target {
+        AssignmentTarget::ColumnName(name) => first(name).into_iter().collect(),
+        AssignmentTarget::Tuple(names) => names.iter().filter_map(first).collect(),
     }
 }
 
@@ -81,14 +91,22 @@ pub fn reference(
     if analysis.modifying_with {
         return differs("The statement has another statement that writes in WITH.".to_owned());
     }
+    // Clocks are given one value for all shards.
     if let Some(name) =
-        calls.home.as_ref().or(calls.user.as_ref()).or(calls.volatile.as_ref()).or(calls.stable.as_ref())
+        calls.home.as_ref().or(calls.user.as_ref()).or(calls.volatile.as_ref()).or(calls.settled.as_ref())
     {
         const SAME: &[&str] =
             &["current_user", "session_user", "user", "current_role", "current_database", "current_catalog"];
         if !SAME.contains(&name.as_str()) {
             return differs(format!("Function {name} may give each shard another value."));
         }
+    }
+    let own_code = analysis.code.iter().find(|code| {
+        let effects = &code.effects;
+        effects.clock || effects.volatile || effects.server.is_some() || effects.opaque.is_some()
+    });
+    if let (Some(code), true) = (own_code, analysis.context.is_spread()) {
+        return differs(format!("{} may give each shard another value.", sentence(&code.what)));
     }
     let text = analysis.text;
     for (index, lexeme) in text.lexemes.iter().enumerate() {
@@ -97,24 +115,15 @@ pub fn reference(
             if matches!(word.as_str(), "limit" | "fetch" | "offset") && clauses::is_keyword(text, index, &word) {
                 return differs("Which rows LIMIT and OFFSET choose may differ between shards.".to_owned());
             }
-            if matches!(
-                word.as_str(),
-                "current_timestamp" | "current_date" | "current_time" | "localtime" | "localtimestamp"
-            ) {
-                return differs(format!("{} may give each shard another value.", word.to_uppercase()));
-            }
             if word == "default" {
                 if let Some(column) = table.as_ref().and_then(|table| volatile_default(analysis, table, |_| true)) {
                     return differs(format!("The default of column {column} may give each shard another value."));
                 }
             }
         }
-        if let Some(value) = lexeme.string_value(text.sql) {
-            let value = value.trim().to_ascii_lowercase();
-            if matches!(value.as_str(), "now" | "today" | "tomorrow" | "yesterday") {
-                return differs(format!("'{value}' may be read as a time that depends on the clock."));
-            }
-        }
+    }
+    if let Some(why) = clock::unfixable(text) {
+        return differs(why);
     }
     if let (Some(columns), Some(table)) = (inserted, &table) {
         let left_out = |name: &str| !columns.iter().any(|column| column == name);
@@ -133,6 +142,32 @@ pub fn reference(
     }
     let multi = MultiShard::WriteEverywhere;
     Ok(Plan::Query(finish(analysis, Access::Write, Targets::EveryMember, multi, returns_rows)))
+}
+
+fn sentence(what: &str) -> String {
+    let mut characters = what.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}
+
+/// A reference table's copies stay equal only if no choice is left to the order in which a shard finds rows.
+pub fn refuse_choice(analysis: &Analysis<'_>, why: Option<String>) -> Result<(), PgError> {
+    match why {
+        Some(why) if analysis.context.is_spread() => Err(refused(
+            "what is written into a reference table would depend on the order of rows",
+            why,
+            "Read the rows first, and write them as literals or parameters.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Expressions of a statement that leave such a choice.
+pub fn choice(statement: &impl sqlparser::ast::Visit) -> Option<String> {
+    let found = sqlparser::ast::visit_expressions(statement, |expr| match order_decides(expr) {
+        Some(why) => std::ops::ControlFlow::Break(why),
+        None => std::ops::ControlFlow::Continue(()),
+    });
+    found.break_value()
 }
 
 /// A column whose default is not the same on every shard.
@@ -158,6 +193,7 @@ fn depends_on_server(analysis: &Analysis<'_>, expression: &str) -> bool {
         lexeme.identifier(expression).is_some_and(|name| {
             name.starts_with("current_")
                 || name.starts_with("local")
+                || analysis.context.catalog.routine(&name).is_some_and(|effects| !effects.is_table_free())
                 || !matches!(analysis.context.function(&name), FunctionUse::Immutable | FunctionUse::Aggregate)
         })
     })
@@ -276,7 +312,12 @@ pub fn update(
         returning: update.returning.as_deref().unwrap_or_default(),
     };
     let returns_rows = update.returning.is_some();
+    let assigned: Vec<String> = update.assignments.iter().flat_map(assigned_columns).collect();
+    foreign_keys(analysis.context, &table.name, Given::Columns(&assigned))?;
     if matches!(table.placed, Placed::Reference) {
+        let joined = (!parts.from.is_empty())
+            .then(|| "Where several rows of FROM fit one row, which of them counts is left open.".to_owned());
+        refuse_choice(analysis, joined.or_else(|| choice(update)))?;
         analysis.reference_written = false;
         return reference(analysis, calls, returns_rows, None, |analysis| body(analysis, &parts).map(|_| ()));
     }
@@ -332,7 +373,9 @@ pub fn delete(
         returning: delete.returning.as_deref().unwrap_or_default(),
     };
     let returns_rows = delete.returning.is_some();
+    foreign_keys(analysis.context, &table.name, Given::None)?;
     if matches!(table.placed, Placed::Reference) {
+        refuse_choice(analysis, choice(delete))?;
         analysis.reference_written = false;
         return reference(analysis, calls, returns_rows, None, |analysis| body(analysis, &parts).map(|_| ()));
     }
@@ -355,6 +398,8 @@ pub fn merge(
             "Use INSERT ... ON CONFLICT.",
         ));
     }
+    foreign_keys(analysis.context, &table.name, Given::All)?;
+    foreign_keys(analysis.context, &table.name, Given::None)?;
     let mut block: Blocked = None;
     let mut outer = Vec::new();
     let source = TableWithJoins { relation: merge.source.clone(), joins: Vec::new() };

@@ -94,6 +94,7 @@ pub async fn login(
                 pinned: BTreeMap::new(),
                 pins: Vec::new(),
                 only_shard: None,
+                statement_began: std::time::SystemTime::now(),
                 last_shard: None,
                 cancel,
             };

@@ -14,7 +14,10 @@ use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
 use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
-use crate::plan::types::{Access, Discard, SessionCommand, TransactionModes};
+use crate::plan::route::Parameter;
+use crate::plan::session::check_setting;
+use crate::plan::set_config::boolean;
+use crate::plan::types::{Access, Discard, Plan, SessionCommand, SetConfig, SettingArgument, TransactionModes};
 use crate::pool::connection::ServerConnection;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 use ringway_topology::model::{quote_ident, quote_literal};
@@ -22,7 +25,13 @@ use ringway_topology::model::{quote_ident, quote_literal};
 impl Session {
     /// Runs it and shows its answer but for ReadyForQuery. `simple`: the text, when it came in a simple query (rows are
     /// described then).
-    pub async fn command(&mut self, command: &SessionCommand, simple: Option<&str>) -> Result<(), Failure> {
+    /// `values`: what the statement is executed with.
+    pub async fn command(
+        &mut self,
+        command: &SessionCommand,
+        values: &[Parameter<'_>],
+        simple: Option<&str>,
+    ) -> Result<(), Failure> {
         let ends = matches!(
             command,
             SessionCommand::Commit { .. } | SessionCommand::Rollback { .. } | SessionCommand::RollbackTo { .. }
@@ -48,6 +57,7 @@ impl Session {
                 self.set(name, *local, value.as_deref(), sql).await?;
                 "SET"
             }
+            SessionCommand::SetConfig { items, .. } => return self.set_config(items, values, simple.is_some()).await,
             SessionCommand::Reset { name, sql } => {
                 self.reset(name.as_deref(), sql).await?;
                 "RESET"
@@ -96,6 +106,7 @@ impl Session {
                     block: Block::Explicit,
                     modes: modes.clone(),
                     settings_before: Some(self.executor.settings.clone()),
+                    began: Some(std::time::SystemTime::now()),
                     ..Transaction::default()
                 };
             }
@@ -251,6 +262,59 @@ impl Session {
         self.change_settings(settings, sql).await
     }
 
+    /// SELECT set_config(...): the settings are made as by SET, then the row is asked for.
+    async fn set_config(
+        &mut self,
+        items: &[SetConfig],
+        values: &[Parameter<'_>],
+        describe: bool,
+    ) -> Result<(), Failure> {
+        let mut list = Vec::with_capacity(items.len());
+        for item in items {
+            let name = argument(&item.name, values)?
+                .ok_or_else(|| PgError::new(SqlState::INVALID_PARAMETER_VALUE, "SET requires parameter name"))?;
+            let value = argument(&item.value, values)?;
+            let local = match argument(&item.local, values)? {
+                Some(text) => boolean(&text).ok_or_else(|| {
+                    let message = format!("invalid input syntax for type boolean: \"{text}\"");
+                    PgError::new(SqlState::INVALID_TEXT_REPRESENTATION, message)
+                })?,
+                None => false,
+            };
+            let folded = name.to_ascii_lowercase();
+            if folded == "ringway.shard" {
+                return Err(PgError::refused(
+                    "ringway.shard is not set by set_config",
+                    "Use SET ringway.shard = 'name', or RESET ringway.shard.",
+                )
+                .into());
+            }
+            check_setting(&folded, value.as_deref())?;
+            let literal = value.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
+            let sql = format!("SELECT pg_catalog.set_config({}, {literal}, {local})", quote_literal(&folded));
+            if local {
+                if self.executor.transaction.is_open() {
+                    self.local(&sql).await?;
+                }
+            } else {
+                let mut settings = self.executor.settings.clone();
+                match value {
+                    Some(_) => settings.set(&folded, sql.clone()),
+                    None => reset_one(&self.executor, &mut settings, &folded),
+                }
+                self.change_settings(settings, &sql).await?;
+            }
+            let name = quote_literal(&name);
+            // Once more where it is local: it is the value that counts, and it lasts no longer than its transaction.
+            let told = match local {
+                true => format!("pg_catalog.set_config({name}, {literal}, true)"),
+                false => format!("coalesce(pg_catalog.current_setting({name}, true), '')"),
+            };
+            list.push(format!("{told} AS {}", quote_ident(&item.alias)));
+        }
+        self.pass(&format!("SELECT {}", list.join(", ")), describe).await
+    }
+
     async fn reset(&mut self, name: Option<&str>, sql: &str) -> Result<(), Failure> {
         let mut settings = self.executor.settings.clone();
         match name {
@@ -381,6 +445,12 @@ impl Session {
         frontend::bind(&mut buffer, "", "", [], values.iter().map(|value| value.as_deref()), [] as [Format; 0]);
         let frame = Frame::new(buffer.freeze()).map_err(PgError::from)?;
         let bound = Bound { statement, bind: Some(frame) };
+        let view = self.executor.enter()?;
+        let planned = self.executor.plan(&bound.statement.sql, &view)?;
+        if let Ok(Plan::Session(SessionCommand::SetConfig { items, .. })) = &planned.plan {
+            self.executor.slot.reads();
+            return self.set_config(items, &bound.values()?, describe).await;
+        }
         let run = Run { bound: &bound, describe, rows_max: 0, portal: "" };
         let completed = dispatch::run(&mut self.executor, run).await?;
         if let Some(tag) = &completed.tag {
@@ -481,7 +551,7 @@ impl Session {
         let request = Request {
             shard,
             access: Access::Read,
-            show: Show::ROWS,
+            show: Show::NOTICES,
             repeatable: false,
             client_syncs: false,
             extended: false,
@@ -490,6 +560,28 @@ impl Session {
         };
         let outcome = forward(&mut self.executor, &view, request).await?;
         outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
+    }
+}
+
+/// `None` is NULL.
+fn argument(argument: &SettingArgument, values: &[Parameter<'_>]) -> Result<Option<String>, PgError> {
+    let index = match argument {
+        SettingArgument::Literal(value) => return Ok(value.clone()),
+        SettingArgument::Parameter(index) => *index,
+    };
+    let value = values
+        .get(index)
+        .ok_or_else(|| PgError::new(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter ${}", index + 1)))?;
+    let Some(bytes) = value.value else { return Ok(None) };
+    // The binary form of text is the text; that of a boolean is one byte.
+    match (value.format, bytes) {
+        (Format::Binary, [flag @ (0 | 1)]) => Ok(Some((*flag == 1).to_string())),
+        _ => match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(Some(text.to_owned())),
+            Err(_) => {
+                Err(PgError::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\""))
+            }
+        },
     }
 }
 

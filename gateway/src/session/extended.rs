@@ -244,7 +244,7 @@ impl Session {
         let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
         if let Plan::Session(command) = plan {
             self.executor.slot.reads();
-            return self.command(command, None).await;
+            return self.command(command, &portal.bound.values()?, None).await;
         }
         check_not_failed(&self.executor)?;
         let outside = match plan {

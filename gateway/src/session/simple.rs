@@ -155,7 +155,7 @@ impl Session {
         };
         if let Plan::Session(command) = plan {
             self.executor.slot.reads();
-            return self.command(command, Some(text)).await;
+            return self.command(command, &[], Some(text)).await;
         }
         check_not_failed(&self.executor)?;
         let bound = Bound {

@@ -1,6 +1,8 @@
 //! FROM: tables, joins, derived tables, functions and CTE references, each becoming a relation of the level.
 
 use super::*;
+use crate::catalog::effects::Effects;
+use crate::plan::reach::Code;
 
 impl<'a> Analysis<'a> {
     /// Adds a FROM item to the innermost scope.
@@ -359,6 +361,7 @@ impl<'a> Analysis<'a> {
     ) -> Relation {
         self.tables.insert(table.name.clone());
         let known = self.context.catalog.relation(&table.name);
+        self.rules(table, written);
         let mut columns: Option<Vec<Output>> = known.map(|relation| {
             relation.columns.iter().map(|c| Output { name: Some(c.name.clone()), ..Output::default() }).collect()
         });
@@ -400,6 +403,33 @@ impl<'a> Analysis<'a> {
             }
         }
         Relation { alias: table.name.name.clone(), columns, sharded: anchor.is_some(), anchor, nullable: false }
+    }
+
+    /// What servers run by themselves when the table is read or written.
+    fn rules(&mut self, table: &crate::plan::context::ResolvedTable, written: bool) {
+        let keyspace = match &table.placed {
+            Placed::Sharded { keyspace, .. } => Some(*keyspace),
+            _ => None,
+        };
+        let mut names = vec![table.name.clone()];
+        let mut at = 0;
+        while let Some(name) = names.get(at).cloned() {
+            at += 1;
+            let Some(relation) = self.context.catalog.relation(&name) else { continue };
+            let effects = if written { &relation.on_write } else { &relation.on_read };
+            if *effects != Effects::default() {
+                let what = if table.view {
+                    format!("view {name}")
+                } else {
+                    format!("a trigger, rule, policy or default of {name}")
+                };
+                self.code.push(Code { what, effects: effects.clone(), keyspace, called: !written });
+            }
+            // A delete may reach further tables.
+            let further: Vec<TableName> =
+                relation.cascades().filter(|reached| written && !names.contains(reached)).collect();
+            names.extend(further);
+        }
     }
 
     fn common_table(
