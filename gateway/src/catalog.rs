@@ -71,11 +71,37 @@ pub struct Relation {
     read_rules: String,
     /// And when it is written: triggers (as calls of their functions), rules, CHECK constraints.
     #[serde(default)]
-    write_rules: String,
+    write_rules: WriteRules,
     #[serde(skip)]
     pub on_read: Effects,
     #[serde(skip)]
-    pub on_write: Effects,
+    on_insert: Effects,
+    #[serde(skip)]
+    on_update: Effects,
+    #[serde(skip)]
+    on_delete: Effects,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct WriteRules {
+    insert: String,
+    update: String,
+    delete: String,
+}
+
+/// What a statement may do to rows of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Events {
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
+}
+
+impl Events {
+    pub const ALL: Events = Events { insert: true, update: true, delete: true };
+    pub const INSERT: Events = Events { insert: true, update: false, delete: false };
+    pub const UPDATE: Events = Events { insert: false, update: true, delete: false };
+    pub const DELETE: Events = Events { insert: false, update: false, delete: true };
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -95,6 +121,15 @@ impl ForeignKey {
 impl Relation {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// What PostgreSQL runs by itself when rows are written.
+    pub fn on_write(&self, events: Events) -> Effects {
+        let mut out = Effects::default();
+        let rules =
+            [(events.insert, &self.on_insert), (events.update, &self.on_update), (events.delete, &self.on_delete)];
+        rules.into_iter().filter(|(meant, _)| *meant).for_each(|(_, effects)| out.add(effects));
+        out
     }
 
     /// A column takes its default from a sequence.
@@ -240,12 +275,15 @@ impl Catalog {
         for (schema, tables) in &mut relations {
             for (name, relation) in tables {
                 relation.on_read = self.effects(&relation.read_rules);
-                relation.on_write = self.effects(&relation.write_rules);
+                relation.on_insert = self.effects(&relation.write_rules.insert);
+                relation.on_update = self.effects(&relation.write_rules.update);
+                relation.on_delete = self.effects(&relation.write_rules.delete);
                 for default in relation.columns.iter().filter_map(|column| column.default.as_deref()) {
                     // Clocks, sequences and random values of a default are the row's own business.
                     let effects = self.effects(default);
-                    let server = None;
-                    relation.on_write.add(&Effects { server, clock: false, volatile: false, ..effects });
+                    let effects = Effects { server: None, clock: false, volatile: false, ..effects };
+                    relation.on_insert.add(&effects);
+                    relation.on_update.add(&effects);
                 }
                 for key in &relation.foreign_keys {
                     let from = TableName::new(schema.as_str(), name.as_str());
@@ -297,7 +335,7 @@ impl Catalog {
         self.system.get(&table.schema).is_some_and(|names| names.contains(&table.name))
     }
 
-    /// Functions of this name that are not immutable, are aggregates, or are not PostgreSQL's own.
+    /// All functions of this name.
     pub fn function(&self, name: &str) -> Option<Function> {
         self.functions.get(name).copied()
     }

@@ -72,18 +72,23 @@ SELECT json_build_object(
         CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END,
         (SELECT pg_catalog.string_agg(pg_catalog.pg_get_expr(o.polqual, o.polrelid), ' ; ')
           FROM pg_catalog.pg_policy o WHERE o.polrelid = c.oid AND c.relrowsecurity)),
-      'write_rules', pg_catalog.concat_ws(' ; ',
-        (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ; ', pg_catalog.pg_get_expr(o.polqual, o.polrelid),
-            pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid)), ' ; ')
-          FROM pg_catalog.pg_policy o WHERE o.polrelid = c.oid AND c.relrowsecurity),
-        (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(k.oid), ' ; ')
-          FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c'),
-        (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p.proname) || '() ; '
-            || coalesce(pg_catalog.pg_get_expr(t.tgqual, t.tgrelid), ''), ' ; ')
-          FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-          WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgname NOT LIKE 'ringway\_%'),
-        (SELECT pg_catalog.string_agg(pg_catalog.regexp_replace(pg_catalog.pg_get_ruledef(w.oid), '^CREATE RULE', 'DO'), ' ; ')
-          FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type <> '1'))))
+      'write_rules', (
+        SELECT json_object_agg(e.kind, pg_catalog.concat_ws(' ; ',
+          (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ; ', pg_catalog.pg_get_expr(o.polqual, o.polrelid),
+              pg_catalog.pg_get_expr(o.polwithcheck, o.polrelid)), ' ; ')
+            FROM pg_catalog.pg_policy o WHERE o.polrelid = c.oid AND c.relrowsecurity),
+          (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(k.oid), ' ; ')
+            FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND e.kind <> 'delete'),
+          (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p.proname) || '() ; '
+              || coalesce(pg_catalog.pg_get_expr(t.tgqual, t.tgrelid), ''), ' ; ')
+            FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+            WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgname NOT LIKE 'ringway\_%'
+              AND t.tgtype & e.bit <> 0),
+          (SELECT pg_catalog.string_agg(
+              pg_catalog.regexp_replace(pg_catalog.pg_get_ruledef(w.oid), '^CREATE RULE', 'DO'), ' ; ')
+            FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid AND w.ev_type = e.rule)))
+        -- TRIGGER_TYPE_* of pg_trigger.h and the event of pg_rewrite.
+        FROM (VALUES ('insert', 4, '3'::"char"), ('update', 16, '2'), ('delete', 8, '4')) AS e (kind, bit, rule))))
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'ringway')
       AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp\_%'
@@ -95,13 +100,10 @@ SELECT json_build_object(
           'volatility', max(CASE p.provolatile WHEN 'i' THEN 'i' WHEN 's' THEN 's' ELSE 'v' END),
           'aggregate', bool_or(p.prokind = 'a'),
           'set_returning', bool_or(p.proretset),
-          'user_defined', bool_or(n.nspname <> 'pg_catalog')) AS facts,
-        max(p.provolatile::text) <> 'i' OR bool_or(p.prokind <> 'f') OR bool_or(p.proretset)
-          OR bool_or(n.nspname <> 'pg_catalog') AS told
+          'user_defined', bool_or(n.nspname <> 'pg_catalog')) AS facts
       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
       WHERE n.nspname NOT IN ('ringway', 'information_schema')
-      GROUP BY p.proname) f
-    WHERE f.told),
+      GROUP BY p.proname) f),
   'routines', (
     SELECT json_agg(json_build_object('name', p.proname,
         'language', CASE WHEN p.prokind = 'a' THEN 'sql' ELSE l.lanname END,

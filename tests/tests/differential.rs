@@ -39,6 +39,7 @@ const FILES: &[(&str, &str)] = &[
     ("copy.slt", include_str!("differential/copy.slt")),
     ("parameters.slt", include_str!("differential/parameters.slt")),
     ("names_and_keys.slt", include_str!("differential/names_and_keys.slt")),
+    ("one_server.slt", include_str!("differential/one_server.slt")),
     ("beyond_rows.slt", include_str!("differential/beyond_rows.slt")),
 ];
 /// Run last: what of it is not refused changes the schema.

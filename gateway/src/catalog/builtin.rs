@@ -80,3 +80,30 @@ pub fn is_clock_word(word: &str) -> bool {
 pub fn is_clock_function(name: &str) -> bool {
     matches!(name, "now" | "transaction_timestamp" | "statement_timestamp")
 }
+
+/// What reads like a function and is grammar.
+pub fn is_grammar(name: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "coalesce",
+        "nullif",
+        "greatest",
+        "least",
+        "grouping",
+        "row",
+        "array",
+        "exists",
+        "any",
+        "all",
+        "some",
+        "cast",
+        "treat",
+        "normalize",
+        "overlay",
+        "position",
+        "substring",
+        "trim",
+        "extract",
+        "collation",
+    ];
+    NAMES.contains(&name) || name.starts_with("xml") || name.starts_with("json_")
+}

@@ -37,6 +37,14 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
         let view = executor.enter()?;
         let planned = executor.plan(sql, &view)?;
         let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
+        if matches!(plan, Plan::Query(query) if query.calls_code) && executor.transaction.schema_changed {
+            return Err(PgError::refused(
+                "functions cannot be called in a transaction that has changed the schema",
+                "Commit the schema change first.",
+            )
+            .detail("What they do is read from the catalog as it was before the transaction.")
+            .into());
+        }
         let access = access(plan);
         let placement = match targets(plan) {
             Some(targets) => placed(executor, &view, &targets, access, parameters)?,

@@ -16,6 +16,7 @@ use sqlparser::ast::Query;
 use super::context::PlanContext;
 use super::reach::Code;
 use super::types::{FilterSplice, KeyExpression, Keys, ShardedReference};
+use crate::catalog::Events;
 use crate::sql::parse::Text;
 use crate::sql::splice::Splice;
 use crate::wire::PgError;
@@ -119,6 +120,8 @@ pub struct Analysis<'a> {
     pub reference_locked: Option<TableName>,
     /// Triggers, policies and views of its tables.
     pub code: Vec<Code>,
+    /// What the statement that is being looked at does to rows.
+    pub events: Events,
     /// A reference table is the target of a statement that writes.
     pub reference_written: bool,
     pub modifying_with: bool,
@@ -154,6 +157,7 @@ impl<'a> Analysis<'a> {
             locking: false,
             reference_locked: None,
             code: Vec::new(),
+            events: Events::ALL,
             reference_written: false,
             modifying_with: false,
             system: false,

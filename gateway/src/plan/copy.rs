@@ -13,6 +13,7 @@ use super::types::{
     Concatenate, CopyDestination, CopyFormat, CopyIn, CopyOut, FilterSplice, MultiShard, Plan, ShardedReference,
     Targets,
 };
+use crate::catalog::Events;
 use crate::sql::clauses::split_at_commas;
 use crate::sql::lexer::Kind;
 use crate::sql::parse::Text;
@@ -272,7 +273,7 @@ fn rules(context: &PlanContext<'_>, table: &super::context::ResolvedTable) -> Re
         Placed::Reference => (None, Targets::EveryMember),
         Placed::Single | Placed::System => (None, Targets::Home),
     };
-    let effects = relation.on_write.clone();
+    let effects = relation.on_write(Events::INSERT);
     let differs = effects.clock || effects.volatile;
     let what = format!("a trigger, rule, policy or default of {}", table.name);
     if differs && matches!(table.placed, Placed::Reference) && context.is_spread() {

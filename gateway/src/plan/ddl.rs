@@ -159,6 +159,7 @@ fn create(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError
             }
             Ok(DdlKind::Transactional)
         }
+        "trigger" | "constraint" => super::reach::trigger(context, text).map(|()| DdlKind::Transactional),
         "index" => {
             let concurrently = text.word(at + 1, "concurrently");
             let kind = if concurrently { DdlKind::ShardByShard } else { DdlKind::Transactional };

@@ -26,6 +26,7 @@ pub fn check(analysis: &Analysis<'_>, calls: &Calls, query: Query) -> Result<Que
             "Use INSERT ... RETURNING, or SELECT nextval(...) first.",
         ));
     }
+    let query = Query { calls_code: calls.calls_code, ..query };
     if !context.is_spread() {
         return Ok(query);
     }
@@ -69,6 +70,15 @@ fn several(analysis: &Analysis<'_>, calls: &Calls, query: &Query) -> Option<PgEr
     if !spreads || one || matches!(query.multi, MultiShard::Refused(_)) {
         return None;
     }
+    let clocks = ["now", "transaction_timestamp", "statement_timestamp"];
+    if let (true, Some(own)) =
+        (query.clock, clocks.iter().find(|name| analysis.context.catalog.routine(name).is_some()))
+    {
+        return Some(not_over_shards(
+            format!("There is a function {own} of the application's: which one is meant is not known."),
+            "Give it another name.",
+        ));
+    }
     if calls.clock_in_from {
         return Some(not_over_shards(
             "The clock is read in FROM; every shard has one of its own.",
@@ -82,6 +92,12 @@ fn several(analysis: &Analysis<'_>, calls: &Calls, query: &Query) -> Option<PgEr
         return Some(not_over_shards(
             format!("It runs {}, which reads the clock; every shard has one of its own.", code.what),
             "Write now() in the statement, or hold it to one shard's keys.",
+        ));
+    }
+    if let Some(name) = &calls.volatile_once {
+        return Some(not_over_shards(
+            format!("{name} stands in a subquery or in FROM: one server would call it once for all rows, and shards once each."),
+            "Call it in the select list or condition itself (for each row), or first, and give its value as a parameter.",
         ));
     }
     if let Some(column) = system_column(analysis) {
@@ -200,7 +216,13 @@ fn system_column(analysis: &Analysis<'_>) -> Option<String> {
             return None;
         }
         let cast = text.lexemes.get(index + 1).is_some_and(|next| next.text(text.sql) == "::");
-        let named = name == "tableoid" && cast && text.word(index + 2, "regclass");
+        // As a name, or compared with what each shard finds by a name.
+        let compared = text.lexemes.get(index + 1).is_some_and(|next| next.is_operator(text.sql, "="))
+            && text
+                .lexemes
+                .get(index + 2)
+                .is_some_and(|other| other.kind == Kind::String || other.text(text.sql) == "0");
+        let named = name == "tableoid" && (compared || cast && text.word(index + 2, "regclass"));
         let label = index > 0 && text.word(index - 1, "as") || text.punctuation(index + 1, b'(');
         (!named && !label).then_some(name)
     })

@@ -15,6 +15,7 @@ use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
 use super::rows::{blocked_by_calls, different_keyspaces, finish, mixed_with_single, unsharded_targets, Calls};
 use super::types::{Access, FilterSplice, InsertRow, InsertSplit, KeyExpression, Keys, MultiShard, Plan, Targets};
 use super::write;
+use crate::catalog::Events;
 use crate::sql::parse::{ident_value, name_parts};
 use crate::wire::sqlstate::SqlState;
 use crate::wire::PgError;
@@ -35,6 +36,8 @@ pub fn plan(
     }
     foreign_keys(analysis.context, &table.name, Given::All)?;
     let with_facts = write::with(analysis, with)?;
+    // ON CONFLICT DO UPDATE, perhaps.
+    analysis.events = if insert.on.is_some() { Events { update: true, ..Events::INSERT } } else { Events::INSERT };
     let mut target = analysis.base(&table, FilterSplice::None, true);
     if let Some(alias) = &insert.table_alias {
         target.alias = ident_value(&alias.alias);

@@ -146,6 +146,32 @@ pub fn do_block(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgEr
     Ok(Plan::Home(Home { sql: Arc::from(text.sql), pins: false }))
 }
 
+/// CREATE TRIGGER ... ON table ... EXECUTE FUNCTION name(): refused where the table's writes would be refused because of it.
+pub fn trigger(context: &PlanContext<'_>, text: &Text<'_>) -> Result<(), PgError> {
+    let after = |word: &str| (0..text.lexemes.len()).find(|&index| text.word(index, word)).map(|index| index + 1);
+    let Some((name, function)) = after("on").zip(after("execute")).filter(|(on, execute)| on < execute) else {
+        return Ok(());
+    };
+    let mut parts = Vec::new();
+    let mut at = name;
+    while let Some(part) = text.lexemes.get(at).and_then(|lexeme| lexeme.identifier(text.sql)) {
+        parts.push(part);
+        if !text.punctuation(at + 1, b'.') {
+            break;
+        }
+        at += 2;
+    }
+    let table = context.table(&parts)?;
+    let (keyspace, targets) = match &table.placed {
+        Placed::Sharded { keyspace, .. } => (Some(*keyspace), Targets::Keyspace(*keyspace)),
+        Placed::Reference => (None, Targets::EveryMember),
+        Placed::Single | Placed::System => return Ok(()),
+    };
+    let effects = context.catalog.effects(text.slice(function, text.lexemes.len() - 1));
+    let what = format!("this trigger of {}", table.name);
+    check(context, &[Code { what, effects, keyspace, called: false }], &targets)
+}
+
 /// REFRESH MATERIALIZED VIEW: its rows are on the home shard, and so must be what it reads.
 pub fn refresh(context: &PlanContext<'_>, text: &Text<'_>) -> Result<(), PgError> {
     let at = (0..text.lexemes.len()).find(|&index| text.word(index, "view")).map_or(0, |index| index + 1);

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use sqlparser::ast::{Expr, Function, ObjectName, Query as SqlQuery, SetExpr, Statement, TableFactor, Visit, Visitor};
 
 use super::analysis::{Analysis, Facts};
-use super::context::{FunctionUse, PlanContext};
+use super::context::{FunctionUse, Placed, PlanContext};
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
 use super::{clock, concatenate, exact, insert, write};
-use crate::catalog::builtin::{is_clock_function, is_clock_word};
+use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::Volatility;
 use crate::sql::parse::{name_parts, parse, Text};
@@ -35,6 +35,10 @@ pub struct Calls {
     pub settled: Option<String>,
     /// What the application's functions touch.
     pub code: Vec<Code>,
+    /// Whether any function is the application's, or unknown.
+    pub calls_code: bool,
+    /// A volatile one that one server would call once for all rows, and every shard would call once.
+    pub volatile_once: Option<String>,
     /// `FROM now()`: no value can be put there.
     pub clock_in_from: bool,
 }
@@ -42,12 +46,20 @@ pub struct Calls {
 struct CallVisitor<'c, 'a> {
     context: &'c PlanContext<'a>,
     calls: Calls,
+    /// Of the queries around: whether it reads a sharded table itself, so that what it computes it computes by row.
+    queries: Vec<bool>,
+    /// The first so many of them compute by row in any case.
+    by_row: usize,
+    /// Functions in FROM around.
+    in_from: usize,
 }
 
 impl CallVisitor<'_, '_> {
     fn name(&mut self, name: &ObjectName) {
         let Some(name) = name_parts(name).and_then(|parts| parts.last().cloned()) else { return };
         self.routine(&name);
+        let known = self.context.catalog.function(&name);
+        self.calls.calls_code |= known.map_or(!is_grammar(&name), |function| function.user_defined);
         if is_clock_word(&name) || is_clock_function(&name) && self.context.catalog.routine(&name).is_none() {
             self.calls.stable.get_or_insert(name);
             return;
@@ -57,7 +69,13 @@ impl CallVisitor<'_, '_> {
         }
         let slot = match self.context.function(&name) {
             FunctionUse::Home => &mut self.calls.home,
-            FunctionUse::Volatile => &mut self.calls.volatile,
+            FunctionUse::Volatile => {
+                let nested = self.queries.len() > self.by_row && !self.queries.last().is_some_and(|sharded| *sharded);
+                if nested || self.in_from > 0 {
+                    self.calls.volatile_once.get_or_insert_with(|| name.clone());
+                }
+                &mut self.calls.volatile
+            }
             FunctionUse::Stable => {
                 self.calls.settled.get_or_insert_with(|| name.clone());
                 &mut self.calls.stable
@@ -90,8 +108,45 @@ impl CallVisitor<'_, '_> {
     }
 }
 
+fn is_function(factor: &TableFactor) -> bool {
+    matches!(
+        factor,
+        TableFactor::Table { args: Some(_), .. }
+            | TableFactor::Function { .. }
+            | TableFactor::UNNEST { .. }
+            | TableFactor::TableFunction { .. }
+    )
+}
+
 impl Visitor for CallVisitor<'_, '_> {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &SqlQuery) -> ControlFlow<()> {
+        let own = |factor: &TableFactor| match factor {
+            TableFactor::Table { name, args: None, .. } => name_parts(name)
+                .and_then(|parts| self.context.table(&parts).ok())
+                .is_some_and(|table| matches!(table.placed, Placed::Sharded { .. })),
+            _ => false,
+        };
+        let sharded = match &*query.body {
+            SetExpr::Select(select) => {
+                select.from.iter().any(|item| own(&item.relation) || item.joins.iter().any(|join| own(&join.relation)))
+            }
+            _ => false,
+        };
+        self.queries.push(sharded);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &SqlQuery) -> ControlFlow<()> {
+        self.queries.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        self.in_from -= usize::from(is_function(factor));
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         match expr {
@@ -104,6 +159,7 @@ impl Visitor for CallVisitor<'_, '_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        self.in_from += usize::from(is_function(factor));
         match factor {
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
                 let last = name_parts(name).and_then(|parts| parts.last().cloned()).unwrap_or_default();
@@ -117,7 +173,12 @@ impl Visitor for CallVisitor<'_, '_> {
 }
 
 pub fn calls(context: &PlanContext<'_>, statement: &impl Visit) -> Calls {
-    let mut visitor = CallVisitor { context, calls: Calls::default() };
+    calls_within(context, statement, 1)
+}
+
+/// `by_row`: how many levels of queries there are, from the outermost, whose expressions are computed for each row.
+fn calls_within(context: &PlanContext<'_>, statement: &impl Visit, by_row: usize) -> Calls {
+    let mut visitor = CallVisitor { context, calls: Calls::default(), queries: Vec::new(), by_row, in_from: 0 };
     let _ = statement.visit(&mut visitor);
     visitor.calls
 }
@@ -127,7 +188,8 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         Ok(statement) => statement,
         Err(message) => return unparsed(context, text, &message),
     };
-    let calls = calls(context, &statement);
+    let by_row = usize::from(matches!(statement, Statement::Query(_) | Statement::Insert(_)));
+    let calls = calls_within(context, &statement, by_row);
     let mut analysis = Analysis::new(context, text);
     let plan = match &statement {
         Statement::Query(query) => select(&mut analysis, query, &calls),
@@ -150,9 +212,9 @@ fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, message: &str) -> Result
         let listed = context.topology.tables.iter().any(|table| table.name.name == name);
         let view = context.catalog.names_relation(&name) && !listed && {
             // Partitions and views of listed tables count as well.
-            context.table(std::slice::from_ref(&name)).map_or(true, |table| {
-                !matches!(table.placed, super::context::Placed::Single | super::context::Placed::System)
-            })
+            context
+                .table(std::slice::from_ref(&name))
+                .map_or(true, |table| !matches!(table.placed, Placed::Single | Placed::System))
         };
         if listed || view {
             // A shard might understand it, so this is a refusal even where PostgreSQL too would find an error.
@@ -336,5 +398,6 @@ pub fn finish(
         tables: analysis.tables.iter().cloned().collect(),
         returns_rows,
         clock: clock::reads(analysis.text),
+        calls_code: false,
     }
 }

@@ -238,6 +238,9 @@ pub struct Query {
     pub returns_rows: bool,
     /// It reads the clock: when it runs on several shards, all are given one value ([`super::clock`]).
     pub clock: bool,
+    /// It calls functions of the application's, or such as the catalog does not know: planned by the catalog of before, it must
+    /// not run in a transaction that has changed the schema.
+    pub calls_code: bool,
 }
 
 /// One appearance of a sharded table in a statement's text: where the filter on owned arcs is spliced in.

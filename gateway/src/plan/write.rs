@@ -18,6 +18,7 @@ use super::names::Blocked;
 use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
 use super::rows::{blocked_by_calls, different_keyspaces, finish, mixed_with_single, Calls};
 use super::types::{Access, FilterSplice, MultiShard, Plan, Targets};
+use crate::catalog::Events;
 use crate::sql::clauses;
 use crate::sql::lexer::Kind;
 use crate::sql::parse::{ident_value, name_parts};
@@ -300,6 +301,7 @@ pub fn update(
         return Err(refused("UPDATE of a join is not PostgreSQL's", "", "Use UPDATE ... FROM."));
     }
     let first = analysis.text.location(update.update_token.0.span.start);
+    analysis.events = Events::UPDATE;
     let table = open(analysis, &update.table.relation, first)?;
     let from: Vec<&TableWithJoins> = match &update.from {
         Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) => from.iter().collect(),
@@ -365,6 +367,7 @@ pub fn delete(
         return Err(refused("DELETE of several tables is not PostgreSQL's", "", "Use DELETE ... USING."));
     };
     let first = analysis.text.location(delete.delete_token.0.span.start);
+    analysis.events = Events::DELETE;
     let table = open(analysis, &target.relation, first)?;
     let parts = Body {
         from: delete.using.iter().flatten().collect(),
@@ -390,6 +393,7 @@ pub fn merge(
     calls: &Calls,
 ) -> Result<Plan, PgError> {
     with(analysis, with_query)?;
+    analysis.events = Events::ALL;
     let table = open(analysis, &merge.table, None)?;
     if matches!(table.placed, Placed::Reference) {
         return Err(refused(

@@ -1,6 +1,7 @@
 //! What drivers do with a session, through the gateway, on rows of two shards.
 
 mod copy;
+mod one_server;
 mod protocol;
 mod state;
 mod transactions;
@@ -45,6 +46,11 @@ async fn sessions_behave_like_postgresqls() -> Result<()> {
     stages.run("transactions over both shards", transactions::transfers(&cluster)).await;
     stages.run("a commit that one shard refuses", transactions::deferred_constraint(&cluster)).await;
     stages.run("settings", state::settings(&cluster)).await;
+    stages.run("one clock", one_server::clock(&cluster)).await;
+    stages.run("set_config", one_server::set_config(&cluster)).await;
+    stages.run("functions, blocks and triggers", one_server::code(&cluster)).await;
+    stages.run("foreign keys in any order", one_server::foreign_keys(&cluster)).await;
+    stages.run("locks of rows that have copies", one_server::locked_copies(&cluster)).await;
     stages.run("notices", state::notices(&cluster)).await;
     stages.run("portals with limits", protocol::portals(&cluster)).await;
     stages.run("cursors", protocol::cursors(&cluster)).await;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::catalog::effects::Effects;
+use crate::catalog::Events;
 use crate::plan::reach::Code;
 
 impl<'a> Analysis<'a> {
@@ -416,18 +417,20 @@ impl<'a> Analysis<'a> {
         while let Some(name) = names.get(at).cloned() {
             at += 1;
             let Some(relation) = self.context.catalog.relation(&name) else { continue };
-            let effects = if written { &relation.on_write } else { &relation.on_read };
-            if *effects != Effects::default() {
+            let events = if at == 1 { self.events } else { Events::ALL };
+            let effects = if written { relation.on_write(events) } else { relation.on_read.clone() };
+            if effects != Effects::default() {
                 let what = if table.view {
                     format!("view {name}")
                 } else {
                     format!("a trigger, rule, policy or default of {name}")
                 };
-                self.code.push(Code { what, effects: effects.clone(), keyspace, called: !written });
+                self.code.push(Code { what, effects, keyspace, called: !written });
             }
-            // A delete may reach further tables.
+            // A delete, or another key, may reach further tables.
+            let reaches = written && (events.update || events.delete);
             let further: Vec<TableName> =
-                relation.cascades().filter(|reached| written && !names.contains(reached)).collect();
+                relation.cascades().filter(|reached| reaches && !names.contains(reached)).collect();
             names.extend(further);
         }
     }
