@@ -311,9 +311,7 @@ fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Resul
             "Use a statement of its own.",
         ));
     }
-    let access = if analysis.modifying_with {
-        Access::Write
-    } else if writing_code(analysis, calls) {
+    let access = if analysis.modifying_with || writing_code(analysis, calls) {
         Access::Write
     } else if analysis.locking {
         Access::LockingRead
