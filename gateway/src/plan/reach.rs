@@ -95,11 +95,17 @@ pub fn check(context: &PlanContext<'_>, code: &[Code], targets: &Targets) -> Res
     for code in code {
         match reach(context, code) {
             Reach::Refused(error) => return Err(*error),
-            Reach::Home(why) if !matches!(targets, Targets::Home) => return Err(refused(
-                format!("{} cannot run on the shards that the statement goes to", code.what),
-                format!("It belongs on the home shard: {why}."),
-                "Call it in a statement without distributed tables, or make the tables that it reads reference tables.",
-            )),
+            Reach::Home(why) if !matches!(targets, Targets::Home) => {
+                return Err(refused(
+                    format!("{} cannot run on the shards that the statement goes to", code.what),
+                    format!("It belongs on the home shard: {why}."),
+                    if code.called {
+                        "Call it where no distributed table is named, or make the tables that it reads reference tables."
+                    } else {
+                        "Drop it, or make the tables that it only reads reference tables."
+                    },
+                ))
+            }
             Reach::Home(_) | Reach::Anywhere => {}
         }
     }
