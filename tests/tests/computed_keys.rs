@@ -250,7 +250,7 @@ async fn transactions(client: &Client) -> Result<()> {
 }
 
 async fn refusals(client: &Client) -> Result<()> {
-    client.batch_execute("CREATE FUNCTION peek() RETURNS int LANGUAGE sql AS 'SELECT 1'").await?;
+    client.batch_execute("CREATE FUNCTION peek() RETURNS bigint LANGUAGE sql AS 'SELECT max(k) FROM ints'").await?;
     client
         .batch_execute(
             "CREATE FUNCTION set_key() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.k := 5; RETURN NEW; END'; \

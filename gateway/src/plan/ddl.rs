@@ -34,10 +34,9 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         "create" => create(context, text).and_then(make),
         "alter" => alter(context, text).and_then(make),
         "drop" => drop(text).and_then(make),
-        "comment" | "grant" | "revoke" | "security" | "reassign" | "import" | "lock" | "analyze" => {
+        "comment" | "grant" | "revoke" | "security" | "reassign" | "import" | "truncate" | "lock" | "analyze" => {
             make(DdlKind::Transactional)
         }
-        "truncate" => super::exact::truncate(context, text).and_then(|()| make(DdlKind::Transactional)),
         "vacuum" | "cluster" | "reindex" => make(DdlKind::ShardByShard),
         "refresh" => {
             super::reach::refresh(context, text)?;

@@ -186,24 +186,6 @@ pub fn alter_sequence(context: &PlanContext<'_>, text: &Text<'_>) -> Result<(), 
     names.find(|name| tracked.contains(name)).map_or(Ok(()), |name| Err(of_every_shard(&name)))
 }
 
-/// TRUNCATE ... RESTART IDENTITY: the same for every shard's track.
-pub fn truncate(context: &PlanContext<'_>, text: &Text<'_>) -> Result<(), PgError> {
-    let restarts = (0..text.lexemes.len()).any(|index| text.word(index, "restart") && text.word(index + 1, "identity"));
-    if !context.is_spread() || !restarts {
-        return Ok(());
-    }
-    let tables = super::ddl::named_tables(context, text);
-    let mut tracked = tables.iter().filter(|table| context.topology.table(&table.schema, &table.name).is_some());
-    match tracked.find(|table| context.catalog.relation(table).is_some_and(|relation| relation.has_sequence())) {
-        Some(table) => Err(refused(
-            format!("the sequences of {table} cannot be restarted"),
-            "They step in a track of their own on each shard; restarted, shards would give the same values.",
-            "Use TRUNCATE without RESTART IDENTITY.",
-        )),
-        None => Ok(()),
-    }
-}
-
 /// A system column that the statement names.
 fn system_column(analysis: &Analysis<'_>) -> Option<String> {
     let text = analysis.text;
