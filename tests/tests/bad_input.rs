@@ -294,7 +294,7 @@ async fn wrong_statements(cluster: &Cluster) -> Result<()> {
         ("SELECT 1 +", &["42601"]),
         ("SELECT function_that_is_not(1)", &["42883"]),
         ("UPDATE t SET nothing = 1 WHERE k = 1", &["42703"]),
-        ("UPDATE t SET k = NULL WHERE k = 1", &["23502", "UPDATE 0", "0A000"]),
+        ("UPDATE t SET k = NULL WHERE k = 1", &["UPDATE 0"]),
         ("CREATE TABLE t (a int)", &["42P07"]),
         ("ROLLBACK TO SAVEPOINT a", &["25P01", "3B001"]),
         ("EXECUTE nothing", &["26000"]),

@@ -22,6 +22,7 @@ async fn keys_are_computed_once() -> Result<()> {
     stages.run("the rights of who inserts", rights(&cluster, &client)).await;
     stages.run("prepared statements", prepared(&client)).await;
     stages.run("transactions", transactions(&client)).await;
+    stages.run("UPDATE of keys", changed_keys(&client)).await;
     stages.run("refusals", refusals(&client)).await;
     stages
         .run("every row is where it belongs", async {
@@ -246,6 +247,46 @@ async fn transactions(client: &Client) -> Result<()> {
     client.batch_execute("ROLLBACK").await?;
     client.batch_execute("INSERT INTO ints (k) VALUES (700 + 1); INSERT INTO ints (a) VALUES (701)").await?;
     ensure!(sql::value(client, "SELECT count(*) FROM ints WHERE k = 701 OR a = 701").await? == "2");
+    Ok(())
+}
+
+/// Old and new key on one shard: an UPDATE like any other. Else a refusal, and nothing has changed.
+async fn changed_keys(client: &Client) -> Result<()> {
+    client.batch_execute("CREATE TABLE moving (k int PRIMARY KEY, v int)").await?;
+    client
+        .batch_execute("CREATE TABLE parts (k int REFERENCES moving ON UPDATE CASCADE, n int, PRIMARY KEY (k, n))")
+        .await?;
+    for table in ["moving", "parts"] {
+        client.batch_execute(&format!("SELECT create_distributed_table('{table}', 'k')")).await?;
+    }
+    client.batch_execute("INSERT INTO moving VALUES (0, 7); INSERT INTO parts VALUES (0, 1), (0, 2)").await?;
+    let prepared = client.prepare("UPDATE moving SET k = $2, v = v + 1 WHERE k = $1").await?;
+    let (mut present, mut done, mut refused) = (0, 0, 0);
+    for k in 1..=40 {
+        let outcome = match k % 2 {
+            0 => client.execute(&prepared, &[&present, &k]).await,
+            _ => client.execute(&format!("UPDATE moving SET v = v + 1, k = {k} WHERE k = {present}"), &[]).await,
+        };
+        match outcome {
+            Ok(count) => {
+                ensure!(count == 1, "{count} rows");
+                (present, done) = (k, done + 1);
+            }
+            Err(error) => {
+                ensure!(sql::code(&error) == "0A000", "{error:?}");
+                refused += 1;
+            }
+        }
+        let found = sql::column(client, "SELECT k || ' ' || v FROM moving").await?;
+        ensure!(found == [format!("{present} {}", 7 + done)], "{found:?} after {k}");
+        let parts = sql::value(client, &format!("SELECT count(*) FROM parts WHERE k = {present}")).await?;
+        ensure!(parts == "2", "{parts} parts of {present}");
+    }
+    ensure!(done > 5 && refused > 5, "{done} done, {refused} refused");
+    ensure!(sql::failure(client, &format!("UPDATE moving SET k = NULL WHERE k = {present}")).await?.0 == "23502");
+    client.batch_execute("UPDATE moving SET k = NULL WHERE k = -1").await?;
+    ensure!(sql::failure(client, "UPDATE moving SET k = 5 WHERE v = 1").await?.0 == "0A000");
+    ensure!(sql::failure(client, &format!("UPDATE moving SET k = k + 1 WHERE k = {present}")).await?.0 == "0A000");
     Ok(())
 }
 

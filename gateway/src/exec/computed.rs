@@ -139,5 +139,5 @@ fn key(row: &[u8], plan: &ComputedKeys) -> Result<Key, Failure> {
         let message = format!("value too long for type {name}({length})");
         return Err(PgError::new(SqlState::STRING_DATA_RIGHT_TRUNCATION, message).into());
     }
-    Ok(Some(text[..end].as_bytes().to_vec()))
+    Ok(Some(text.as_bytes()[..end].to_vec()))
 }

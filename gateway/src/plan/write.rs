@@ -4,6 +4,7 @@
 //! FROM, USING and subqueries are joined on the key. MERGE is for one shard only. A reference table is written on every
 //! member, and only by statements that do the same on each. Example: `UPDATE orders SET qty = 0 WHERE amount < 1`.
 
+use ringway_topology::token::KeyType;
 use sqlparser::ast::{
     Assignment, AssignmentTarget, Delete, Expr, FromTable, Merge, Query as SqlQuery, SelectItem, TableFactor,
     TableWithJoins, Update, UpdateTableFromKind,
@@ -13,11 +14,11 @@ use super::analysis::{Analysis, Facts, Scope};
 use super::clock;
 use super::context::{FunctionUse, Placed, ResolvedTable};
 use super::exact::{foreign_keys, order_decides, Given};
-use super::keys::{strip, Filter};
+use super::keys::{fits, strip, Filter};
 use super::names::Blocked;
 use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
 use super::rows::{blocked_by_calls, different_keyspaces, finish, mixed_with_single, Calls};
-use super::types::{Access, FilterSplice, MultiShard, Plan, Targets};
+use super::types::{Access, FilterSplice, KeyExpression, MultiShard, Plan, Targets};
 use crate::catalog::Events;
 use crate::sql::clauses;
 use crate::sql::lexer::Kind;
@@ -328,6 +329,7 @@ pub fn update(
         return conclude(analysis, &table, block.map(|b| *b), calls, returns_rows);
     }
     let block = body(analysis, &parts)?.or(with_facts.core).map(|block| *block);
+    let mut new_keys = Vec::new();
     if let Placed::Sharded { key_column, key_type, .. } = &table.placed {
         for assignment in update.assignments.iter().filter(|assignment| assigns(assignment, key_column)) {
             let constant = match &assignment.target {
@@ -336,23 +338,51 @@ pub fn update(
             };
             let itself = matches!(strip(&assignment.value), Expr::Identifier(name) if ident_value(name) == *key_column)
                 && matches!(assignment.target, AssignmentTarget::ColumnName(_));
-            let own = analysis.occurrences.iter().find(|o| o.written).map(|o| o.attribute);
-            let same = constant.is_some_and(|constant| {
-                analysis
-                    .seeds
-                    .iter()
-                    .any(|(attribute, values)| Some(*attribute) == own && *values == [constant.clone()])
-            });
-            if !itself && !same {
-                return Err(refused(
-                    format!("UPDATE changes the shard key \"{key_column}\" of {}", table.name),
-                    "A row with another key may belong to another shard.",
-                    "Delete the row and insert it with its new key, in one transaction.",
-                ));
+            if itself {
+                continue;
             }
+            let relation = analysis.context.catalog.relation(&table.name);
+            let typmod = relation.and_then(|relation| relation.column(key_column)).map_or(-1, |column| column.typmod);
+            let stored = constant.and_then(|constant| as_stored(constant, *key_type, typmod));
+            new_keys.push(stored.filter(|_| analysis.keys().is_some()).ok_or_else(|| changes_key(&table, key_column))?);
         }
     }
-    conclude(analysis, &table, block, calls, returns_rows)
+    let plan = conclude(analysis, &table, block, calls, returns_rows)?;
+    match (plan, &table.placed) {
+        (Plan::Query(mut query), Placed::Sharded { key_column, .. }) if !new_keys.is_empty() => {
+            // Where one shard owns old and new keys it is an UPDATE like any other.
+            if let Targets::Keys(keys) = &mut query.targets {
+                for key in new_keys {
+                    if !keys.values.contains(&key) {
+                        keys.values.push(key);
+                    }
+                }
+            }
+            query.multi = MultiShard::Refused(Box::new(changes_key(&table, key_column)));
+            Ok(Plan::Query(query))
+        }
+        (plan, _) => Ok(plan),
+    }
+}
+
+fn changes_key(table: &ResolvedTable, key_column: &str) -> PgError {
+    refused(
+        format!("UPDATE changes the shard key \"{key_column}\" of {}", table.name),
+        "A row with another key may belong to another shard.",
+        "Delete the row and insert it with its new key, in one transaction.",
+    )
+}
+
+/// A key that an assignment leaves as it is.
+fn as_stored(key: KeyExpression, key_type: KeyType, typmod: i32) -> Option<KeyExpression> {
+    match key {
+        KeyExpression::Constant(Some(value)) => {
+            fits(&value, key_type, typmod).then_some(KeyExpression::Constant(Some(value)))
+        }
+        KeyExpression::Parameter { index, key_type, .. } => Some(KeyExpression::Parameter { index, key_type, typmod }),
+        KeyExpression::Constant(None) => Some(KeyExpression::Constant(None)),
+        KeyExpression::ParameterArray { .. } => None,
+    }
 }
 
 pub fn delete(
