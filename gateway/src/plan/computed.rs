@@ -12,6 +12,8 @@ use sqlparser::ast::{Expr, Insert, Values};
 
 use super::analysis::Analysis;
 use super::context::{Placed, ResolvedTable};
+use super::exact;
+use super::reach::{reach, Code, Reach};
 use super::refuse::refused;
 use super::rows;
 use super::types::{ComputedKeys, KeyPlace, Plan};
@@ -85,7 +87,7 @@ pub fn values(
             }
             _ => {
                 default_taken = true;
-                key.default(table)?
+                key.default(analysis, table)?
             }
         };
         plan.expressions.push(expression);
@@ -133,7 +135,7 @@ pub fn default_values(analysis: &Analysis<'_>, table: &ResolvedTable) -> Result<
         .find(|at| text.word(*at, "default") && text.word(at + 1, "values"))
         .ok_or_else(|| refused("this form of INSERT is not understood", "", "Give the columns and their values."))?;
     let mut plan = key.plan(text);
-    plan.expressions.push(key.default(table)?);
+    plan.expressions.push(key.default(analysis, table)?);
     let overriding = if key.column.identity { "OVERRIDING SYSTEM VALUE " } else { "" };
     plan.places.push(KeyPlace {
         range: text.lexemes[at].start..text.lexemes[at + 1].end,
@@ -173,7 +175,7 @@ impl<'a> Key<'a> {
     }
 
     /// What PostgreSQL takes when nothing is given; NULL, which it will refuse, where there is nothing to take.
-    fn default(&self, table: &ResolvedTable) -> Result<String, PgError> {
+    fn default(&self, analysis: &Analysis<'_>, table: &ResolvedTable) -> Result<String, PgError> {
         if self.triggers {
             return Err(refused(
                 format!("INSERT into {} does not give the shard key \"{}\"", table.name, self.column.name),
@@ -188,7 +190,10 @@ impl<'a> Key<'a> {
                 quote_literal(&self.column.name)
             ));
         }
-        Ok(self.column.default.clone().unwrap_or_else(|| "NULL".to_owned()))
+        let Some(default) = &self.column.default else { return Ok("NULL".to_owned()) };
+        // Sequences of a sharded table's defaults are tracked.
+        check_code(analysis, default, true)?;
+        Ok(default.clone())
     }
 
     /// One shard must be able to compute it.
@@ -203,15 +208,35 @@ impl<'a> Key<'a> {
         if analysis.collect(&[expr]).has_sublinks() {
             return refuse("Its subquery's rows may be on any shard.".to_owned());
         }
-        if let Some(name) = rows::calls(analysis.context, expr).user {
-            return refuse(format!("Function {name} is the application's own and not immutable."));
+        if let Some(name) = rows::calls(analysis.context, expr).session {
+            return refuse(format!("{name} tells of the last nextval on its server connection, which clients share."));
         }
+        let (Some(first), Some(last)) = (written.first(), written.last()) else {
+            return refuse("It is empty.".to_owned());
+        };
+        check_code(analysis, &analysis.text.sql[first.start..last.end], exact::strided(analysis))?;
         let catalog = analysis.context.catalog;
         let mut names = written.iter().filter_map(|lexeme| lexeme.identifier(analysis.text.sql));
         match names.find(|name| catalog.function(name).is_some_and(|function| function.set_returning)) {
             Some(name) => refuse(format!("Function {name} gives sets of rows.")),
             None => Ok(()),
         }
+    }
+}
+
+/// Any shard gives the same value. `strided`: what nextval gives, no other shard gives.
+fn check_code(analysis: &Analysis<'_>, expression: &str, strided: bool) -> Result<(), PgError> {
+    let effects = analysis.context.catalog.effects(expression);
+    let is_nextval = effects.server.as_deref() == Some("nextval");
+    let what = format!("the shard key's expression {expression}");
+    match reach(analysis.context, &Code { what, effects, keyspace: None, called: true }) {
+        Reach::Refused(error) => Err(*error),
+        Reach::Home(why) if !(is_nextval && strided) => Err(refused(
+            format!("the shard key's expression {expression} is not one value on every shard"),
+            format!("It belongs on the home shard: {why}."),
+            "Select the key first, then give it as a literal or a parameter.",
+        )),
+        Reach::Home(_) | Reach::Anywhere => Ok(()),
     }
 }
 

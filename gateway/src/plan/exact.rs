@@ -150,7 +150,7 @@ fn named_sequences(analysis: &Analysis<'_>, function: &str) -> Vec<Option<String
 }
 
 /// Whether every nextval gives values that no other shard gives.
-fn strided(analysis: &Analysis<'_>) -> bool {
+pub fn strided(analysis: &Analysis<'_>) -> bool {
     let tracked = tracked_sequences(analysis.context);
     named_sequences(analysis, "nextval").iter().all(|name| name.as_ref().is_some_and(|name| tracked.contains(name)))
 }
