@@ -90,7 +90,7 @@ impl Chunker<'_> {
             to.query_long(&sql, &[]).await?.iter().any(|row| row.get(0))
         };
         if staged {
-            to.batch(&self.staging_table()).await?;
+            to.batch_once(self.staging_table()).await?;
         }
         let destination = if staged { self.staging_name() } else { table.sql_name() };
         tokio::try_join!(from.begin_chunk(), to.begin())?;

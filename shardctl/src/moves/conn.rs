@@ -3,6 +3,7 @@
 //! A session whose statement was not answered within its bound is `broken` and must not be used again; dropping it closes the
 //! connection, upon which the server rolls back.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub struct ShardConn {
     locked_wait: Duration,
     /// Another session waits, with locks that applications need, for what this one does.
     keeps_others_waiting: bool,
+    ran: BTreeSet<String>,
     broken: bool,
 }
 
@@ -45,6 +47,7 @@ impl ShardConn {
             chunk_lock_timeout_ms: limits.chunk_lock_timeout_ms,
             locked_wait: Duration::from_millis(limits.locked_wait_ms),
             keeps_others_waiting: false,
+            ran: BTreeSet::new(),
             broken: false,
         }
     }
@@ -146,7 +149,17 @@ impl ShardConn {
 
     /// A transaction that locks the rows of a chunk.
     pub async fn begin_chunk(&mut self) -> Result<(), MoveError> {
-        self.begin_with(self.chunk_lock_timeout_ms).await
+        // It writes nothing but locks: nobody needs to wait for the disk at its end.
+        self.batch(&format!("{}; SET LOCAL synchronous_commit = off", begin(self.chunk_lock_timeout_ms))).await
+    }
+
+    /// Runs the statements unless this session has run them before. Outside a transaction.
+    pub async fn batch_once(&mut self, statements: String) -> Result<(), MoveError> {
+        if !self.ran.contains(&statements) {
+            self.batch(&statements).await?;
+            self.ran.insert(statements);
+        }
+        Ok(())
     }
 
     /// A transaction whose waits for locks are bounded.

@@ -9,6 +9,7 @@ use super::context::MoveContext;
 use super::effects;
 use super::error::MoveError;
 use super::state::Direction;
+use super::table::READ_BY_KEY;
 
 pub struct CutoverSessions {
     pub direction: Direction,
@@ -25,7 +26,8 @@ pub struct CutoverSessions {
 impl CutoverSessions {
     async fn open(ctx: &MoveContext, direction: Direction) -> Result<CutoverSessions, MoveError> {
         let (from, to) = ctx.record().ends(direction)?;
-        let (from, to, finisher) = tokio::try_join!(ctx.connect(from), ctx.connect(to), ctx.connect(to))?;
+        let (mut from, to, finisher) = tokio::try_join!(ctx.connect(from), ctx.connect(to), ctx.connect(to))?;
+        from.batch(READ_BY_KEY).await?;
         Ok(CutoverSessions { direction, from, to, to_is_locked: false, finisher })
     }
 

@@ -15,6 +15,7 @@ use super::record::{unix_ms, Request};
 use super::state::{Direction, State};
 use super::step::{effect_of, may_cancel, step, Effect, Event, Failure};
 use super::sweeper::{backlog, Sweeper};
+use super::table::READ_BY_KEY;
 
 /// How often a waiting move looks whether its copy has become void.
 const VOID_CHECK_EVERY: Duration = Duration::from_secs(5);
@@ -330,6 +331,9 @@ async fn sweep_one_way(ctx: &MoveContext, direction: Direction, failed: &mut u32
         Ok(ends) => ends,
         Err(error) => return error,
     };
+    if let Err(error) = from.batch(READ_BY_KEY).await {
+        return error;
+    }
     let mut sweeper = Sweeper::new(ctx.id, ctx.record().arcs, ctx.limits.clone());
     let mut fingerprint = ctx.record().fingerprint;
     let mut unstored = 0;

@@ -33,7 +33,9 @@ pub struct MoveLimits {
     pub retry_backoff_max_ms: u64,
     /// What a chunk may take: an application waits this long for a row that is in it.
     pub chunk_target_ms: u64,
+    /// Also the smallest that the time makes a chunk: on a busy machine most of a small one's time is not its rows'.
     pub chunk_rows_initial: u64,
+    /// The smallest that rows which somebody holds make it.
     pub chunk_rows_min: u64,
     pub chunk_rows_max: u64,
     pub verify_chunk_rows: u64,
@@ -75,7 +77,7 @@ impl Default for MoveLimits {
             retry_backoff_ms: 100,
             retry_backoff_max_ms: 10_000,
             chunk_target_ms: 100,
-            chunk_rows_initial: 1_000,
+            chunk_rows_initial: 2_000,
             chunk_rows_min: 50,
             chunk_rows_max: 50_000,
             verify_chunk_rows: 20_000,

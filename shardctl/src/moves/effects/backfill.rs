@@ -111,6 +111,7 @@ async fn one_table(
             stored_at = Instant::now();
         }
         let took = begun.elapsed();
+        tracing::debug!(r#move = ctx.id.0, table = %table.name, rows = done.rows, wanted = rows, attempt, ?took, "chunk");
         throttle(ctx, done.bytes, took).await;
         if finished {
             return Ok(());
@@ -127,7 +128,7 @@ fn retryable(error: &MoveError) -> bool {
 fn next_size(limits: &MoveLimits, rows: u64, took: Duration) -> u64 {
     let took_ms = (took.as_millis() as u64).max(1);
     let wanted = rows.saturating_mul(limits.chunk_target_ms) / took_ms;
-    wanted.clamp(rows / 2, rows * 2).clamp(limits.chunk_rows_min, limits.chunk_rows_max)
+    wanted.clamp(rows / 2, rows * 2).clamp(limits.chunk_rows_initial.min(rows * 2), limits.chunk_rows_max)
 }
 
 async fn throttle(ctx: &MoveContext, bytes: u64, took: Duration) {
@@ -145,10 +146,13 @@ mod tests {
     #[test]
     fn chunks_go_towards_the_time_target_in_bounded_steps() {
         let limits = MoveLimits::default();
-        assert_eq!(next_size(&limits, 1_000, Duration::from_millis(10)), 2_000);
-        assert_eq!(next_size(&limits, 1_000, Duration::from_millis(limits.chunk_target_ms * 5 / 4)), 800);
-        assert_eq!(next_size(&limits, 1_000, Duration::from_secs(9)), 500);
-        assert_eq!(next_size(&limits, 60, Duration::from_secs(9)), limits.chunk_rows_min);
+        let target = |percent: u64| Duration::from_millis(limits.chunk_target_ms * percent / 100);
+        assert_eq!(next_size(&limits, 10_000, target(10)), 20_000);
+        assert_eq!(next_size(&limits, 10_000, target(125)), 8_000);
+        assert_eq!(next_size(&limits, 10_000, Duration::from_secs(9)), 5_000);
+        // Never too small for its rows to matter, unless they were held by others; then larger again.
+        assert_eq!(next_size(&limits, limits.chunk_rows_initial, Duration::from_secs(9)), limits.chunk_rows_initial);
+        assert_eq!(next_size(&limits, limits.chunk_rows_min, Duration::from_secs(9)), limits.chunk_rows_min * 2);
         assert_eq!(next_size(&limits, limits.chunk_rows_max, Duration::from_millis(1)), limits.chunk_rows_max);
     }
 }

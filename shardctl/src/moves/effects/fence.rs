@@ -202,8 +202,9 @@ fn look(record: &MoveRecord, round: i32) -> String {
     format!("{}; {}", handed_over(record.id, round), captured(record.id))
 }
 
+/// In the order in which the sweeper reads them, which does not meet those that were settled before again.
 fn captured(id: MoveId) -> String {
-    format!("SELECT EXISTS (SELECT FROM ringway.capture WHERE move_id = {id})")
+    format!("SELECT EXISTS (SELECT FROM ringway.capture WHERE move_id = {id} ORDER BY id LIMIT 1)")
 }
 
 fn handed_over(id: MoveId, round: i32) -> String {
