@@ -32,16 +32,15 @@ async fn play(cluster: &Cluster) -> Result<()> {
     for k in 1..=ROWS {
         admin.execute("INSERT INTO t VALUES ($1, 'x')", &[&k]).await?;
     }
-    drop(admin);
 
-    // One verifier on both shards, which let `app` in with its password only.
-    let mut verifier = "pencil".to_owned();
+    // Both shards let `app` in with its password only, and have the same verifier of it.
+    admin.batch_execute("ALTER ROLE app PASSWORD 'pencil'").await?;
+    let mut verifiers = Vec::new();
     let mut direct = Vec::new();
     for shard in ["s1", "s2"] {
         let dsn = cluster.shard_dsn(shard).await?;
         let service = sql::connect(&dsn).await?;
-        service.batch_execute(&format!("ALTER ROLE app PASSWORD '{verifier}'")).await?;
-        verifier = sql::value(&service, "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'").await?;
+        verifiers.push(sql::value(&service, "SELECT rolpassword FROM pg_authid WHERE rolname = 'app'").await?);
         let hba = sql::value(&service, "SHOW hba_file").await?;
         let rules = std::fs::read_to_string(&hba)?;
         std::fs::write(&hba, format!("host all app 127.0.0.1/32 scram-sha-256\n{rules}"))?;
@@ -55,7 +54,8 @@ async fn play(cluster: &Cluster) -> Result<()> {
         ensure!(sql::refused(&dsn.replace("app@", "app:pen@")).await? == "28P01");
     }
 
-    for (what, secret) in [("the shards' verifier", verifier.as_str()), ("a password", "pencil")] {
+    ensure!(verifiers[0] == verifiers[1] && verifiers[0].starts_with("SCRAM-SHA-256$"), "the shards' verifiers differ");
+    for (what, secret) in [("the shards' verifier", verifiers[0].as_str()), ("a password", "pencil")] {
         served(cluster, secret).await.with_context(|| format!("users file with {what}"))?;
     }
     trusted_gateway_has_nothing_to_show(cluster).await.context("a gateway that trusts its clients")?;

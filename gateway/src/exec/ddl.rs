@@ -19,6 +19,7 @@ use super::failure::Failure;
 use super::faults::FaultPoint;
 use super::forward::drain_prefix;
 use super::hold::Admitted;
+use super::passwords::with_one_verifier;
 use super::pump::Outcome;
 use super::transaction::Block;
 use super::view::ControlPlane;
@@ -85,9 +86,10 @@ fn refuse_while_moving(topology: &Topology, ddl: &Ddl) -> Result<(), Failure> {
 
 async fn transactional(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) -> Result<Completed, Failure> {
     executor.transaction.schema_changed = true;
+    let sql = with_one_verifier(&run.bound.statement.sql);
     let mut tag = None;
     for (index, shard) in admitted.placement.shards.iter().enumerate() {
-        let answered = on_shard(executor, admitted, *shard, &run.bound.statement.sql, true, index == 0).await?;
+        let answered = on_shard(executor, admitted, *shard, &sql, true, index == 0).await?;
         tag = tag.or(answered);
         executor.gateway.faults.hit(FaultPoint::DdlOpened);
     }

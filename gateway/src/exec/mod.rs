@@ -31,6 +31,7 @@ pub mod hold;
 pub mod inflight;
 pub mod insert;
 pub mod mirror;
+pub mod passwords;
 pub mod place;
 pub mod pump;
 pub mod search_path;
