@@ -398,7 +398,7 @@ BEGIN
                     IF NOT written THEN
                         RAISE EXCEPTION 'a moving row of table %% meets a row of this shard with the same primary key', %L
                             USING ERRCODE = 'RW005', DETAIL = format('Moving row: %%s. Row of this shard: %%s.', news[i],
-                                (SELECT t::text FROM %s t WHERE %s));
+                                (SELECT (t.*)::text FROM %s t WHERE %s));
                     END IF;
                     applied := applied + 1;
                 END IF;
@@ -420,9 +420,9 @@ BEGIN
             FOR i IN 1 .. coalesce(array_length(images, 1), 0) LOOP
                 o := images[i]::%s;
                 IF locking THEN
-                    SELECT t::text INTO found_row FROM %s t WHERE %s AND arcs @> ringway.token(t.%I) FOR SHARE;
+                    SELECT (t.*)::text INTO found_row FROM %s t WHERE %s AND arcs @> ringway.token(t.%I) FOR SHARE;
                 ELSE
-                    SELECT t::text INTO found_row FROM %s t WHERE %s AND arcs @> ringway.token(t.%I);
+                    SELECT (t.*)::text INTO found_row FROM %s t WHERE %s AND arcs @> ringway.token(t.%I);
                 END IF;
                 image := i; row_now := CASE WHEN FOUND THEN found_row END;
                 RETURN NEXT;
@@ -468,7 +468,7 @@ BEGIN
     SELECT * INTO STRICT t FROM ringway.sharded_table s WHERE s.relation = rel;
     FOR index_id IN SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = rel AND i.indisunique AND NOT i.indisprimary LOOP
         RETURN QUERY EXECUTE (
-            SELECT format('SELECT t::text, coalesce($1 @> ringway.token(t.%I), false) FROM (SELECT %s FROM (SELECT (i.image::%s).* FROM unnest($2) i(image)) n) k, %s t WHERE %s',
+            SELECT format('SELECT (t.*)::text, coalesce($1 @> ringway.token(t.%I), false) FROM (SELECT %s FROM (SELECT (i.image::%s).* FROM unnest($2) i(image)) n) k, %s t WHERE %s',
                 t.key_column,
                 string_agg(format('%s AS "ringway key %s"', pg_get_indexdef(index_id, g, true), g), ', '),
                 ringway.row_type(rel), ringway.row_type(rel),

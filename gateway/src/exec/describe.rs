@@ -64,8 +64,45 @@ pub fn text_field(name: &str) -> FieldDescription {
     }
 }
 
-/// Asks a shard (or knows, for the gateway's own commands).
+/// What a description depends on, besides temporary objects and schema changes that are not committed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DescriptionKey {
+    sql: Arc<str>,
+    types: Vec<u32>,
+    search_path: Vec<String>,
+    role: String,
+    catalog_version: u64,
+}
+
+fn key(executor: &Executor, statement: &Statement) -> Option<DescriptionKey> {
+    let transaction = &executor.transaction;
+    let own = transaction.failed || transaction.schema_changed || executor.only_shard.is_some();
+    if own || !executor.pins.is_empty() {
+        return None;
+    }
+    Some(DescriptionKey {
+        sql: Arc::clone(&statement.sql),
+        types: statement.types.to_vec(),
+        search_path: executor.search_path.clone(),
+        role: executor.identity.user.clone(),
+        catalog_version: executor.gateway.catalog_version()?,
+    })
+}
+
+/// Asks a shard (or knows, for the gateway's own commands, and for what was asked before).
 pub async fn describe(executor: &mut Executor, statement: &Arc<Statement>) -> Result<Description, Failure> {
+    let key = key(executor, statement);
+    if let Some(known) = key.as_ref().and_then(|key| executor.gateway.description(key)) {
+        return Ok(Description::clone(&known));
+    }
+    let description = ask(executor, statement).await?;
+    if let Some(key) = key {
+        executor.gateway.keep_description(key, Arc::new(description.clone()));
+    }
+    Ok(description)
+}
+
+async fn ask(executor: &mut Executor, statement: &Arc<Statement>) -> Result<Description, Failure> {
     let view = executor.enter()?;
     executor.slot.reads();
     let planned = executor.plan(&statement.sql, &view)?;

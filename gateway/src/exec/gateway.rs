@@ -13,6 +13,7 @@ use ringway_topology::service::Gid;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::describe::{Description, DescriptionKey};
 use super::faults::Faults;
 use super::inflight::InFlight;
 use super::sick::Sick;
@@ -81,6 +82,7 @@ pub struct Gateway {
     pub forget: tokio::sync::mpsc::Sender<(ShardId, Gid)>,
     plans: Mutex<LruCache<u64, Arc<Planned>>>,
     statement_ids: Mutex<LruCache<StatementKey, StatementId>>,
+    descriptions: Mutex<LruCache<DescriptionKey, Arc<Description>>>,
     hasher: RandomState,
     next_statement: AtomicU64,
     next_gid: AtomicU64,
@@ -114,12 +116,21 @@ impl Gateway {
             forget,
             plans: Mutex::new(LruCache::new(entries)),
             statement_ids: Mutex::new(LruCache::new(entries)),
+            descriptions: Mutex::new(LruCache::new(entries)),
             hasher: RandomState::new(),
             next_statement: AtomicU64::new(1),
             next_gid: AtomicU64::new(1),
             parameters: Mutex::default(),
             config,
         }
+    }
+
+    pub fn description(&self, key: &DescriptionKey) -> Option<Arc<Description>> {
+        self.descriptions.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    pub fn keep_description(&self, key: DescriptionKey, description: Arc<Description>) {
+        self.descriptions.lock().unwrap_or_else(PoisonError::into_inner).put(key, description);
     }
 
     pub fn catalog_version(&self) -> Option<u64> {

@@ -8,7 +8,7 @@
 use ringway_topology::ids::MoveId;
 use ringway_topology::model::quote_ident;
 
-use super::conn::ShardConn;
+use super::conn::{is_true, ShardConn};
 use super::error::MoveError;
 use super::faults;
 use super::range::KeyRange;
@@ -75,6 +75,21 @@ impl Chunker<'_> {
         done
     }
 
+    /// The move does not end, or turn round, under this transaction: what comes late finds it ended.
+    async fn receives(&self, to: &mut ShardConn) -> Result<(), MoveError> {
+        let answers = to
+            .rows_of(&format!(
+                "SELECT pg_catalog.pg_advisory_xact_lock_shared(x'52570011'::int, {0}::int);
+                 SELECT EXISTS (SELECT FROM ringway.move m WHERE m.move_id = {0} AND m.side = 'target')",
+                self.move_id
+            ))
+            .await?;
+        if answers.last().is_some_and(|rows| is_true(rows)) {
+            return Ok(());
+        }
+        Err(MoveError::retry(format!("move {} does not write to shard {}", self.move_id, to.shard)))
+    }
+
     async fn transact(
         &self,
         from: &mut ShardConn,
@@ -94,6 +109,7 @@ impl Chunker<'_> {
         }
         let destination = if staged { self.staging_name() } else { table.sql_name() };
         tokio::try_join!(from.begin_chunk(), to.begin())?;
+        self.receives(to).await?;
         to.keep_others_waiting(true);
         let out = format!(
             "COPY (SELECT {} FROM {} t WHERE {} FOR SHARE) TO STDOUT",
@@ -113,7 +129,7 @@ impl Chunker<'_> {
                 done.repaired += self.uncaptured(from, &changed).await?;
             }
             let sql = format!(
-                "SELECT t::text FROM {} t WHERE {} AND NOT EXISTS (SELECT FROM {} s WHERE {})",
+                "SELECT (t.*)::text FROM {} t WHERE {} AND NOT EXISTS (SELECT FROM {} s WHERE {})",
                 table.sql_name(),
                 condition("t"),
                 self.staging_name(),
@@ -147,7 +163,7 @@ impl Chunker<'_> {
             return Ok(());
         }
         let sql = format!(
-            "SELECT s::text, t::text FROM {} s JOIN {} t ON {} WHERE NOT coalesce({}, false) LIMIT 1",
+            "SELECT (s.*)::text, (t.*)::text FROM {} s JOIN {} t ON {} WHERE NOT coalesce({}, false) LIMIT 1",
             self.staging_name(),
             table.sql_name(),
             table.same_key,
@@ -169,7 +185,7 @@ impl Chunker<'_> {
     /// Writes the staged rows over the copy's; with images of those that really changed, when they are counted.
     async fn upsert(&self, to: &mut ShardConn) -> Result<Vec<String>, MoveError> {
         let table = self.table;
-        let returning = if self.count_repairs { " RETURNING t::text" } else { "" };
+        let returning = if self.count_repairs { " RETURNING (t.*)::text" } else { "" };
         let staging = self.staging_name();
         let differs =
             |a: &str, b: &str| format!("ROW({})::record *<> ROW({})::record", table.columns_of(a), table.columns_of(b));
@@ -245,7 +261,7 @@ impl Chunker<'_> {
     ) -> Result<Reconciled, MoveError> {
         let table = self.table;
         let sql = format!(
-            "SELECT t::text FROM {} t WHERE {} AND {}",
+            "SELECT (t.*)::text FROM {} t WHERE {} AND {}",
             table.sql_name(),
             range.sql(&table.primary_key, "t"),
             table.moving("t")

@@ -34,6 +34,8 @@ pub struct Live {
     pub cutover_turn: Option<CutoverTurn>,
     /// The epoch that was stored with this state.
     pub published: Option<(State, Epoch)>,
+    /// A process before this one was in the fence.
+    pub resumed_in_fence: bool,
     /// Cutovers undone in a row, and when the next may begin.
     pub undone_in_a_row: u32,
     pub next_cutover: Option<Instant>,
@@ -63,9 +65,9 @@ impl MoveContext {
             id: record.id,
             cluster,
             limits,
+            live: Mutex::new(Live { resumed_in_fence: matches!(record.state, State::Fence(_)), ..Live::default() }),
             record: watch::Sender::new(record),
             storing: tokio::sync::Mutex::new(()),
-            live: Mutex::default(),
             wake: Notify::new(),
         }
     }

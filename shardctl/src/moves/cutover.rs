@@ -17,7 +17,7 @@ pub struct CutoverSessions {
     pub from: ShardConn,
     /// To the one that receives them.
     pub to: ShardConn,
-    /// The fence's transaction on `to` still has to be rolled back.
+    /// The fence's transaction on `to` is open, with the locks that opening the arcs there needs.
     pub to_is_locked: bool,
     /// To the same, for what must not be part of the transaction on `to`.
     pub finisher: ShardConn,
@@ -31,32 +31,23 @@ impl CutoverSessions {
         Ok(CutoverSessions { direction, from, to, to_is_locked: false, finisher })
     }
 
-    pub async fn unlock(&mut self) {
-        if std::mem::take(&mut self.to_is_locked) {
-            self.to.rollback().await;
-        }
-    }
-
     fn is_usable(&self) -> bool {
         self.from.is_usable() && self.to.is_usable() && self.finisher.is_usable()
     }
 }
 
-/// Before writes are held. A shard that does not answer now is met again, within a bound, once they are.
-pub async fn prepare(ctx: &MoveContext, direction: Direction) {
+/// Before writes are held: a shard that does not answer holds none.
+pub async fn prepare(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
     let begun = Instant::now();
     let opened = async {
         let mut sessions = CutoverSessions::open(ctx, direction).await?;
         effects::warm(ctx, &mut sessions).await?;
         Ok::<_, MoveError>(sessions)
     };
-    match opened.await {
-        Ok(sessions) => {
-            tracing::debug!(r#move = ctx.id.0, took = ?begun.elapsed(), "the cutover's sessions are open");
-            keep(ctx, sessions);
-        }
-        Err(error) => tracing::debug!(r#move = ctx.id.0, %error, "the cutover's sessions cannot be opened yet"),
-    }
+    let sessions = opened.await?;
+    tracing::debug!(r#move = ctx.id.0, took = ?begun.elapsed(), "the cutover's sessions are open");
+    keep(ctx, sessions);
+    Ok(())
 }
 
 /// The kept sessions, or new ones within the bound.

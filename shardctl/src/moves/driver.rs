@@ -93,6 +93,14 @@ fn requested(ctx: &MoveContext) -> Option<Event> {
     }
 }
 
+/// Longer after every cutover that came to nothing.
+fn pause_cutovers(ctx: &MoveContext) {
+    let mut live = ctx.live();
+    let (first, most) = (ctx.limits.cutover_backoff_ms, ctx.limits.cutover_backoff_max_ms);
+    live.next_cutover = Some(Instant::now() + MoveLimits::backoff(first, most, live.undone_in_a_row));
+    live.undone_in_a_row += 1;
+}
+
 /// Stores the next state, and what follows from entering it.
 async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
     let now = unix_ms();
@@ -103,7 +111,12 @@ async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
                 ctx.live().next_cutover = Some(Instant::now() + CUTOVER_TURN_EVERY);
                 return Ok(());
             }
-            cutover::prepare(ctx, direction).await;
+            if let Err(error) = cutover::prepare(ctx, direction).await {
+                ctx.trouble(format!("the cutover cannot begin: {error}"));
+                ctx.live().cutover_turn = None;
+                pause_cutovers(ctx);
+                return Ok(());
+            }
             ctx.live().held_since = Some(Instant::now());
         }
     }
@@ -157,16 +170,7 @@ async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
         ctx.live().cutover_turn = None;
     }
     match after {
-        State::UndoHold { .. } if before != after => {
-            let mut live = ctx.live();
-            let pause = MoveLimits::backoff(
-                ctx.limits.cutover_backoff_ms,
-                ctx.limits.cutover_backoff_max_ms,
-                live.undone_in_a_row,
-            );
-            live.undone_in_a_row += 1;
-            live.next_cutover = Some(Instant::now() + pause);
-        }
+        State::UndoHold { .. } if before != after => pause_cutovers(ctx),
         State::PublishSwitch(_) => {
             let mut live = ctx.live();
             live.undone_in_a_row = 0;

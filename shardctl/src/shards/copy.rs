@@ -31,7 +31,7 @@ pub async fn copy_rows(from: &Client, out: &str, into: &Client, input: &str) -> 
 pub async fn checksum(client: &Client, table: &TableName) -> Result<(i64, String), ControlError> {
     let sql = format!(
         "SELECT pg_catalog.count(*),
-            coalesce(pg_catalog.sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text FROM ONLY {} t",
+            coalesce(pg_catalog.sum(pg_catalog.hashtextextended((t.*)::text, 0)::numeric), 0)::text FROM ONLY {} t",
         table.quoted()
     );
     let row = client.query_one(&sql, &[]).await?;

@@ -266,6 +266,7 @@ async fn change_kind_fenced(
     let topology = control
         .change("table changing", |topology| {
             let kind = kind(topology)?;
+            refuse_while_moving(topology, &kind)?;
             topology.tables.push(Table { name: table.clone(), kind, changing: true });
             Ok(())
         })
@@ -284,6 +285,19 @@ async fn change_kind_fenced(
     let (rows, warnings) = done?;
     let topology = settle::publish_changed(control, table).await?;
     Ok(Distributed { epoch: topology.epoch, warnings, rows })
+}
+
+/// A move copies the tables of its keyspace as they are when it is in the topology, and waits for those that are being
+/// distributed (moves/effects/publish.rs).
+pub fn refuse_while_moving(topology: &Topology, kind: &TableKind) -> Result<(), ControlError> {
+    let TableKind::Sharded { keyspace, .. } = kind else { return Ok(()) };
+    match topology.moves.values().find(|moving| moving.keyspace == *keyspace) {
+        Some(moving) => Err(ControlError::Precondition(format!(
+            "rows of the table's keyspace are moving (move {0}); wait for it to end (shardctl move watch {0}), or cancel it",
+            moving.id
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// From here on no statement is left that began before this epoch, in which the table is changing.

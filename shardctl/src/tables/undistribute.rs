@@ -6,7 +6,7 @@
 use ringway_topology::model::{quote_ident, Table, TableKind, TableName, Topology};
 use ringway_topology::token::token_sql;
 
-use super::distribute::{drain, Members};
+use super::distribute::{drain, refuse_while_moving, Members};
 use super::inspect::{ForeignKey, TableInfo};
 use super::name::parse_table;
 use super::shard_rows::{any_of, commit, lock_everywhere};
@@ -22,7 +22,7 @@ pub async fn undistribute_table(control: &Control, table: &str) -> Result<Distri
     let Some(table) = topology.table(&name.schema, &name.name).cloned() else {
         return Err(ControlError::NotFound(format!("{name} is no sharded or reference table")));
     };
-    check_moves(&topology, &table)?;
+    refuse_while_moving(&topology, &table.kind)?;
     let members = Members::connect(control).await?;
     let info = members.inspect(&name).await?;
     check_foreign_keys(&name, &info, &topology)?;
@@ -35,17 +35,6 @@ pub async fn undistribute_table(control: &Control, table: &str) -> Result<Distri
     }
     fences::lift_or_settle_later(control).await;
     outcome
-}
-
-fn check_moves(topology: &Topology, table: &Table) -> Result<(), ControlError> {
-    let TableKind::Sharded { keyspace, .. } = &table.kind else { return Ok(()) };
-    match topology.moves.values().find(|moving| moving.keyspace == *keyspace) {
-        Some(moving) => Err(ControlError::Precondition(format!(
-            "rows of the keyspace of {} are moving; wait for move {} to end (shardctl move watch {})",
-            table.name, moving.id, moving.id
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// Foreign keys hold on each shard alone: one whose other end stays on all shards would lose its rows.
@@ -77,7 +66,7 @@ async fn fenced(control: &Control, name: &TableName) -> Result<Distributed, Cont
             let table = table.ok_or_else(|| ControlError::NotFound(format!("{name} has been dropped")))?;
             table.changing = true;
             let table = table.clone();
-            check_moves(topology, &table)
+            refuse_while_moving(topology, &table.kind)
         })
         .await?;
     drain(control, &topology, name).await?;

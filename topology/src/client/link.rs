@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::convert::{topology_from_proto, ConvertError};
+use crate::ids::Epoch;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
@@ -87,7 +88,9 @@ async fn attach(shared: &Shared) -> Result<std::convert::Infallible, LinkError> 
             }
             changed = acknowledged.changed() => {
                 if changed.is_ok() {
-                    session.send_acknowledged(&acknowledged.borrow_and_update())?;
+                    let said = acknowledged.borrow_and_update().clone();
+                    session.acknowledged(&said);
+                    session.send_acknowledged(&said)?;
                 }
             }
             _ = heartbeat.tick() => session.beat()?,
@@ -96,12 +99,20 @@ async fn attach(shared: &Shared) -> Result<std::convert::Infallible, LinkError> 
     }
 }
 
+/// A lease that counts once statements use this epoch.
+struct WaitingLease {
+    sent_at: Instant,
+    length: Duration,
+    epoch: Epoch,
+}
+
 struct Session<'a> {
     shared: &'a Shared,
     outgoing: mpsc::Sender<v1::GatewayMessage>,
     incoming: tonic::Streaming<v1::ControlMessage>,
     /// Of the sending of the registration; taken when it has been turned into a lease.
     registered_at: Option<Instant>,
+    waiting_lease: Option<WaitingLease>,
     welcome: Option<v1::Welcome>,
     next_sequence: u64,
     beats: VecDeque<(u64, Instant)>,
@@ -126,6 +137,7 @@ impl<'a> Session<'a> {
             outgoing,
             incoming: answer.into_inner(),
             registered_at: Some(registered_at),
+            waiting_lease: None,
             welcome: None,
             next_sequence: 1,
             beats: VecDeque::new(),
@@ -149,8 +161,9 @@ impl<'a> Session<'a> {
                     newer
                 });
                 // Not before: a lease with the topology of another day would serve what has moved since.
+                let length = Duration::from_millis(welcome.lease_milliseconds);
                 if let Some(registered_at) = self.registered_at.take() {
-                    self.shared.lease.renew(registered_at, Duration::from_millis(welcome.lease_milliseconds));
+                    self.grant(registered_at, length);
                     self.shared.connected.send_replace(true);
                 }
             }
@@ -161,12 +174,32 @@ impl<'a> Session<'a> {
                     }
                     self.beats.pop_front();
                     if sequence == renewed.sequence {
-                        self.shared.lease.renew(sent_at, Duration::from_millis(renewed.lease_milliseconds));
+                        self.grant(sent_at, Duration::from_millis(renewed.lease_milliseconds));
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Nobody has waited for a gateway whose lease had run out: its new lease counts once statements use the newest topology
+    /// that has come on this stream.
+    fn grant(&mut self, sent_at: Instant, length: Duration) {
+        let newest = self.shared.topology.borrow().as_ref().map_or(Epoch(0), |topology| topology.epoch);
+        if self.shared.lease.is_live() || self.shared.acknowledged.borrow().used >= newest {
+            self.waiting_lease = None;
+            self.shared.lease.renew(sent_at, length);
+        } else {
+            self.waiting_lease = Some(WaitingLease { sent_at, length, epoch: newest });
+        }
+    }
+
+    fn acknowledged(&mut self, said: &super::Acknowledgement) {
+        if self.waiting_lease.as_ref().is_some_and(|waiting| said.used >= waiting.epoch) {
+            if let Some(waiting) = self.waiting_lease.take() {
+                self.shared.lease.renew(waiting.sent_at, waiting.length);
+            }
+        }
     }
 
     fn send_acknowledged(&self, said: &super::Acknowledgement) -> Result<(), LinkError> {

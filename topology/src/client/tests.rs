@@ -110,7 +110,7 @@ impl Bench {
 }
 
 fn acknowledgement(routed: u64, drained: u64) -> Acknowledgement {
-    Acknowledgement { routed: Epoch(routed), drained: Epoch(drained), ..Acknowledgement::default() }
+    Acknowledgement { routed: Epoch(routed), drained: Epoch(drained), used: Epoch(routed), pending: Vec::new() }
 }
 
 async fn reach(client: &TopologyClient, epoch: u64) {
@@ -130,9 +130,8 @@ async fn follows_acknowledges_and_comes_back() {
     session.greet(5).await;
     reach(&client, 5).await;
     assert_eq!(client.secret().as_deref(), Some("secret"));
-    assert!(client.lease().is_live());
-    assert!(client.lease().lease().valid_until >= before + Duration::from_millis(2500));
-
+    client.ack(acknowledgement(3, 3));
+    assert!(!client.lease().is_live(), "statements do not use what has come yet");
     client.ack(acknowledgement(5, 4));
     client.ack(acknowledgement(3, 3));
     let mut beat = None;
@@ -143,6 +142,8 @@ async fn follows_acknowledges_and_comes_back() {
             _ => {}
         }
     }
+    assert!(client.lease().is_live());
+    assert!(client.lease().lease().valid_until >= before + Duration::from_millis(2500));
     let sequence = match beat {
         Some(sequence) => sequence,
         None => loop {

@@ -91,7 +91,7 @@ async fn compare_collations(
 
 /// Rows in arcs that the target does not own are not this move's to overwrite.
 async fn refuse_strays(target: &mut ShardConn, table: &MovingTable) -> Result<(), MoveError> {
-    let sql = format!("SELECT t::text FROM {} t WHERE {} LIMIT 1", table.sql_name(), table.moving("t"));
+    let sql = format!("SELECT (t.*)::text FROM {} t WHERE {} LIMIT 1", table.sql_name(), table.moving("t"));
     match target.query_long(&sql, &[]).await?.first() {
         None => Ok(()),
         Some(row) => Err(MoveError::fatal(format!(
@@ -128,7 +128,7 @@ async fn refuse_key_conflicts(
     );
     source.copy_into(&out, target, &format!("COPY pg_temp.ringway_keys ({keys}) FROM STDIN")).await?;
     let sql = format!(
-        "SELECT t::text FROM pg_temp.ringway_keys s JOIN {} t ON {} WHERE NOT coalesce({}, false) LIMIT 1",
+        "SELECT (t.*)::text FROM pg_temp.ringway_keys s JOIN {} t ON {} WHERE NOT coalesce({}, false) LIMIT 1",
         table.sql_name(),
         table.same_key,
         table.moving("t")

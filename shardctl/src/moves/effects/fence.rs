@@ -21,6 +21,8 @@ use super::fingerprint;
 use super::prepared::resolve;
 use super::publish::hold_time_left;
 
+/// A writer there that waits for held writes does not end before they are released: the cutover then makes way.
+const OTHER_END_LOCK_MAX: Duration = Duration::from_millis(200);
 const LOOK_AGAIN_PAUSE: Duration = Duration::from_millis(2);
 const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -30,6 +32,13 @@ pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) 
     let record = ctx.record();
     let (from_id, _) = record.ends(direction)?;
     let round = record.handovers as i32 + 1;
+    // The process that stored this state may have fenced: nothing is undone before that is known.
+    let resumed = std::mem::take(&mut ctx.live().resumed_in_fence);
+    if resumed && settle_doubt(ctx, direction, round).await? {
+        faults::point(effect, "middle");
+        ctx.no_trouble();
+        return Ok(());
+    }
     let mut why = "writes were held for too long".to_owned();
     while !hold_time_left(ctx).is_zero() {
         let limit = hold_time_left(ctx);
@@ -135,8 +144,17 @@ async fn attempt(
         return Ok(Attempt::Committed);
     }
     let here = fingerprint::answer(ctx, &from.shard, &answers)?;
-    // Both on the other end, and after the locks on this one. The tables' locks there keep nobody from finishing or writing.
-    let there = format!("{}; {tables}; {}", begin(hold_time_left(ctx).as_millis() as u64), fingerprint::question(ctx));
+    // Both on the other end, and after the locks on this one. The tables' locks there keep nobody from finishing or writing;
+    // the guards' lock is the one that opening the arcs there needs, which past the point of no return must not wait.
+    let lock_timeout_ms = hold_time_left(ctx).as_millis().min(OTHER_END_LOCK_MAX.as_millis()) as u64;
+    let there = format!(
+        "{}; SET LOCAL idle_in_transaction_session_timeout = {}; {tables};
+         SELECT pg_catalog.pg_advisory_xact_lock(x'52570010'::int, {}); {}",
+        begin(lock_timeout_ms),
+        ctx.limits.statement_timeout_ms,
+        record.keyspace,
+        fingerprint::question(ctx)
+    );
     let (unfinished, there) = tokio::join!(resolve(from, finisher, from_id), to.rows_of(&there));
     let there = fingerprint::answer(ctx, &to.shard, &there?)?;
     if unfinished?.ended > 0 {
@@ -186,7 +204,6 @@ async fn attempt(
         Err(error) if error.is_in_doubt() => return Err(Failed::InDoubt(error)),
         Err(error) => return Err(Failed::Before(error)),
     }
-    // Not now: writes are held for it.
     sessions.to_is_locked = true;
     Ok(Attempt::Committed)
 }
@@ -215,21 +232,26 @@ async fn is_captured(from: &mut ShardConn, id: MoveId) -> Result<bool, MoveError
     Ok(from.rows_of(&captured(id)).await?.last().is_some_and(|rows| is_true(rows)))
 }
 
-/// Whether the fence has committed; asks until the shard says so under the lock that the fence's transaction held, so that it
-/// can neither be pending nor commit later.
+/// Whether the fence has committed. Nobody holds the lock of the fence's transaction when the record is looked for, so it can
+/// neither be pending nor commit later. Asks until the shard says so.
 pub async fn settle_doubt(ctx: &MoveContext, direction: Direction, round: i32) -> Result<bool, MoveError> {
     let record = ctx.record();
     let (from_id, _) = record.ends(direction)?;
+    // The lock as `close_arcs` takes it.
+    let pending = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.classid = x'52570010'::int::oid
+             AND l.objid = {}::oid AND l.objsubid = 2 AND l.mode = 'ExclusiveLock' AND l.granted
+             AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()))",
+        record.keyspace
+    );
     loop {
         let answer = async {
             let mut from = ctx.connect(from_id).await?;
-            from.begin_with(ctx.limits.row_lock_timeout_ms).await?;
-            from.query("SELECT pg_catalog.pg_advisory_xact_lock(x'52570010'::int, $1)", &[&(record.keyspace.0 as i32)])
-                .await?;
+            if from.rows_of(&pending).await?.last().is_none_or(|rows| is_true(rows)) {
+                return Err(MoveError::retry("its transaction is still there"));
+            }
             let found = from.rows_of(&handed_over(record.id, round)).await?;
-            let found = found.last().is_some_and(|rows| is_true(rows));
-            from.rollback().await;
-            Ok::<bool, MoveError>(found)
+            Ok::<bool, MoveError>(found.last().is_some_and(|rows| is_true(rows)))
         }
         .await;
         match answer {

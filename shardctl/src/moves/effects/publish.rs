@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ringway_topology::ids::Epoch;
-use ringway_topology::model::{Keyspace, Move, Placement, Topology};
+use ringway_topology::ids::{Epoch, KeyspaceId};
+use ringway_topology::model::{Keyspace, Move, Placement, TableName, Topology};
 
 use crate::moves::conn::ShardConn;
 use crate::moves::context::MoveContext;
-use crate::moves::cutover::{self, CutoverSessions};
+use crate::moves::cutover;
 use crate::moves::error::MoveError;
 use crate::moves::faults;
 use crate::moves::port::Published;
@@ -38,6 +38,12 @@ pub fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), Mo
                 phase: record.state.phase(),
                 routing,
             };
+            // Until the move is in the topology a table may be distributed; from then on none may (tables/distribute.rs).
+            if !topology.moves.contains_key(&record.id) {
+                if let Some(table) = changing(topology, record.keyspace) {
+                    return Err(MoveError::retry(format!("table {table} of the keyspace is being distributed")));
+                }
+            }
             // A new phase alone is no reason for a new epoch.
             let same = topology
                 .moves
@@ -56,6 +62,10 @@ pub fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), Mo
         reassign(keyspace, record, direction)?;
     }
     Ok(())
+}
+
+fn changing(topology: &Topology, keyspace: KeyspaceId) -> Option<&TableName> {
+    topology.tables_of(keyspace).map(|(table, ..)| table).find(|table| table.changing).map(|table| &table.name)
 }
 
 /// The epoch from which gateways do what this state wants.
@@ -160,17 +170,11 @@ pub async fn switch(ctx: &MoveContext, direction: Direction, effect: &'static st
     faults::point(effect, "middle");
     let limit = Duration::from_millis(ctx.limits.statement_timeout_ms);
     let mut sessions = cutover::sessions(ctx, direction, limit).await?;
-    // None needs another: a gateway without a lease is refused by the floor, and what it began before is ended.
-    let CutoverSessions { from: old_owner, to: new_owner, to_is_locked, .. } = &mut sessions;
-    let unlocked = async {
-        if std::mem::take(to_is_locked) {
-            new_owner.rollback().await;
-        }
-    };
-    let raised = raise_floor(ctx, old_owner, published.epoch());
+    // Neither needs the other: a gateway without a lease is refused by the floor, and what it began before is ended.
+    let raised = raise_floor(ctx, &mut sessions.from, published.epoch());
     let ends = [from, to];
     let routed = ctx.cluster.wait_published(published, &ends, ctx.acknowledge_timeout());
-    let (raised, routed, ()) = tokio::join!(raised, routed, unlocked);
+    let (raised, routed) = tokio::join!(raised, routed);
     cutover::keep(ctx, sessions);
     raised?;
     routed?;

@@ -47,20 +47,33 @@ pub async fn open(ctx: &MoveContext, direction: Direction) -> Result<(), MoveErr
     let (from_id, _) = record.ends(direction)?;
     let limit = Duration::from_millis(ctx.limits.statement_timeout_ms);
     let mut sessions = cutover::sessions(ctx, direction, limit).await?;
-    sessions.unlock().await;
-    let CutoverSessions { from, to, .. } = &mut sessions;
+    let CutoverSessions { from, to, to_is_locked, .. } = &mut sessions;
     let statements = format!(
         "{}; SELECT ringway.open_arcs({}, {})",
         set_move(ctx, "source"),
         record.keyspace,
         arcs_literal(&record.arcs)
     );
+    // The fence has left its locks here; without them (after a restart, or an error) this may have to wait.
+    if std::mem::take(to_is_locked) {
+        match to.batch(&format!("{statements}; COMMIT")).await {
+            Ok(()) => {
+                cutover::keep(ctx, sessions);
+                ctx.held_stage("the new owner takes writes");
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::warn!(r#move = ctx.id.0, %error, "the fence's locks on the new owner are lost");
+                to.rollback().await;
+            }
+        }
+    }
     let deadline = Instant::now() + limit;
     loop {
         match to.transaction(ctx.limits.row_lock_timeout_ms, &statements).await {
             Ok(()) => break,
             Err(error) if error.is_lock_timeout() && Instant::now() < deadline => {
-                ctx.trouble(format!("waiting for prepared transactions on shard {}", to.shard));
+                ctx.trouble(format!("waiting for transactions on shard {}", to.shard));
                 resolve(from, to, from_id).await?;
             }
             Err(error) => return Err(error),

@@ -44,7 +44,7 @@ pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) 
             .await?;
         }
         let passed = pass.repaired == 0;
-        if passed && super::is_void(ctx).await? {
+        if super::is_void(ctx).await? {
             return Err(MoveError::Void("tables were rewritten while they were verified".into()));
         }
         ctx.update(|record| {
@@ -113,7 +113,7 @@ async fn compare(
 
 async fn sum(shard: &mut ShardConn, table: &MovingTable, range: &KeyRange) -> Result<Sum, MoveError> {
     let sql = format!(
-        "SELECT count(*), coalesce(sum(pg_catalog.hashtextextended(t::text COLLATE \"C\", 0)::numeric), 0)::text FROM {} t WHERE {} AND {}",
+        "SELECT count(*), coalesce(sum(pg_catalog.hashtextextended((t.*)::text COLLATE \"C\", 0)::numeric), 0)::text FROM {} t WHERE {} AND {}",
         table.sql_name(),
         range.sql(&table.primary_key, "t"),
         table.moving("t")
