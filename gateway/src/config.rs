@@ -100,6 +100,8 @@ pub struct Limits {
     pub mirror_rows_max: usize,
     pub merge_rows_buffered_max: usize,
     pub gather_bytes_max: usize,
+    /// Rows of INSERT ... SELECT that travel to the owners of their keys.
+    pub insert_select_bytes_max: usize,
     /// One row of COPY FROM that is split by key.
     pub copy_row_bytes_max: usize,
     /// Finished distributed transactions whose decision is still to be forgotten.
@@ -132,6 +134,7 @@ impl Default for Limits {
             mirror_rows_max: 50_000,
             merge_rows_buffered_max: 1_000_000,
             gather_bytes_max: 256 << 20,
+            insert_select_bytes_max: 64 << 20,
             copy_row_bytes_max: 256 << 20,
             decided_backlog_max: 10_000,
             drain_timeout_ms: 10_000,

@@ -105,7 +105,7 @@ async fn gather(
 }
 
 /// Names of types that are not PostgreSQL's own: their OIDs differ from shard to shard.
-async fn type_names(
+pub async fn type_names(
     executor: &Executor,
     admitted: &Admitted,
     shard: ShardId,

@@ -22,7 +22,16 @@ pub struct Client {
     /// Where [`Self::rewind`] goes back to; None once bytes have been sent since.
     mark: Option<usize>,
     /// Forwarded bytes are kept here instead of being sent, within the bound.
-    capture: Option<(BytesMut, usize)>,
+    capture: Option<Capture>,
+}
+
+/// Forwarded bytes, within a bound.
+#[derive(Debug)]
+pub struct Capture {
+    pub bytes: BytesMut,
+    pub bytes_max: usize,
+    /// What is said about more.
+    pub too_large: fn(usize) -> PgError,
 }
 
 impl Client {
@@ -84,11 +93,11 @@ impl Client {
 
     /// Bytes of a server, in order with what is in the output buffer.
     pub async fn forward(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        if let Some((captured, bytes_max)) = &mut self.capture {
-            if captured.len() + bytes.len() > *bytes_max {
-                return Err(too_large(*bytes_max).into());
+        if let Some(capture) = &mut self.capture {
+            if capture.bytes.len() + bytes.len() > capture.bytes_max {
+                return Err((capture.too_large)(capture.bytes_max).into());
             }
-            captured.extend_from_slice(bytes);
+            capture.bytes.extend_from_slice(bytes);
             return Ok(());
         }
         if self.out.len() + bytes.len() <= GATHER_BYTES {
@@ -115,12 +124,17 @@ impl Client {
 
     /// Keeps what is forwarded from now on, up to `bytes_max`.
     pub fn capture(&mut self, bytes_max: usize) {
-        self.capture = Some((BytesMut::new(), bytes_max));
+        self.capture = Some(Capture { bytes: BytesMut::new(), bytes_max, too_large });
+    }
+
+    /// Keeps what is forwarded elsewhere from now on; gives what was in use.
+    pub fn exchange_capture(&mut self, capture: Option<Capture>) -> Option<Capture> {
+        std::mem::replace(&mut self.capture, capture)
     }
 
     /// What has been forwarded since [`Self::capture`].
     pub fn take_captured(&mut self) -> BytesMut {
-        self.capture.take().map(|(captured, _)| captured).unwrap_or_default()
+        self.capture.take().map(|capture| capture.bytes).unwrap_or_default()
     }
 
     /// An answer begins that may have to be taken back.

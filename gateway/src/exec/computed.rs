@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use ringway_topology::ids::ShardId;
 use ringway_topology::token::KeyType;
 
-use super::answers::collect;
+use super::answers::{collect, Answers};
 use super::bound::{queue_execute, Bound, Statement};
 use super::describe::describe;
 use super::dispatch::{self, Completed, Run};
@@ -15,6 +16,7 @@ use super::failure::Failure;
 use super::forward::drain_prefix;
 use super::hold::Admitted;
 use super::pump::Outcome;
+use super::view::View;
 use crate::plan::types::{Access, ComputedKeys, Plan};
 use crate::pool::connection::{row_values, StatementId};
 use crate::sql::splice::{apply, Splice};
@@ -23,7 +25,7 @@ use crate::wire::{frontend, Format, Frame, PgError, SqlState};
 /// A Bind counts its parameters in 16 bits.
 const PARAMETERS_MAX: usize = 65_535;
 
-type Key = Option<Vec<u8>>;
+pub type Key = Option<Vec<u8>>;
 
 pub async fn run(
     executor: &mut Executor,
@@ -104,10 +106,19 @@ async fn compute(
     let open = executor.transaction.participants.keys().next().copied();
     let shard = executor.only_shard.or(open).or(admitted.view.topology.home_shard());
     let shard = shard.ok_or_else(|| PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet"))?;
-    let mut lent = executor.lend(&admitted.view, shard, Access::Read).await?;
+    let answers = ask(executor, &admitted.view, shard, &bound).await?;
+    if answers.rows.len() != plan.places.len() {
+        return Err(PgError::internal("a shard has not computed every key").into());
+    }
+    answers.rows.iter().map(|row| key(row.get(5..).unwrap_or_default(), plan.key_type, plan.typmod)).collect()
+}
+
+/// Runs a statement that only reads, for the gateway.
+pub async fn ask(executor: &mut Executor, view: &View, shard: ShardId, bound: &Bound) -> Result<Answers, Failure> {
+    let mut lent = executor.lend(view, shard, Access::Read).await?;
     let connection = &mut *lent.participant.connection;
     let prefix = std::mem::take(&mut lent.participant.prefix);
-    queue_execute(connection, &mut VecDeque::new(), &bound, Some(&plan.keys_sql), false, "", 0)?;
+    queue_execute(connection, &mut VecDeque::new(), bound, Some(&bound.statement.sql), false, "", 0)?;
     connection.unnamed = None;
     connection.queue_sync();
     connection.flush().await?;
@@ -117,25 +128,22 @@ async fn compute(
     if let Some(error) = error {
         return Err(Failure::Server(error));
     }
-    let answers = answers.check()?;
-    if answers.rows.len() != plan.places.len() {
-        return Err(PgError::internal("a shard has not computed every key").into());
-    }
-    answers.rows.iter().map(|row| key(row.get(5..).unwrap_or_default(), plan)).collect()
+    answers.check()
 }
 
-fn key(row: &[u8], plan: &ComputedKeys) -> Result<Key, Failure> {
+/// A row's one value as the column of this type and modifier stores it.
+pub fn key(row: &[u8], key_type: KeyType, typmod: i32) -> Result<Key, Failure> {
     let values = row_values(row).ok_or_else(|| PgError::internal("a shard's row cannot be read"))?;
     let Some(value) = values.first().copied().flatten() else { return Ok(None) };
-    let is_string = matches!(plan.key_type, KeyType::Varchar | KeyType::Bpchar);
-    let Some(length) = usize::try_from(plan.typmod - 4).ok().filter(|_| is_string) else {
+    let is_string = matches!(key_type, KeyType::Varchar | KeyType::Bpchar);
+    let Some(length) = usize::try_from(typmod - 4).ok().filter(|_| is_string) else {
         return Ok(Some(value.to_vec()));
     };
     // As an assignment does: blanks that do not fit are cut off.
     let text = std::str::from_utf8(value).map_err(|_| PgError::internal("a shard's string is not UTF-8"))?;
     let end = text.char_indices().nth(length).map_or(text.len(), |(at, _)| at);
     if text[end..].chars().any(|character| character != ' ') {
-        let name = if plan.key_type == KeyType::Varchar { "character varying" } else { "character" };
+        let name = if key_type == KeyType::Varchar { "character varying" } else { "character" };
         let message = format!("value too long for type {name}({length})");
         return Err(PgError::new(SqlState::STRING_DATA_RIGHT_TRUNCATION, message).into());
     }

@@ -7,12 +7,14 @@ use bytes::{Bytes, BytesMut};
 use super::bound::Statement;
 use super::executor::Executor;
 use super::failure::Failure;
+use super::view::View;
 use crate::plan::types::Access;
 use crate::plan::types::{AdminCommand, Plan, SessionCommand};
 use crate::pool::error::ServerError;
 use crate::wire::backend::{self, FieldDescription};
 use crate::wire::frontend::{self, Formats};
 use crate::wire::{Format, Target};
+use ringway_topology::ids::ShardId;
 
 /// Types of a text column.
 pub const TEXT_OID: u32 = 25;
@@ -119,7 +121,17 @@ async fn ask(executor: &mut Executor, statement: &Arc<Statement>) -> Result<Desc
         )
         .into());
     };
-    let mut lent = executor.lend(&view, shard, Access::Read).await?;
+    ask(executor, &view, shard, statement).await
+}
+
+/// Asks this shard.
+pub async fn ask(
+    executor: &mut Executor,
+    view: &View,
+    shard: ShardId,
+    statement: &Statement,
+) -> Result<Description, Failure> {
+    let mut lent = executor.lend(view, shard, Access::Read).await?;
     let connection = &mut *lent.participant.connection;
     frontend::parse(connection.output(), "", &statement.sql, &statement.types);
     frontend::describe(connection.output(), Target::Statement, "");

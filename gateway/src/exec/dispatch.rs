@@ -17,7 +17,7 @@ use super::hold::{admit, Admitted};
 use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
-use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert};
+use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert, insert_select};
 use crate::plan::types::{Access, Home, MultiShard, Plan, Query};
 use crate::wire::{PgError, SqlState};
 use ringway_topology::ids::ShardId;
@@ -147,6 +147,7 @@ async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) ->
     match plan {
         Plan::Query(query) => self::query(executor, run, admitted, query).await,
         Plan::ComputedKeys(keys) => computed::run(executor, run, admitted, keys).await,
+        Plan::InsertSelect(insert) => insert_select::run(executor, run, admitted, insert).await,
         Plan::Home(home) => self::home(executor, run, admitted, home).await,
         Plan::Ddl(ddl) => ddl::run(executor, run, admitted, ddl).await,
         Plan::CopyIn(copy) => copy_in::run(executor, run, admitted, copy).await,
@@ -157,7 +158,7 @@ async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) ->
     }
 }
 
-async fn query(
+pub async fn query(
     executor: &mut Executor,
     run: &Run<'_>,
     admitted: &Admitted,
@@ -194,6 +195,7 @@ async fn several(
         MultiShard::Write => fanout::write(executor, run, admitted, query).await,
         MultiShard::WriteEverywhere => fanout::write_everywhere(executor, run, admitted, query).await,
         MultiShard::InsertSplit(plan) => insert::run(executor, run, admitted, query, plan).await,
+        MultiShard::InsertSelect(plan) => insert_select::run(executor, run, admitted, plan).await,
         MultiShard::Refused(error) => Err(Failure::Error(error.clone())),
     }
 }

@@ -37,7 +37,7 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
         let view = executor.enter()?;
         let planned = executor.plan(sql, &view)?;
         let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
-        if matches!(plan, Plan::Query(query) if query.calls_code) && executor.transaction.schema_changed {
+        if calls_code(plan) && executor.transaction.schema_changed {
             return Err(PgError::refused(
                 "functions cannot be called in a transaction that has changed the schema",
                 "Commit the schema change first.",
@@ -85,6 +85,14 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
     }
 }
 
+fn calls_code(plan: &Plan) -> bool {
+    match plan {
+        Plan::Query(query) => query.calls_code,
+        Plan::InsertSelect(insert) => insert.calls_code,
+        _ => false,
+    }
+}
+
 /// Why a statement waits, and the epoch that says so: a newer one may not.
 enum Wait {
     Move(MoveId, Epoch),
@@ -105,6 +113,7 @@ fn waits_for(executor: &Executor, view: &View, plan: &Plan, placement: &Placemen
     let tables = match plan {
         Plan::Query(query) => query.tables.as_slice(),
         Plan::Ddl(ddl) => ddl.tables.as_slice(),
+        Plan::InsertSelect(insert) => insert.tables.as_slice(),
         Plan::CopyIn(copy) => std::slice::from_ref(&copy.table),
         _ => &[],
     };
@@ -229,6 +238,8 @@ pub fn targets(plan: &Plan) -> Option<Cow<'_, Targets>> {
         Plan::Explain(explain) if !explain.route_only => targets(&explain.inner),
         // The statement that it becomes has them.
         Plan::ComputedKeys(_) => None,
+        // Which rows there will be is not known yet.
+        Plan::InsertSelect(insert) => Some(Cow::Owned(Targets::Keyspace(insert.keyspace))),
         Plan::Explain(_) | Plan::Session(_) | Plan::Admin(_) => None,
     }
 }
@@ -236,7 +247,7 @@ pub fn targets(plan: &Plan) -> Option<Cow<'_, Targets>> {
 pub fn access(plan: &Plan) -> Access {
     match plan {
         Plan::Query(query) => query.access,
-        Plan::Ddl(_) | Plan::CopyIn(_) | Plan::Home(_) => Access::Write,
+        Plan::Ddl(_) | Plan::CopyIn(_) | Plan::Home(_) | Plan::InsertSelect(_) => Access::Write,
         Plan::CopyOut(_) | Plan::Session(_) | Plan::Admin(_) | Plan::ComputedKeys(_) => Access::Read,
         Plan::Explain(explain) if explain.analyze => access(&explain.inner),
         Plan::Explain(_) => Access::Read,

@@ -30,6 +30,7 @@ pub mod guarded;
 pub mod hold;
 pub mod inflight;
 pub mod insert;
+pub mod insert_select;
 pub mod mirror;
 pub mod passwords;
 pub mod place;

@@ -74,6 +74,11 @@ impl Partials {
         if values.len() != self.arrays.len() {
             return Err(MergeError::MalformedRow);
         }
+        self.push_values(values)
+    }
+
+    /// Adds a row, given column by column.
+    pub fn push_values<'v>(&mut self, values: impl IntoIterator<Item = Option<&'v [u8]>>) -> Result<(), MergeError> {
         for (array, value) in self.arrays.iter_mut().zip(values) {
             let before = array.len();
             push_element(array, value);
@@ -99,6 +104,11 @@ impl Partials {
     pub fn order_by(self, plan: &MergeSort, window: Window) -> CombineStatement {
         let sql = order_by_sql(plan, &self.names, window);
         self.statement(&sql, 0)
+    }
+
+    /// The rows as a FROM item `p(c0, c1, ...)`, behind `client_parameters` parameters.
+    pub fn from_item(self, client_parameters: usize) -> CombineStatement {
+        self.statement(PLACEHOLDER, client_parameters)
     }
 
     /// `sql` contains `{partials}` once; its first parameters are the client's.

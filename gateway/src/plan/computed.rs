@@ -241,7 +241,7 @@ fn check_code(analysis: &Analysis<'_>, expression: &str, strided: bool) -> Resul
 }
 
 /// The key's type. Lengths of strings are left out: a cast cuts what an assignment refuses.
-fn cast_name(key_type: KeyType, typmod: i32) -> String {
+pub fn cast_name(key_type: KeyType, typmod: i32) -> String {
     match key_type {
         KeyType::Numeric if typmod >= 4 => {
             let (precision, scale) = (((typmod - 4) >> 16) & 0xffff, ((typmod - 4) & 0x7ff) ^ 1024);

@@ -72,6 +72,10 @@ pub fn render(plan: &Plan, route: Option<&Route>, topology: &Topology) -> Vec<St
             lines.push("Tier: insert, keys computed by a shard first".to_owned());
             lines.push(format!("Keys: {}", keys.keys_sql));
         }
+        Plan::InsertSelect(insert) => {
+            lines.push("Tier: insert, rows of a query split by owner".to_owned());
+            lines.push(format!("Query: {}", insert.select_sql));
+        }
         Plan::Home(_) => {
             lines.push("Tier: single shard".to_owned());
             lines.extend(topology.home_shard().map(|shard| format!("Shards: {}", name(topology, shard))));
@@ -132,6 +136,7 @@ fn query_lines(query: &Query, route: Option<&Route>, topology: &Topology, lines:
         MultiShard::Write => ("write on every shard of the keyspace", &query.sql),
         MultiShard::WriteEverywhere => ("write on every shard", &query.sql),
         MultiShard::InsertSplit(_) => ("insert, rows split by owner", &query.sql),
+        MultiShard::InsertSelect(insert) => ("insert, rows of a query split by owner", &insert.sql),
         MultiShard::Refused(error) => {
             lines.push(format!("Tier: refused: {}", error.message));
             return;

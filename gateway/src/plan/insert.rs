@@ -1,7 +1,7 @@
 //! INSERT: every row goes to the owner of its key.
 //!
 //! Accepts VALUES whose keys are literals, casts of literals or parameters (others: [`super::computed`]); INSERT ... SELECT held to one key, or one that
-//! carries the key of colocated tables through. Example: `INSERT INTO orders (user_id, id) VALUES ($1, 1), (8, 2)`.
+//! carries the key of colocated tables through (others: [`super::insert_select`]). Example: `INSERT INTO orders (user_id, id) VALUES ($1, 1), (8, 2)`.
 
 use ringway_topology::token::KeyType;
 use sqlparser::ast::{Insert, Query as SqlQuery, SetExpr, TableObject};
@@ -13,7 +13,7 @@ use super::exact::{foreign_keys, Given};
 use super::keys::{fits, key_expression};
 use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
 use super::rows::{blocked_by_calls, different_keyspaces, finish, mixed_with_single, unsharded_targets, Calls};
-use super::types::{Access, FilterSplice, InsertRow, InsertSplit, KeyExpression, Keys, MultiShard, Plan, Targets};
+use super::types::{Access, FilterSplice, InsertRow, InsertSplit, KeyExpression, Keys, MultiShard, Plan, Query, Targets};
 use super::write;
 use crate::catalog::Events;
 use crate::sql::parse::{ident_value, name_parts};
@@ -100,7 +100,28 @@ pub fn plan(
         }
         _ => {
             let place = place.ok_or_else(without_key)?;
-            return insert_select(analysis, insert, &table, place, calls, returns_rows, &with_facts);
+            let together = insert_select(analysis, insert, &table, place, calls, returns_rows, &with_facts);
+            if analysis.context.one_shard {
+                return together;
+            }
+            let travelling = |analysis: &Analysis<'_>| {
+                let plan = super::insert_select::plan(analysis, insert, with, &table, &columns, place)?;
+                Ok(Box::new(plan))
+            };
+            return match together {
+                Ok(Plan::Query(Query { multi: MultiShard::Refused(_), .. })) if analysis.modifying_with => together,
+                Ok(Plan::Query(mut query)) if matches!(query.multi, MultiShard::Refused(_)) => {
+                    query.multi = match travelling(analysis) {
+                        Ok(plan) => MultiShard::InsertSelect(plan),
+                        Err(error) => MultiShard::Refused(Box::new(error)),
+                    };
+                    Ok(Plan::Query(query))
+                }
+                Err(error) if matches!(error.code, SqlState::FEATURE_NOT_SUPPORTED | SqlState::NOT_NULL_VIOLATION) => {
+                    travelling(analysis).map(Plan::InsertSelect)
+                }
+                together => together,
+            };
         }
     };
     let typmod = analysis

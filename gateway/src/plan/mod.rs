@@ -7,6 +7,7 @@
 //! |---|---|
 //! | session, administration | [`session`], [`set_config`], [`admin`] |
 //! | single shard | [`rows`], [`keys`], [`insert`], [`computed`], [`write`] |
+//! | rows that travel | [`insert_select`] |
 //! | push down, concatenate | [`concatenate`], [`colocate`] |
 //! | push down, merge | [`merge_sort`] |
 //! | partial aggregate | [`aggregate`] |
@@ -29,6 +30,7 @@ pub mod explain;
 pub mod figure_name;
 pub mod filter;
 pub mod insert;
+pub mod insert_select;
 pub mod keys;
 pub mod merge_sort;
 pub mod names;

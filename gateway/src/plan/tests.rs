@@ -13,7 +13,7 @@ use ringway_topology::ring::{Ring, TokenArc};
 use ringway_topology::token::{KeyFamily, KeyType};
 
 use super::filter::filtered;
-use super::types::{MultiShard, Plan, Targets};
+use super::types::{InsertSelect, MultiShard, Plan, Targets};
 use super::{plan, route, Parameter, PlanContext};
 use crate::catalog::Catalog;
 use crate::wire::{Format, PgError};
@@ -87,6 +87,11 @@ fn describe_error(error: &PgError) -> String {
     out
 }
 
+fn describe_travelling(insert: &InsertSelect) -> String {
+    let InsertSelect { select_sql, head, tail, key_position, .. } = insert;
+    format!("rows travel: key {key_position}\n  select: {select_sql}\n  head {head:?} tail {tail:?}\n")
+}
+
 fn describe(result: &Result<Plan, PgError>) -> String {
     match result {
         Err(error) => describe_error(error),
@@ -152,11 +157,15 @@ fn describe(result: &Result<Plan, PgError>) -> String {
                         &query.sql[split.tail_start..]
                     );
                 }
+                MultiShard::InsertSelect(insert) => out.push_str(&describe_travelling(insert)),
                 other => {
                     let _ = writeln!(out, "{other:?}");
                 }
             }
             out
+        }
+        Ok(Plan::InsertSelect(insert)) => {
+            format!("Write Keyspace({})\n{}", insert.keyspace, describe_travelling(insert))
         }
         Ok(plan) => format!("{plan:?}\n"),
     }

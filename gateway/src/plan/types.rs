@@ -34,6 +34,8 @@ pub enum Plan {
     Query(Query),
     /// INSERT whose shard keys a shard computes before its rows find their owners.
     ComputedKeys(ComputedKeys),
+    /// INSERT of a query's rows, which travel from wherever they are to the owners of their keys.
+    InsertSelect(Box<InsertSelect>),
     /// Runs on every member shard in one transaction with one outcome.
     Ddl(Ddl),
     /// COPY table FROM STDIN.
@@ -279,6 +281,8 @@ pub enum MultiShard {
     WriteEverywhere,
     /// Multi-row INSERT: each row goes to its owner.
     InsertSplit(InsertSplit),
+    /// INSERT ... SELECT held to keys that several shards own.
+    InsertSelect(Box<InsertSelect>),
     /// Cannot be made exact.
     Refused(Box<PgError>),
 }
@@ -354,6 +358,33 @@ pub struct InsertRow {
     pub start: usize,
     pub end: usize,
     pub key: KeyExpression,
+}
+
+/// The query's rows are read whole; then each owner is sent `head`, a SELECT of its rows, and `tail`.
+#[derive(Clone, Debug)]
+pub struct InsertSelect {
+    pub sql: Arc<str>,
+    /// The query with the statement's WITH: planned by itself. Uses the client's parameters.
+    pub select_sql: Arc<str>,
+    /// `INSERT INTO ... ` up to the query.
+    pub head: String,
+    /// ON CONFLICT and RETURNING.
+    pub tail: String,
+    /// `head` or `tail` reads the clock.
+    pub clock: bool,
+    pub returns_rows: bool,
+    pub calls_code: bool,
+    /// See [`Query::tables`].
+    pub tables: Vec<TableName>,
+    pub table: TableName,
+    pub keyspace: KeyspaceId,
+    /// Names and types of the columns that are given, in their order. The query may give fewer.
+    pub columns: Vec<(String, u32)>,
+    /// Of the key among them.
+    pub key_position: usize,
+    pub key_type: KeyType,
+    /// The key column's modifier.
+    pub typmod: i32,
 }
 
 /// Every place in `sql` gets a parameter, after the client's own, whose value is that row of `keys_sql`; then it is planned again.
