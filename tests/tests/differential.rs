@@ -34,6 +34,7 @@ const FILES: &[(&str, &str)] = &[
     ("aggregates.slt", include_str!("differential/aggregates.slt")),
     ("subqueries.slt", include_str!("differential/subqueries.slt")),
     ("writes.slt", include_str!("differential/writes.slt")),
+    ("insert_select.slt", include_str!("differential/insert_select.slt")),
     ("transactions.slt", include_str!("differential/transactions.slt")),
     ("errors.slt", include_str!("differential/errors.slt")),
     ("copy.slt", include_str!("differential/copy.slt")),

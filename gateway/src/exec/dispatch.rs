@@ -18,7 +18,7 @@ use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
 use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert, insert_select};
-use crate::plan::types::{Access, Home, MultiShard, Plan, Query};
+use crate::plan::types::{Access, Home, InsertSelect, MultiShard, Plan, Query};
 use crate::wire::{PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::service::sqlstate;
@@ -147,7 +147,7 @@ async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) ->
     match plan {
         Plan::Query(query) => self::query(executor, run, admitted, query).await,
         Plan::ComputedKeys(keys) => computed::run(executor, run, admitted, keys).await,
-        Plan::InsertSelect(insert) => insert_select::run(executor, run, admitted, insert).await,
+        Plan::InsertSelect(insert) => insert_select(executor, run, admitted, insert).await,
         Plan::Home(home) => self::home(executor, run, admitted, home).await,
         Plan::Ddl(ddl) => ddl::run(executor, run, admitted, ddl).await,
         Plan::CopyIn(copy) => copy_in::run(executor, run, admitted, copy).await,
@@ -178,6 +178,24 @@ pub async fn query(
     executor.client.capture(bytes_max);
     let run = Run { rows_max: 0, ..run.clone() };
     let completed = several(executor, &run, admitted, query).await;
+    let captured = executor.client.take_captured();
+    Ok(Completed { buffered: Some(captured), ..completed? })
+}
+
+/// As [`query`] over several shards.
+async fn insert_select(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    plan: &InsertSelect,
+) -> Result<Completed, Failure> {
+    Statistics::count(&executor.gateway.statistics.fan_out);
+    if run.rows_max == 0 {
+        return insert_select::run(executor, run, admitted, plan).await;
+    }
+    executor.client.capture(executor.gateway.config.limits.gather_bytes_max);
+    let run = Run { rows_max: 0, ..run.clone() };
+    let completed = insert_select::run(executor, &run, admitted, plan).await;
     let captured = executor.client.take_captured();
     Ok(Completed { buffered: Some(captured), ..completed? })
 }

@@ -38,6 +38,13 @@ const STRING_OIDS: &[u32] = &[TEXT_OID, 1042, 1043, 19, 18];
 /// Names that are looked up by these belong to no type of PostgreSQL's.
 const LITERAL_OID_MIN: u32 = u32::MAX - 4096;
 
+/// What the query gave: its rows, as bodies of DataRow messages, and their keys.
+struct Travelling {
+    columns: Columns,
+    rows: Vec<Bytes>,
+    keys: Vec<Key>,
+}
+
 /// Columns of the rows that travel, and the names of types that are not PostgreSQL's own.
 struct Columns {
     fields: Vec<FieldDescription>,
@@ -85,8 +92,7 @@ pub async fn run(
     let rows = data_rows(executor, captured).await?;
     let keys = keys(executor, admitted, plan, shard, &columns, &rows).await?;
 
-    let requests = requests(executor, run, admitted, plan, &types, &columns, &rows, &keys)?;
-    drop((rows, keys));
+    let requests = requests(executor, run, admitted, plan, &types, Travelling { columns, rows, keys })?;
     all_rows(executor, run, admitted, requests).await
 }
 
@@ -126,8 +132,7 @@ async fn read(executor: &mut Executor, admitted: &Admitted, bound: &Bound) -> Re
     if let (true, Some(shard)) = (planned.pins, placement.single()) {
         executor.pin(shard);
     }
-    let reading =
-        Admitted { view: Arc::clone(view), planned: Arc::clone(&planned), placement, access: query.access };
+    let reading = Admitted { view: Arc::clone(view), planned: Arc::clone(&planned), placement, access: query.access };
     let bytes_max = executor.gateway.config.limits.insert_select_bytes_max;
     let capture = Capture { bytes: BytesMut::new(), bytes_max, too_large };
     let outer = executor.client.exchange_capture(Some(capture));
@@ -179,15 +184,7 @@ async fn columns(
 ) -> Result<Columns, Failure> {
     let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
     let mut names = type_names(executor, admitted, shard, &oids).await?;
-    let lowered = ["extra_float_digits", "datestyle", "intervalstyle"];
-    if let Some(name) = lowered.iter().find(|name| executor.settings.get(name).is_some_and(|set| is_lossy(name, set))) {
-        return Err(PgError::refused(
-            format!("INSERT ... SELECT between shards is not supported while {name} is set so"),
-            format!("RESET {name}, and run it again."),
-        )
-        .detail("Values travel as text, which then may not be what they were.")
-        .into());
-    }
+    exact_as_text(executor, shard)?;
     let literal = |index: usize| {
         let (field, column) = (fields.get(index)?, plan.columns.get(index)?);
         (field.type_oid == TEXT_OID && !STRING_OIDS.contains(&column.1)).then(|| column.0.clone())
@@ -229,14 +226,32 @@ async fn columns(
     Ok(Columns { fields, names })
 }
 
-/// Whether text in this setting may be read as another value.
-fn is_lossy(name: &str, set: &str) -> bool {
-    let set = set.trim_matches('\'').to_ascii_lowercase();
-    match name {
-        "extra_float_digits" => set.parse::<i32>().map_or(true, |digits| digits < 1),
-        "datestyle" => !set.contains("iso"),
-        _ => set != "postgres",
+/// Refuses settings of the session, or of its connection from the start, in which a value's text may be read as another value.
+fn exact_as_text(executor: &Executor, shard: ShardId) -> Result<(), Failure> {
+    let connection = executor.transaction.participants.get(&shard).map(|participant| &participant.connection);
+    let started = |name: &str| {
+        let parameters = &connection?.parameters;
+        parameters.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    };
+    for name in ["extra_float_digits", "datestyle", "intervalstyle"] {
+        let Some(set) = executor.settings.get(name).or_else(|| started(name)) else { continue };
+        let set = set.to_ascii_lowercase();
+        let set = set.trim_matches('\'');
+        let exact = match name {
+            "extra_float_digits" => set.parse::<i32>().is_ok_and(|digits| digits > 0),
+            "datestyle" => set.contains("iso"),
+            _ => set == "postgres",
+        };
+        if !exact {
+            return Err(PgError::refused(
+                format!("INSERT ... SELECT between shards is not supported while {name} is {set}"),
+                "SET extra_float_digits = 1, datestyle = ISO and intervalstyle = postgres, or leave them alone.",
+            )
+            .detail("Values travel as text, which may then be read as other values.")
+            .into());
+        }
     }
+    Ok(())
 }
 
 /// The keys as they will be stored.
@@ -277,25 +292,21 @@ fn unreadable() -> PgError {
 }
 
 /// One INSERT for each owner; without rows one shard runs it, for what an INSERT does besides.
-#[allow(clippy::too_many_arguments)]
 fn requests(
     executor: &Executor,
     run: &Run<'_>,
     admitted: &Admitted,
     plan: &InsertSelect,
     types: &[u32],
-    columns: &Columns,
-    rows: &[Bytes],
-    keys: &[Key],
+    Travelling { columns, rows, keys }: Travelling,
 ) -> Result<Vec<ShardRequest>, Failure> {
     let keyspace = admitted.view.topology.keyspace(plan.keyspace);
     let keyspace = keyspace.ok_or_else(|| PgError::internal("a keyspace of the plan is not in the topology"))?;
     let shards = &admitted.placement.shards;
     let mut owned: BTreeMap<ShardId, Partials> = BTreeMap::new();
     let expression = KeyExpression::Parameter { index: 0, key_type: plan.key_type, typmod: -1 };
-    for (row, key) in rows.iter().zip(keys) {
-        let parameter =
-            Parameter { type_oid: plan.key_type.oid(), format: Format::Binary, value: key.as_deref() };
+    for (row, key) in rows.iter().zip(&keys) {
+        let parameter = Parameter { type_oid: plan.key_type.oid(), format: Format::Binary, value: key.as_deref() };
         let owner = match evaluate(&expression, &[parameter])? {
             Some(key) => executor.only_shard.unwrap_or(keyspace.owner(key.token())),
             None => return Err(null_key(plan).into()),
@@ -348,9 +359,6 @@ fn null_key(plan: &InsertSelect) -> PgError {
     let column = plan.columns.get(plan.key_position).map_or("", |(name, _)| name.as_str());
     PgError::new(
         SqlState::NOT_NULL_VIOLATION,
-        format!(
-            "null value in column \"{column}\" of relation \"{}\" violates not-null constraint",
-            plan.table.name
-        ),
+        format!("null value in column \"{column}\" of relation \"{}\" violates not-null constraint", plan.table.name),
     )
 }

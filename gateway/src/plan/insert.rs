@@ -13,7 +13,9 @@ use super::exact::{foreign_keys, Given};
 use super::keys::{fits, key_expression};
 use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
 use super::rows::{blocked_by_calls, different_keyspaces, finish, mixed_with_single, unsharded_targets, Calls};
-use super::types::{Access, FilterSplice, InsertRow, InsertSplit, KeyExpression, Keys, MultiShard, Plan, Query, Targets};
+use super::types::{
+    Access, FilterSplice, InsertRow, InsertSplit, KeyExpression, Keys, MultiShard, Plan, Query, Targets,
+};
 use super::write;
 use crate::catalog::Events;
 use crate::sql::parse::{ident_value, name_parts};

@@ -28,7 +28,8 @@ pub fn plan(
     let Placed::Sharded { keyspace, key_column, key_type } = &table.placed else {
         return Err(PgError::internal("INSERT ... SELECT into a table that is not sharded"));
     };
-    let unknown = || refused("this form of INSERT ... SELECT is not understood", "", "Write its query without parentheses.");
+    let unknown =
+        || refused("this form of INSERT ... SELECT is not understood", "", "Write its query without parentheses.");
     let extent = Extent::find(text, insert).ok_or_else(unknown)?;
     let start = |lexeme: usize| text.lexemes.get(lexeme).map_or(text.sql.len(), |lexeme| lexeme.start);
     let bare = text.punctuation(extent.query, b'(')
