@@ -97,14 +97,14 @@ pub async fn describe(executor: &mut Executor, statement: &Arc<Statement>) -> Re
     if let Some(known) = key.as_ref().and_then(|key| executor.gateway.description(key)) {
         return Ok(Description::clone(&known));
     }
-    let description = ask(executor, statement).await?;
+    let description = ask_any(executor, statement).await?;
     if let Some(key) = key {
         executor.gateway.keep_description(key, Arc::new(description.clone()));
     }
     Ok(description)
 }
 
-async fn ask(executor: &mut Executor, statement: &Arc<Statement>) -> Result<Description, Failure> {
+async fn ask_any(executor: &mut Executor, statement: &Arc<Statement>) -> Result<Description, Failure> {
     let view = executor.enter()?;
     executor.slot.reads();
     let planned = executor.plan(&statement.sql, &view)?;
