@@ -9,7 +9,7 @@ use std::time::Duration;
 use ringway_proto::v1;
 use ringway_proto::v1::gateway_link_client::GatewayLinkClient;
 use ringway_topology::ids::{Epoch, ShardId};
-use ringway_topology::model::{TableKind, Topology};
+use ringway_topology::model::{quote_ident, TableKind, Topology};
 use tonic::transport::Endpoint;
 
 use super::answers::collect;
@@ -24,6 +24,7 @@ use super::pump::Outcome;
 use super::transaction::Block;
 use super::view::ControlPlane;
 use crate::plan::types::{Access, Ddl, DdlKind};
+use crate::sql::lexer::lex;
 use crate::wire::{backend, PgError, SqlState};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,6 +38,9 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, dd
         let message = "LOCK TABLE can only be used in transaction blocks";
         return Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, message).into());
     }
+    if ddl.kind != DdlKind::Temporary {
+        refuse_ambiguous(executor, ddl)?;
+    }
     if let Some(shard) = temporary(executor, ddl) {
         return single(executor, run, admitted, shard, None).await;
     }
@@ -45,6 +49,7 @@ pub async fn run(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, dd
             let home = admitted.placement.shards.first().copied();
             let shard = home.ok_or_else(|| Failure::from(PgError::internal("a temporary table has no shard")))?;
             executor.pin(shard);
+            executor.has_temporary = true;
             single(executor, run, admitted, shard, None).await
         }
         DdlKind::Transactional => transactional(executor, run, admitted).await,
@@ -58,7 +63,7 @@ fn temporary(executor: &Executor, ddl: &Ddl) -> Option<ShardId> {
     let mut words = ddl.sql.split_whitespace().map(str::to_ascii_lowercase);
     let (first, second) = (words.next()?, words.next()?);
     let of_a_table = match first.as_str() {
-        "drop" | "alter" => second == "table" || second == "index",
+        "drop" | "alter" => matches!(second.as_str(), "table" | "index" | "view" | "sequence"),
         "create" => second == "index" || second == "unique",
         "truncate" | "analyze" | "vacuum" | "comment" => true,
         _ => false,
@@ -66,6 +71,31 @@ fn temporary(executor: &Executor, ddl: &Ddl) -> Option<ShardId> {
     let catalog = executor.gateway.catalog.load_full()?;
     let unknown = ddl.tables.iter().all(|table| catalog.catalog.relation(table).is_none());
     (of_a_table && unknown).then_some(shard)
+}
+
+/// A session with temporary objects means one of them by a name without a schema, if it has one of that name.
+fn refuse_ambiguous(executor: &Executor, ddl: &Ddl) -> Result<(), Failure> {
+    let (true, Some(catalog)) = (executor.has_temporary, executor.gateway.catalog.load_full()) else {
+        return Ok(());
+    };
+    let Ok(lexemes) = lex(&ddl.sql) else { return Ok(()) };
+    let unqualified = |name: &str| {
+        let mut before = None;
+        lexemes.iter().any(|lexeme| {
+            let qualified = before.replace(lexeme).is_some_and(|before| before.is(b'.'));
+            !qualified && lexeme.identifier(&ddl.sql).is_some_and(|word| word == name)
+        })
+    };
+    let known = ddl.tables.iter().filter(|table| catalog.catalog.relation(table).is_some());
+    match known.into_iter().find(|table| unqualified(&table.name)) {
+        Some(table) => Err(PgError::refused(
+            format!("\"{}\" may be a temporary object of this session, or {table}", table.name),
+            format!("Name its schema: pg_temp.{0} or {1}.{0}.", quote_ident(&table.name), quote_ident(&table.schema)),
+        )
+        .detail("The session has objects on one server connection, and schema changes go to every shard.")
+        .into()),
+        None => Ok(()),
+    }
 }
 
 /// Rows that were copied before a rewrite would be worth nothing.

@@ -43,6 +43,8 @@ pub struct Executor {
     pub pinned: BTreeMap<ShardId, ReadyConn>,
     /// The session has state (temporary tables, LISTEN, advisory locks) on its connection to this shard.
     pub pins: Vec<ShardId>,
+    /// The session has made temporary objects.
+    pub has_temporary: bool,
     /// `SET ringway.shard`.
     pub only_shard: Option<ShardId>,
     /// By this gateway's clock.
@@ -259,6 +261,7 @@ impl Executor {
     /// The session's own connections are closed: nobody else may see what it left there.
     pub fn close_pinned(&mut self) {
         self.pins.clear();
+        self.has_temporary = false;
         for (_, mut connection) in std::mem::take(&mut self.pinned) {
             connection.broken = true;
         }

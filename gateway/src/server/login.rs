@@ -93,6 +93,7 @@ pub async fn login(
                 transaction: Transaction::default(),
                 pinned: BTreeMap::new(),
                 pins: Vec::new(),
+                has_temporary: false,
                 only_shard: None,
                 statement_began: std::time::SystemTime::now(),
                 last_shard: None,

@@ -151,6 +151,15 @@ pub async fn pinned(cluster: &Cluster) -> Result<()> {
         ensure!(sql::failure(&other, "SELECT count(*) FROM scratch").await?.0 == "42P01");
     }
     client.batch_execute("DROP TABLE scratch").await?;
+    // A temporary table may hide another: schema changes do not guess which is meant.
+    client.batch_execute("CREATE TABLE hidden (a int); CREATE TEMPORARY TABLE hidden (b int)").await?;
+    for change in ["DROP TABLE hidden", "ALTER TABLE hidden ADD COLUMN c int", "CREATE INDEX ON hidden (b)"] {
+        ensure!(sql::failure(&client, change).await?.0 == "0A000", "{change}");
+    }
+    client.batch_execute("DROP TABLE pg_temp.hidden").await?;
+    client.batch_execute("ALTER TABLE public.hidden ADD COLUMN c int").await?;
+    ensure!(sql::value(&client, "SELECT count(c) FROM hidden").await? == "0");
+    client.batch_execute("DROP TABLE public.hidden").await?;
     ensure!(sql::value(&client, "SELECT pg_try_advisory_lock(4711)").await? == "t");
     ensure!(sql::value(&other, "SELECT pg_try_advisory_lock(4711)").await? == "f");
     ensure!(sql::value(&client, "SELECT pg_advisory_unlock(4711)").await? == "t");
