@@ -87,6 +87,7 @@ pub async fn run(
         .detail("Which shard its rows belong to is not known.")
         .into());
     }
+    exact_as_text(executor, admitted, shard).await?;
     let columns = columns(executor, admitted, plan, shard, fields).await?;
     let captured = read(executor, admitted, &select).await?;
     let rows = data_rows(executor, captured).await?;
@@ -184,7 +185,6 @@ async fn columns(
 ) -> Result<Columns, Failure> {
     let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
     let mut names = type_names(executor, admitted, shard, &oids).await?;
-    exact_as_text(executor, shard)?;
     let literal = |index: usize| {
         let (field, column) = (fields.get(index)?, plan.columns.get(index)?);
         (field.type_oid == TEXT_OID && !STRING_OIDS.contains(&column.1)).then(|| column.0.clone())
@@ -226,26 +226,25 @@ async fn columns(
     Ok(Columns { fields, names })
 }
 
-/// Refuses settings of the session, or of its connection from the start, in which a value's text may be read as another value.
-fn exact_as_text(executor: &Executor, shard: ShardId) -> Result<(), Failure> {
-    let connection = executor.transaction.participants.get(&shard).map(|participant| &participant.connection);
-    let started = |name: &str| {
-        let parameters = &connection?.parameters;
-        parameters.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    };
-    for name in ["extra_float_digits", "datestyle", "intervalstyle"] {
-        let Some(set) = executor.settings.get(name).or_else(|| started(name)) else { continue };
-        let set = set.to_ascii_lowercase();
-        let set = set.trim_matches('\'');
+/// Refuses settings, wherever they come from, in which a value's text may be read as another value.
+async fn exact_as_text(executor: &mut Executor, admitted: &Admitted, shard: ShardId) -> Result<(), Failure> {
+    let names = ["extra_float_digits", "datestyle", "intervalstyle"];
+    let shown = names.map(|name| format!("pg_catalog.current_setting('{name}')"));
+    let sql = Arc::from(format!("SELECT {}", shown.join(", ")));
+    let statement = Arc::new(Statement { sql, types: Vec::new(), id: StatementId(0) });
+    let answers = computed::ask(executor, &admitted.view, shard, &Bound { statement, bind: None }).await?;
+    let row = answers.rows.first().and_then(|row| row_values(row.get(5..)?)).ok_or_else(unreadable)?;
+    for (name, value) in names.into_iter().zip(row) {
+        let set = String::from_utf8_lossy(value.unwrap_or_default()).to_ascii_lowercase();
         let exact = match name {
             "extra_float_digits" => set.parse::<i32>().is_ok_and(|digits| digits > 0),
-            "datestyle" => set.contains("iso"),
+            "datestyle" => set.starts_with("iso"),
             _ => set == "postgres",
         };
         if !exact {
             return Err(PgError::refused(
                 format!("INSERT ... SELECT between shards is not supported while {name} is {set}"),
-                "SET extra_float_digits = 1, datestyle = ISO and intervalstyle = postgres, or leave them alone.",
+                "SET extra_float_digits = 1, datestyle = 'ISO' and intervalstyle = 'postgres' first.",
             )
             .detail("Values travel as text, which may then be read as other values.")
             .into());
