@@ -5,6 +5,7 @@
 
 pub mod builtin;
 pub mod effects;
+mod new_row;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,6 +13,7 @@ use ringway_topology::model::TableName;
 use serde::Deserialize;
 
 use effects::{close, Effects, Names, Scanned};
+use new_row::NewRow;
 
 /// `pg_class.relkind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -72,6 +74,8 @@ pub struct Relation {
     /// And when it is written: triggers (as calls of their functions), rules, CHECK constraints.
     #[serde(default)]
     write_rules: WriteRules,
+    #[serde(default)]
+    row_triggers: Vec<RowTrigger>,
     #[serde(skip)]
     pub on_read: Effects,
     #[serde(skip)]
@@ -80,6 +84,16 @@ pub struct Relation {
     on_update: Effects,
     #[serde(skip)]
     on_delete: Effects,
+}
+
+/// BEFORE ... FOR EACH ROW.
+#[derive(Clone, Debug, Deserialize)]
+struct RowTrigger {
+    function: String,
+    /// Its function is not one of PostgreSQL's own, which leave key columns alone.
+    own: bool,
+    insert: bool,
+    update: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -184,6 +198,10 @@ pub struct Catalog {
     names: Names,
     /// What functions of the application do, all of one name together.
     routines: HashMap<String, Effects>,
+    /// What functions do to NEW, all of one name together. Those in other languages than SQL and PL/pgSQL are not here.
+    new_rows: HashMap<String, NewRow>,
+    /// Partitions and children by their parent.
+    children: HashMap<TableName, Vec<TableName>>,
     /// Foreign keys by the table that they refer to.
     referring: HashMap<TableName, Vec<(TableName, ForeignKey)>>,
     /// Strings without a collation of their own are ordered by their bytes.
@@ -260,6 +278,11 @@ impl Catalog {
         self.names.volatile = volatile.map(|(name, _)| name.clone()).collect();
         let mut scanned: HashMap<String, Scanned> = HashMap::new();
         for routine in routines {
+            let new_row = match routine.language.as_str() {
+                "sql" | "plpgsql" => NewRow::of(&routine.source),
+                other => NewRow::unknown(format!("it is written in {other}")),
+            };
+            self.new_rows.entry(routine.name.clone()).or_default().add(new_row);
             let own = match routine.language.as_str() {
                 "sql" | "plpgsql" => self.names.scan(&routine.source),
                 other => {
@@ -284,6 +307,10 @@ impl Catalog {
                     let effects = Effects { server: None, clock: false, volatile: false, ..effects };
                     relation.on_insert.add(&effects);
                     relation.on_update.add(&effects);
+                }
+                for parent in relation.parents() {
+                    let child = TableName::new(schema.as_str(), name.as_str());
+                    self.children.entry(parent).or_default().push(child);
                 }
                 for key in &relation.foreign_keys {
                     let from = TableName::new(schema.as_str(), name.as_str());
@@ -311,6 +338,35 @@ impl Catalog {
     /// What the application's functions of this name may do. `None`: there are none, or they are written in C.
     pub fn routine(&self, name: &str) -> Option<&Effects> {
         self.routines.get(name)
+    }
+
+    /// Why this trigger function may change the column of the row that is written.
+    pub fn changes_column(&self, function: &str, column: &str) -> Option<String> {
+        match self.new_rows.get(function) {
+            Some(new_row) => new_row.changes(column),
+            None if self.function(function).is_some_and(|known| known.user_defined) => {
+                Some("it is written in C".to_owned())
+            }
+            None => None,
+        }
+    }
+
+    /// A trigger of the table that may change the column before the row is stored: its function, and why.
+    pub fn column_changed_by_trigger(
+        &self,
+        table: &TableName,
+        column: &str,
+        events: Events,
+    ) -> Option<(String, String)> {
+        let triggers = self.relation(table).into_iter().flat_map(|relation| &relation.row_triggers);
+        triggers
+            .filter(|trigger| trigger.own && (events.insert && trigger.insert || events.update && trigger.update))
+            .find_map(|trigger| Some((trigger.function.clone(), self.changes_column(&trigger.function, column)?)))
+    }
+
+    /// Partitions and children of a table.
+    pub fn children(&self, table: &TableName) -> &[TableName] {
+        self.children.get(table).map_or(&[], Vec::as_slice)
     }
 
     /// Functions behind an operator of the application.

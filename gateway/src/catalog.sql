@@ -72,6 +72,15 @@ SELECT json_build_object(
         CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END,
         (SELECT pg_catalog.string_agg(pg_catalog.pg_get_expr(o.polqual, o.polrelid), ' ; ')
           FROM pg_catalog.pg_policy o WHERE o.polrelid = c.oid AND c.relrowsecurity)),
+      -- What may change a row before it is stored: triggers BEFORE ... FOR EACH ROW, by TRIGGER_TYPE_* of pg_trigger.h.
+      'row_triggers', coalesce((
+        SELECT json_agg(json_build_object('function', p.proname, 'own', n.nspname <> 'pg_catalog',
+          'insert', t.tgtype & 4 <> 0, 'update', t.tgtype & 16 <> 0))
+        FROM pg_catalog.pg_trigger t
+        JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgname NOT LIKE 'ringway\_%'
+          AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0), '[]'),
       'write_rules', (
         SELECT json_object_agg(e.kind, pg_catalog.concat_ws(' ; ',
           (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ; ', pg_catalog.pg_get_expr(o.polqual, o.polrelid),

@@ -210,6 +210,10 @@ impl Scan<'_> {
         };
         let qualified = index >= 2 && self.punctuation(Some(index - 1), b'.');
         let schema = if qualified { self.lexemes[index - 2].identifier(self.sql) } else { None };
+        // `row.name` calls the function where there is no such column.
+        if qualified && self.names.routines.contains(&name) && !self.punctuation(Some(index + 1), b'.') {
+            self.out.calls.insert(name.clone());
+        }
         if self.punctuation(Some(index + 1), b'(') && schema.as_deref() != Some("ringway") {
             if self.names.routines.contains(&name) {
                 self.out.calls.insert(name.clone());

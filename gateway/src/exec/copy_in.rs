@@ -37,9 +37,9 @@ pub async fn run(
         return single(executor, run, admitted, shard, None).await;
     }
     let split = match &copy.destination {
-        CopyDestination::Sharded { keyspace, key_position, key_type } => {
+        CopyDestination::Sharded { keyspace, key_position, columns, key_type } => {
             let limit = executor.gateway.config.limits.copy_row_bytes_max;
-            Some((*keyspace, *key_type, CopySplit::new(&copy.format, *key_position, limit)))
+            Some((*keyspace, *key_type, CopySplit::new(&copy.format, *key_position, *columns, limit)))
         }
         CopyDestination::EveryMember | CopyDestination::Home => None,
     };
@@ -228,6 +228,12 @@ fn place<F: Fn(ringway_topology::token::Token) -> ShardId>(
         match piece {
             Piece::Prologue(bytes) => {
                 for sink in sinks.values_mut() {
+                    sink.waiting.extend_from_slice(bytes);
+                }
+            }
+            // Whichever shard gets it refuses the COPY with PostgreSQL's words.
+            Piece::Short(bytes) => {
+                if let Some(sink) = sinks.values_mut().next() {
                     sink.waiting.extend_from_slice(bytes);
                 }
             }

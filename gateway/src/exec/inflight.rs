@@ -33,6 +33,30 @@ impl Footprint {
             Footprint::Other => false,
         }
     }
+
+    /// Whether what is known of `other` is known by this already.
+    fn covers(&self, other: &Footprint) -> bool {
+        match (self, other) {
+            (Footprint::Keyspace(whole), Footprint::Key(keyspace, _)) => whole == keyspace,
+            (known, other) => known == other,
+        }
+    }
+}
+
+/// Keys become their keyspaces, each once, with its oldest epoch.
+fn widen(writes: &mut Vec<(Epoch, Footprint)>) {
+    let mut wide: Vec<(Epoch, Footprint)> = Vec::new();
+    for (epoch, footprint) in std::mem::take(writes) {
+        let footprint = match footprint {
+            Footprint::Key(keyspace, _) => Footprint::Keyspace(keyspace),
+            other => other,
+        };
+        match wide.iter_mut().find(|(_, known)| *known == footprint) {
+            Some((oldest, _)) => *oldest = epoch.min(*oldest),
+            None => wide.push((epoch, footprint)),
+        }
+    }
+    *writes = wide;
 }
 
 /// What changed for writers when an epoch was published.
@@ -80,7 +104,7 @@ struct SlotState {
 const PENDING_MAX: usize = 64;
 
 /// More footprints than this become whole keyspaces.
-const FOOTPRINTS_MAX: usize = 64;
+pub const FOOTPRINTS_MAX: usize = 64;
 
 #[derive(Debug)]
 pub struct Slot {
@@ -114,23 +138,12 @@ impl Slot {
         state.classified = true;
         let Some(epoch) = state.statement else { return };
         for footprint in footprints {
-            if !state.writes.iter().any(|(written, known)| known == footprint && *written <= epoch) {
+            if !state.writes.iter().any(|(written, known)| known.covers(footprint) && *written <= epoch) {
                 state.writes.push((epoch, footprint.clone()));
             }
-        }
-        if state.writes.len() > FOOTPRINTS_MAX {
-            let mut wide: Vec<(Epoch, Footprint)> = Vec::new();
-            for (epoch, footprint) in std::mem::take(&mut state.writes) {
-                let footprint = match footprint {
-                    Footprint::Key(keyspace, _) => Footprint::Keyspace(keyspace),
-                    other => other,
-                };
-                match wide.iter_mut().find(|(_, known)| *known == footprint) {
-                    Some((oldest, _)) => *oldest = epoch.min(*oldest),
-                    None => wide.push((epoch, footprint)),
-                }
+            if state.writes.len() > FOOTPRINTS_MAX {
+                widen(&mut state.writes);
             }
-            state.writes = wide;
         }
         drop(state);
         self.registry.changed();

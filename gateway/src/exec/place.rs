@@ -7,7 +7,7 @@ use ringway_topology::ids::{MoveId, ShardId};
 use ringway_topology::model::{Move, Topology};
 
 use super::failure::Failure;
-use super::inflight::Footprint;
+use super::inflight::{Footprint, FOOTPRINTS_MAX};
 use crate::plan::route::{route, Parameter};
 use crate::plan::types::{Access, Targets};
 use crate::wire::frontend::Bind;
@@ -91,11 +91,13 @@ pub fn place(
         Targets::Keyspace(keyspace) => placement.footprints.push(Footprint::Keyspace(*keyspace)),
         Targets::Keys(keys) => {
             placement.keyed = true;
-            for token in route.tokens {
-                let footprint = Footprint::Key(keys.keyspace, token);
-                if !placement.footprints.contains(&footprint) {
-                    placement.footprints.push(footprint);
-                }
+            let mut tokens = route.tokens;
+            tokens.sort_unstable();
+            tokens.dedup();
+            if tokens.len() > FOOTPRINTS_MAX {
+                placement.footprints.push(Footprint::Keyspace(keys.keyspace));
+            } else {
+                placement.footprints = tokens.into_iter().map(|token| Footprint::Key(keys.keyspace, token)).collect();
             }
         }
     }

@@ -1,15 +1,19 @@
 //! Administration in SQL that Citus users know: `SELECT create_distributed_table('t', 'col', colocate_with => 'u')`,
 //! `create_reference_table('t')`, `undistribute_table('t')`.
 
+use ringway_topology::model::TableName;
+
+use super::context::PlanContext;
 use super::refuse::refused;
 use super::types::{AdminCommand, Plan};
+use crate::catalog::Events;
 use crate::sql::clauses::split_at_commas;
 use crate::sql::lexer::Kind;
 use crate::sql::parse::Text;
 use crate::wire::PgError;
 
 /// `None`: not one of these functions.
-pub fn plan(text: &Text<'_>) -> Option<Result<Plan, PgError>> {
+pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Option<Result<Plan, PgError>> {
     let mut at = 1;
     while text.punctuation(at + 1, b'.') {
         at += 2;
@@ -18,10 +22,10 @@ pub fn plan(text: &Text<'_>) -> Option<Result<Plan, PgError>> {
     if !matches!(name.as_str(), "create_distributed_table" | "create_reference_table" | "undistribute_table") {
         return None;
     }
-    Some(call(text, &name, at))
+    Some(call(context, text, &name, at))
 }
 
-fn call(text: &Text<'_>, name: &str, at: usize) -> Result<Plan, PgError> {
+fn call(context: &PlanContext<'_>, text: &Text<'_>, name: &str, at: usize) -> Result<Plan, PgError> {
     let bad = || {
         refused(
             format!("this call of {name} is not supported"),
@@ -82,6 +86,8 @@ fn call(text: &Text<'_>, name: &str, at: usize) -> Result<Plan, PgError> {
             if named.iter().any(|(label, _)| !known.contains(&label.as_str())) {
                 return Err(bad());
             }
+            let (schema, name) = table.rsplit_once('.').unwrap_or(("public", &table));
+            super::reach::key_triggers(context, &TableName::new(schema, name), &column, Events::ALL)?;
             AdminCommand::CreateDistributedTable { table, column, colocate_with }
         }
         "create_reference_table" => AdminCommand::CreateReferenceTable { table },

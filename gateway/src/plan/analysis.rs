@@ -5,7 +5,7 @@
 //! joined only with rows of the same key). [`super::names`] walks the tree, [`super::keys`] reads conditions,
 //! [`super::colocate`] checks connections.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
 use ringway_topology::ids::KeyspaceId;
@@ -20,6 +20,9 @@ use crate::catalog::Events;
 use crate::sql::parse::Text;
 use crate::sql::splice::Splice;
 use crate::wire::PgError;
+
+/// A statement that names more keys than this is for every shard of the keyspace, which is as exact.
+pub const KEYS_PER_STATEMENT_MAX: usize = 65_536;
 
 #[derive(Clone, Debug)]
 pub struct Occurrence {
@@ -192,7 +195,7 @@ impl<'a> Analysis<'a> {
         self.connected[a] = b;
     }
 
-    /// The keys that hold every occurrence, all values together; `None` if one is not held.
+    /// The keys that hold every occurrence, all values together; `None` if one is not held, or by too many.
     pub fn keys(&self) -> Option<Keys> {
         let keyspace = self.keyspace()?;
         let mut held: Vec<Option<&Vec<KeyExpression>>> = vec![None; self.attributes.len()];
@@ -213,11 +216,15 @@ impl<'a> Analysis<'a> {
             }
         }
         let mut values: Vec<KeyExpression> = Vec::new();
+        let mut seen: HashSet<&KeyExpression> = HashSet::new();
         for occurrence in &self.occurrences {
             for value in held[occurrence.attribute]? {
-                if !values.contains(value) {
+                if seen.insert(value) {
                     values.push(value.clone());
                 }
+            }
+            if values.len() > KEYS_PER_STATEMENT_MAX {
+                return None;
             }
         }
         Some(Keys { keyspace, values })

@@ -140,7 +140,7 @@ fn count(expr: &Expr) -> Result<Option<CountExpression>, PgError> {
         Expr::Value(ValueWithSpan { value, .. }) => match value {
             Value::Null => return Ok(None),
             Value::Number(number, _) => {
-                if let Ok(value) = number.parse() {
+                if let Some(value) = number.parse().ok().filter(|value: &u64| i64::try_from(*value).is_ok()) {
                     return Ok(Some(CountExpression::Constant(value)));
                 }
             }
@@ -179,7 +179,10 @@ pub fn limit_splices(analysis: &Analysis<'_>, rewrite: &Rewrite<'_>) -> Vec<Spli
             Some(a.saturating_add(*b).min(i64::MAX as u64).to_string())
         }
         (Some(limit), None) => Some(sql(limit)),
-        (Some(limit), Some(offset)) => Some(format!("({} + {})", sql(limit), sql(offset))),
+        // The sum may be no int8. NULL, which is no limit, is passed over by LEAST.
+        (Some(limit), Some(offset)) => {
+            Some(format!("LEAST({}::numeric + {}, {})::int8", sql(limit), sql(offset), i64::MAX))
+        }
         // The parameter stays in the text.
         (None, Some(offset @ CountExpression::Parameter { .. })) => Some(format!("(NULL::int8 + {})", sql(offset))),
         (None, _) => None,

@@ -90,7 +90,8 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
                         "Use INSERT with keys as they will be stored.",
                     ));
                 }
-                CopyDestination::Sharded { keyspace: *keyspace, key_position, key_type: *key_type }
+                let columns = names().len();
+                CopyDestination::Sharded { keyspace: *keyspace, key_position, columns, key_type: *key_type }
             }
             Placed::Reference => {
                 let given = names();
@@ -273,6 +274,9 @@ fn rules(context: &PlanContext<'_>, table: &super::context::ResolvedTable) -> Re
         Placed::Reference => (None, Targets::EveryMember),
         Placed::Single | Placed::System => (None, Targets::Home),
     };
+    if let Placed::Sharded { key_column, .. } = &table.placed {
+        reach::key_triggers(context, &table.name, key_column, Events::INSERT)?;
+    }
     let effects = relation.on_write(Events::INSERT);
     let differs = effects.clock || effects.volatile;
     let what = format!("a trigger, rule, policy or default of {}", table.name);

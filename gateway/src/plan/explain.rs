@@ -50,7 +50,18 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
     let inner_sql = text.slice(cursor.at, text.lexemes.len() - 1);
     let inner = super::plan(inner_sql, context)?;
     if !route_only && !matches!(inner, Plan::Query(_) | Plan::Home(_)) {
-        return Err(refused("only queries are explained by the shards", "", "Use EXPLAIN (ROUTE)."));
+        return Err(match text.word(cursor.at, "execute") {
+            true => refused(
+                "EXPLAIN EXECUTE is not supported",
+                "Statements that are prepared by PREPARE are the gateway's; the shards do not know them by name.",
+                "Explain the statement itself with its values written out: EXPLAIN SELECT ....",
+            ),
+            false => refused(
+                "only queries are explained by the shards",
+                "The gateway carries this statement out itself, or on every shard.",
+                "Use EXPLAIN (ROUTE), which tells where it goes.",
+            ),
+        });
     }
     Ok(Plan::Explain(Explain {
         sql: Arc::from(text.sql),

@@ -34,7 +34,7 @@ pub fn plan(
     let parts = name_parts(name).ok_or_else(|| refused("this table name is not supported", "", "Use a plain name."))?;
     let table = analysis.context.table(&parts)?;
     if table.view && !matches!(table.placed, Placed::Single | Placed::System) {
-        return Err(refused("INSERT into a view of a table that is on several shards", "", "Insert into the table."));
+        return Err(super::write::written_view(&table.name));
     }
     foreign_keys(analysis.context, &table.name, Given::All)?;
     let with_facts = write::with(analysis, with)?;

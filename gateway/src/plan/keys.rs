@@ -198,11 +198,11 @@ impl Analysis<'_> {
             Expr::BinaryOp { left, op: BinaryOperator::Or, right } => {
                 let (left, right) = (self.constraints(left), self.constraints(right));
                 let mut out: Vec<(Found, Vec<KeyExpression>)> = Vec::new();
-                for (found, values) in left {
+                for (found, mut values) in left {
                     let other = right.iter().find(|(other, _)| other.attribute == found.attribute);
                     if let Some((_, more)) = other {
-                        let mut values = values;
-                        values.extend(more.iter().filter(|value| !values.contains(value)).cloned().collect::<Vec<_>>());
+                        // Those that are there twice are left out once, in the end.
+                        values.extend(more.iter().cloned());
                         out.push((found, values));
                     }
                 }

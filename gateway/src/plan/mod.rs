@@ -34,6 +34,7 @@ pub mod insert_select;
 pub mod keys;
 pub mod merge_sort;
 pub mod names;
+mod notation;
 pub mod numeric_type;
 pub mod reach;
 pub mod refuse;
@@ -67,7 +68,7 @@ pub fn plan(sql: &str, context: &PlanContext<'_>) -> Result<Plan, PgError> {
         return plan;
     }
     let word = text.lexemes[0].text(sql).to_ascii_lowercase();
-    let administration = if word == "select" { admin::plan(&text) } else { None };
+    let administration = if word == "select" { admin::plan(context, &text) } else { None };
     if let Some(plan) = administration.or_else(|| set_config::plan(&text)) {
         return plan;
     }

@@ -9,11 +9,13 @@
 use std::sync::Arc;
 
 use ringway_topology::ids::KeyspaceId;
+use ringway_topology::model::TableName;
 
 use super::context::{Placed, PlanContext};
 use super::refuse::refused;
 use super::types::{Ddl, DdlKind, Home, Plan, Targets};
 use crate::catalog::effects::Effects;
+use crate::catalog::Events;
 use crate::sql::lexer::{lex, Kind};
 use crate::sql::parse::Text;
 use crate::wire::PgError;
@@ -173,9 +175,79 @@ pub fn trigger(context: &PlanContext<'_>, text: &Text<'_>) -> Result<(), PgError
         Placed::Reference => (None, Targets::EveryMember),
         Placed::Single | Placed::System => return Ok(()),
     };
+    if let Placed::Sharded { key_column, .. } = &table.placed {
+        row_trigger(context, text, &table.name, key_column, (name, function))?;
+    }
     let effects = context.catalog.effects(text.slice(function, text.lexemes.len() - 1));
     let what = format!("this trigger of {}", table.name);
     check(context, &[Code { what, effects, keyspace, called: false }], &targets)
+}
+
+/// BEFORE INSERT OR UPDATE ... FOR EACH ROW EXECUTE FUNCTION name(): `places` are those of the table and of FUNCTION.
+fn row_trigger(
+    context: &PlanContext<'_>,
+    text: &Text<'_>,
+    table: &TableName,
+    key_column: &str,
+    places: (usize, usize),
+) -> Result<(), PgError> {
+    let (on, execute) = places;
+    let head = |word: &str| (0..on).any(|index| text.word(index, word));
+    let by_row = (on..execute).any(|index| text.word(index, "row"));
+    if !head("before") || !(head("insert") || head("update")) || !by_row {
+        return Ok(());
+    }
+    // FUNCTION or PROCEDURE, a name with or without its schema, the arguments.
+    let open = (execute..text.lexemes.len()).find(|&index| text.punctuation(index, b'(')).unwrap_or(execute);
+    let name = open.checked_sub(1).and_then(|index| text.lexemes[index].identifier(text.sql)).unwrap_or_default();
+    match context.catalog.changes_column(&name, key_column) {
+        Some(why) if context.is_spread() => Err(key_changed(table, key_column, &name, &why)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a trigger of a sharded table, its partitions or the tables that a write of it cascades to may change the key after
+/// the row's shard was chosen.
+pub fn key_triggers(
+    context: &PlanContext<'_>,
+    table: &TableName,
+    key_column: &str,
+    events: Events,
+) -> Result<(), PgError> {
+    let mut left = vec![(table.clone(), key_column.to_owned(), events)];
+    let mut at = 0;
+    while let Some((table, key_column, events)) = left.get(at).cloned() {
+        at += 1;
+        if let Some((function, why)) = context.catalog.column_changed_by_trigger(&table, &key_column, events) {
+            return if context.is_spread() { Err(key_changed(&table, &key_column, &function, &why)) } else { Ok(()) };
+        }
+        let mut reached = Vec::new();
+        reached
+            .extend(context.catalog.children(&table).iter().map(|child| (child.clone(), key_column.clone(), events)));
+        if events.update || events.delete {
+            for cascade in context.catalog.relation(&table).into_iter().flat_map(|relation| relation.cascades()) {
+                let placed = context.table(&[cascade.schema.clone(), cascade.name.clone()]).map(|table| table.placed);
+                if let Ok(Placed::Sharded { key_column, .. }) = placed {
+                    reached.push((cascade, key_column, Events { insert: false, ..Events::ALL }));
+                }
+            }
+        }
+        left.extend(
+            reached
+                .into_iter()
+                .filter(|(table, ..)| !left.iter().any(|(known, ..)| known == table))
+                .collect::<Vec<_>>(),
+        );
+    }
+    Ok(())
+}
+
+fn key_changed(table: &TableName, key_column: &str, function: &str, why: &str) -> PgError {
+    refused(
+        format!("a trigger may change the shard key \"{key_column}\" of {table} after the row's shard was chosen"),
+        format!("Trigger function {function} runs before rows are stored, and {why}."),
+        "Let the trigger leave the key column alone and end with RETURN NEW, and give the key in the statement.",
+    )
 }
 
 /// REFRESH MATERIALIZED VIEW: its rows are on the home shard, and so must be what it reads.

@@ -2,7 +2,7 @@
 
 use ringway_topology::ids::{KeyspaceId, ShardId};
 use ringway_topology::model::Topology;
-use ringway_topology::token::{KeyError, KeyFamily, KeyType, KeyValue, Token};
+use ringway_topology::token::{KeyError, KeyFamily, KeyType, KeyValue, Token, BAD_ENCODING, TOO_SHORT};
 
 use super::keys::fits;
 use super::refuse::refused;
@@ -21,6 +21,12 @@ pub struct Parameter<'a> {
 }
 
 pub type Parameters<'a> = [Parameter<'a>];
+
+/// PostgreSQL's MAXDIM.
+const ARRAY_DIMENSIONS_MAX: i32 = 6;
+
+/// PostgreSQL's MaxArraySize.
+const ARRAY_ELEMENTS_MAX: usize = 134_217_727;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
@@ -133,9 +139,7 @@ fn read(index: usize, oid: u32, format: Format, bytes: &[u8], key_type: KeyType)
     let result = match (given, format) {
         (None, _) => return Err(mismatch(index, key_type)),
         (Some(given), Format::Text) => {
-            let text = std::str::from_utf8(bytes).map_err(|_| {
-                PgError::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\"")
-            })?;
+            let text = utf8(bytes)?;
             if given.family() == KeyFamily::Text && key_type.family() != KeyFamily::Text {
                 // A text parameter under an explicit cast: read as the cast reads it.
                 KeyValue::from_text(key_type, text)
@@ -145,14 +149,39 @@ fn read(index: usize, oid: u32, format: Format, bytes: &[u8], key_type: KeyType)
         }
         (Some(given), Format::Binary) => {
             if given.family() == KeyFamily::Text && key_type.family() != KeyFamily::Text {
-                let text = std::str::from_utf8(bytes).map_err(|_| mismatch(index, key_type))?;
-                KeyValue::from_text(key_type, text)
+                KeyValue::from_text(key_type, utf8(bytes)?)
+            } else if matches!(given.family(), KeyFamily::Text | KeyFamily::Bpchar) {
+                KeyValue::from_text_for(given, key_type, utf8(bytes)?)
             } else {
                 KeyValue::from_binary_for(given, key_type, bytes)
             }
         }
     };
     result.map_err(|error| key_error(index, error))
+}
+
+/// Text in the server's encoding, without NULs (`pg_verify_mbstr`, `src/backend/utils/mb/mbutils.c`).
+fn utf8(bytes: &[u8]) -> Result<&str, PgError> {
+    let invalid = |at: usize| {
+        let lead = bytes.get(at).copied().unwrap_or_default();
+        let length = match lead {
+            0xf0..=0xf7 => 4,
+            0xe0..=0xef => 3,
+            0xc0..=0xdf => 2,
+            _ => 1,
+        };
+        let sequence: Vec<String> = bytes.iter().skip(at).take(length).map(|byte| format!("0x{byte:02x}")).collect();
+        PgError::new(
+            SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+            format!("invalid byte sequence for encoding \"UTF8\": {}", sequence.join(" ")),
+        )
+    };
+    let nul = bytes.iter().position(|byte| *byte == 0);
+    match (std::str::from_utf8(bytes), nul) {
+        (Ok(text), None) => Ok(text),
+        (Ok(_), Some(nul)) => Err(invalid(nul)),
+        (Err(error), nul) => Err(invalid(nul.map_or(error.valid_up_to(), |nul| nul.min(error.valid_up_to())))),
+    }
 }
 
 fn mismatch(index: usize, key_type: KeyType) -> PgError {
@@ -169,6 +198,8 @@ fn key_error(index: usize, error: KeyError) -> PgError {
             let code = match reason {
                 "out of range" => SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
                 "incorrect binary data format" => SqlState::INVALID_BINARY_REPRESENTATION,
+                TOO_SHORT => SqlState::PROTOCOL_VIOLATION,
+                BAD_ENCODING => SqlState::CHARACTER_NOT_IN_REPERTOIRE,
                 _ => SqlState::INVALID_TEXT_REPRESENTATION,
             };
             PgError::new(code, format!("invalid value for shard key of type {key_type}: {reason}"))
@@ -203,37 +234,54 @@ fn array_element(oid: u32) -> u32 {
 }
 
 /// `array_send`'s format: dimensions, flags, element type, then per dimension length and lower bound, then the elements.
+/// Errors are those of `array_recv` (`src/backend/utils/adt/arrayfuncs.c`).
 fn binary_array(index: usize, bytes: &[u8], key_type: KeyType, emit: &mut dyn FnMut(&KeyValue)) -> Result<(), PgError> {
-    let malformed = || {
-        PgError::new(SqlState::INVALID_BINARY_REPRESENTATION, format!("malformed array in parameter ${}", index + 1))
-    };
+    let detail = || format!("It is the array in parameter ${}.", index + 1);
+    let malformed =
+        |message: &str| PgError::new(SqlState::INVALID_BINARY_REPRESENTATION, message.to_owned()).detail(detail());
+    let too_large = |message: String| PgError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message).detail(detail());
     let mut at = 0usize;
-    let mut int = || -> Result<i32, PgError> {
-        let value = bytes.get(at..at + 4).ok_or_else(malformed)?;
-        at += 4;
+    let int = |at: &mut usize| -> Result<i32, PgError> {
+        let value = bytes
+            .get(*at..*at + 4)
+            .ok_or_else(|| PgError::new(SqlState::PROTOCOL_VIOLATION, TOO_SHORT).detail(detail()))?;
+        *at += 4;
         Ok(i32::from_be_bytes([value[0], value[1], value[2], value[3]]))
     };
-    let dimensions = int()?;
-    let _flags = int()?;
-    let element = int()? as u32;
-    if !(0..=6).contains(&dimensions) {
-        return Err(malformed());
+    let dimensions = int(&mut at)?;
+    if dimensions < 0 {
+        return Err(malformed(&format!("invalid number of dimensions: {dimensions}")));
     }
-    let mut count: usize = usize::from(dimensions > 0);
+    if dimensions > ARRAY_DIMENSIONS_MAX {
+        return Err(too_large(format!(
+            "number of array dimensions ({dimensions}) exceeds the maximum allowed ({ARRAY_DIMENSIONS_MAX})"
+        )));
+    }
+    if !(0..=1).contains(&int(&mut at)?) {
+        return Err(malformed("invalid array flags"));
+    }
+    let element = int(&mut at)? as u32;
+    let mut count = usize::from(dimensions > 0);
     for _ in 0..dimensions {
-        let length = usize::try_from(int()?).map_err(|_| malformed())?;
-        let _lower = int()?;
-        count = count.checked_mul(length).ok_or_else(malformed)?;
+        let length = int(&mut at)?;
+        let _lower = int(&mut at)?;
+        let product = usize::try_from(length).ok().and_then(|length| count.checked_mul(length));
+        count = product
+            .filter(|count| *count <= ARRAY_ELEMENTS_MAX)
+            .ok_or_else(|| too_large(format!("array size exceeds the maximum allowed ({ARRAY_ELEMENTS_MAX})")))?;
     }
     for _ in 0..count {
-        let length = bytes.get(at..at + 4).ok_or_else(malformed)?;
-        let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
-        at += 4;
+        let length = int(&mut at)?;
         if let Ok(length) = usize::try_from(length) {
-            let value = bytes.get(at..at + length).ok_or_else(malformed)?;
+            let value = bytes.get(at..at + length).ok_or_else(|| malformed(TOO_SHORT))?;
             at += length;
             emit(&read(index, element, Format::Binary, value, key_type)?);
+        } else if length < -1 {
+            return Err(malformed(TOO_SHORT));
         }
+    }
+    if at < bytes.len() {
+        return Err(malformed(&format!("incorrect binary data format in bind parameter {}", index + 1)));
     }
     Ok(())
 }
@@ -253,7 +301,7 @@ fn text_array(
             "Send one dimension without bounds, or the binary format.",
         )
     };
-    let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
+    let text = utf8(bytes)?;
     let inner = text.trim().strip_prefix('{').and_then(|t| t.strip_suffix('}')).ok_or_else(malformed)?;
     if inner.trim().is_empty() {
         return Ok(());

@@ -10,13 +10,14 @@ use sqlparser::ast::{Expr, Function, ObjectName, Query as SqlQuery, SetExpr, Sta
 
 use super::analysis::{Analysis, Facts};
 use super::context::{FunctionUse, Placed, PlanContext};
+use super::notation::Columns;
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
 use super::{clock, concatenate, exact, insert, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
-use crate::catalog::Volatility;
+use crate::catalog::{Events, Volatility};
 use crate::sql::parse::{name_parts, parse, Text};
 use crate::wire::{PgError, SqlState};
 
@@ -41,10 +42,13 @@ pub struct Calls {
     pub volatile_once: Option<String>,
     /// `FROM now()`: no value can be put there.
     pub clock_in_from: bool,
+    /// An aggregate or set-returning function that is written like a column: `t.count`.
+    pub dotted: Option<String>,
 }
 
 struct CallVisitor<'c, 'a> {
     context: &'c PlanContext<'a>,
+    columns: Columns<'c, 'a>,
     calls: Calls,
     /// Of the queries around: whether it reads a sharded table itself, so that what it computes it computes by row.
     queries: Vec<bool>,
@@ -57,6 +61,10 @@ struct CallVisitor<'c, 'a> {
 impl CallVisitor<'_, '_> {
     fn name(&mut self, name: &ObjectName) {
         let Some(name) = name_parts(name).and_then(|parts| parts.last().cloned()) else { return };
+        self.call(name);
+    }
+
+    fn call(&mut self, name: String) {
         self.routine(&name);
         let known = self.context.catalog.function(&name);
         self.calls.calls_code |= known.map_or(!is_grammar(&name), |function| function.user_defined);
@@ -102,9 +110,23 @@ impl CallVisitor<'_, '_> {
         self.calls.code.push(Code { what: format!("function {name}"), effects, keyspace: None, called: true });
     }
 
+    /// `@@@` or `OPERATOR(schema.@@@)`: looked up by its symbol.
     fn operator(&mut self, operator: &impl std::fmt::Display) {
-        let functions = self.context.catalog.operator(&operator.to_string());
+        let written = operator.to_string();
+        let symbol = written.strip_prefix("OPERATOR(").and_then(|qualified| qualified.strip_suffix(')'));
+        let symbol = symbol.map_or(written.as_str(), |qualified| qualified.rsplit('.').next().unwrap_or_default());
+        let functions = self.context.catalog.operator(symbol.trim());
         functions.iter().for_each(|function| self.routine(function));
+    }
+
+    fn dotted(&mut self, expr: &Expr) {
+        for name in self.columns.calls(expr) {
+            let Some(function) = self.context.catalog.function(&name) else { continue };
+            if function.aggregate || function.set_returning {
+                self.calls.dotted.get_or_insert_with(|| name.clone());
+            }
+            self.call(name);
+        }
     }
 }
 
@@ -153,6 +175,12 @@ impl Visitor for CallVisitor<'_, '_> {
             Expr::Function(Function { name, .. }) => self.name(name),
             Expr::BinaryOp { op, .. } => self.operator(op),
             Expr::UnaryOp { op, .. } => self.operator(op),
+            Expr::AnyOp { compare_op, .. } | Expr::AllOp { compare_op, .. } => self.operator(compare_op),
+            Expr::InList { .. } | Expr::InSubquery { .. } | Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..) => {
+                ["=", "<>"].iter().for_each(|operator| self.operator(operator));
+            }
+            Expr::Between { .. } => ["<", "<=", ">", ">="].iter().for_each(|operator| self.operator(operator)),
+            Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } => self.dotted(expr),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -178,7 +206,9 @@ pub fn calls(context: &PlanContext<'_>, statement: &impl Visit) -> Calls {
 
 /// `by_row`: how many levels of queries there are, from the outermost, whose expressions are computed for each row.
 fn calls_within(context: &PlanContext<'_>, statement: &impl Visit, by_row: usize) -> Calls {
-    let mut visitor = CallVisitor { context, calls: Calls::default(), queries: Vec::new(), by_row, in_from: 0 };
+    let columns = Columns::of(context, statement);
+    let mut visitor =
+        CallVisitor { context, columns, calls: Calls::default(), queries: Vec::new(), by_row, in_from: 0 };
     let _ = statement.visit(&mut visitor);
     visitor.calls
 }
@@ -199,7 +229,12 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         Statement::Merge(merge) => write::merge(&mut analysis, merge, None, &calls),
         _ => return unparsed(context, text, "the statement is not a query"),
     };
-    match plan? {
+    let plan = plan?;
+    let events = if analysis.modifying_with { Events::ALL } else { analysis.events };
+    for written in analysis.occurrences.iter().filter(|occurrence| occurrence.written) {
+        reach::key_triggers(context, &written.table, &written.key_column, events)?;
+    }
+    match plan {
         Plan::Query(query) => exact::check(&analysis, &calls, query).map(Plan::Query),
         other => Ok(other),
     }
@@ -274,6 +309,12 @@ pub fn blocked_by_calls(calls: &Calls) -> Option<PgError> {
         return Some(not_over_shards(
             format!("Function {name} reads the clock; every shard has one of its own."),
             "Write now() in the statement, or hold it to one shard's keys.",
+        ));
+    }
+    if let Some(name) = &calls.dotted {
+        return Some(not_over_shards(
+            format!("No relation is known to have a column {name}, so that .{name} may call the function {name}."),
+            format!("Write {name}(...) for a call; for a column, name it in the select list that it comes from."),
         ));
     }
     calls.home.as_ref().map(|name| {

@@ -59,6 +59,7 @@ pub fn topology() -> Topology {
         ("guarded", "id", 1, KeyType::Int8),
         ("clubs", "id", 1, KeyType::Int8),
         ("loose", "id", 1, KeyType::Int8),
+        ("shifted", "id", 1, KeyType::Int8),
     ];
     for (name, key, keyspace, key_type) in sharded {
         topology.tables.push(Table {

@@ -205,7 +205,7 @@ pub struct Keys {
 }
 
 /// Evaluates to a key without asking a shard.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeyExpression {
     /// A literal, already in the column's type. None is NULL.
     Constant(Option<KeyValue>),
@@ -438,10 +438,11 @@ pub struct CopyIn {
 
 #[derive(Clone, Debug)]
 pub enum CopyDestination {
-    /// Index of the key among the columns that are copied.
+    /// Index of the key among the columns that are copied, and how many there are.
     Sharded {
         keyspace: KeyspaceId,
         key_position: usize,
+        columns: usize,
         key_type: KeyType,
     },
     EveryMember,

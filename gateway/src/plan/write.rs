@@ -201,6 +201,14 @@ fn depends_on_server(analysis: &Analysis<'_>, expression: &str) -> bool {
     })
 }
 
+pub fn written_view(view: &ringway_topology::model::TableName) -> PgError {
+    refused(
+        "a view of a table that is on several shards is written",
+        format!("What a write of {view} does to its table is told by PostgreSQL's rules, not by the statement."),
+        "Write to the table that the view reads.",
+    )
+}
+
 /// The target with its place for a filter, in a new scope.
 fn open(analysis: &mut Analysis<'_>, factor: &TableFactor, first: Option<usize>) -> Result<ResolvedTable, PgError> {
     let TableFactor::Table { name, alias, args: None, .. } = factor else {
@@ -209,7 +217,7 @@ fn open(analysis: &mut Analysis<'_>, factor: &TableFactor, first: Option<usize>)
     let parts = name_parts(name).ok_or_else(|| refused("this table name is not supported", "", "Use a plain name."))?;
     let table = analysis.context.table(&parts)?;
     if table.view && !matches!(table.placed, Placed::Single | Placed::System) {
-        return Err(refused("a view of a table that is on several shards is written", "", "Write to the table."));
+        return Err(written_view(&table.name));
     }
     let alias = alias.as_ref().map_or_else(|| table.name.name.clone(), |alias| ident_value(&alias.name));
     let text = analysis.text;

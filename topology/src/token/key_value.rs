@@ -59,9 +59,13 @@ impl Fault {
     }
 }
 
-const NOT_UTF8: Fault = Fault::Invalid("invalid byte sequence for encoding UTF8");
+const NOT_UTF8: Fault = Fault::Invalid(BAD_ENCODING);
 const BAD_SYNTAX: Fault = Fault::Invalid("invalid input syntax");
-const BAD_LENGTH: Fault = Fault::Invalid("incorrect binary data format");
+const TOO_LONG: Fault = Fault::Invalid("incorrect binary data format");
+/// The binary value is shorter than its type's.
+pub const TOO_SHORT: &str = "insufficient data left in message";
+/// Text that is not UTF-8 or has a NUL in it.
+pub const BAD_ENCODING: &str = "invalid byte sequence for encoding UTF8";
 pub(super) const OUT_OF_RANGE: Fault = Fault::Invalid("out of range");
 
 impl KeyValue {
@@ -169,5 +173,5 @@ fn without_nul(text: &str) -> Result<&str, Fault> {
 }
 
 fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Fault> {
-    bytes.try_into().map_err(|_| BAD_LENGTH)
+    bytes.try_into().map_err(|_| if bytes.len() < N { Fault::Invalid(TOO_SHORT) } else { TOO_LONG })
 }

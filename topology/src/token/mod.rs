@@ -31,7 +31,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use key_type::{KeyFamily, KeyType};
-pub use key_value::{KeyError, KeyValue};
+pub use key_value::{KeyError, KeyValue, BAD_ENCODING, TOO_SHORT};
 pub use numeric::Decimal;
 
 /// A place in the token space: the signed 64-bit hash of a shard key.

@@ -3,7 +3,7 @@
 //! No arithmetic: a number is read, normalised and hashed.
 
 use super::hash::hash_bytes;
-use super::key_value::{is_space, Fault, OUT_OF_RANGE};
+use super::key_value::{is_space, Fault, OUT_OF_RANGE, TOO_SHORT};
 
 /// A `numeric`, without its display scale: 1.0 and 1.00 are the same value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -82,12 +82,16 @@ impl Decimal {
     /// Network byte order: `ndigits`, `weight`, `sign`, `dscale`, then the digits, 16 bits each.
     pub(super) fn from_binary(bytes: &[u8]) -> Result<Decimal, Fault> {
         const BAD_FORMAT: Fault = Fault::Invalid("incorrect binary data format");
-        let (words, []) = bytes.as_chunks::<2>() else {
-            return Err(BAD_FORMAT);
-        };
+        let (words, odd) = bytes.as_chunks::<2>();
         let [count, weight, sign, scale, digits @ ..] = words else {
-            return Err(BAD_FORMAT);
+            return Err(Fault::Invalid(TOO_SHORT));
         };
+        if digits.len() < usize::from(u16::from_be_bytes(*count)) {
+            return Err(Fault::Invalid(TOO_SHORT));
+        }
+        if !odd.is_empty() {
+            return Err(BAD_FORMAT);
+        }
         let scale = u16::from_be_bytes(*scale);
         let mut digits: Vec<i16> = digits.iter().map(|word| i16::from_be_bytes(*word)).collect();
         if digits.len() != usize::from(u16::from_be_bytes(*count))

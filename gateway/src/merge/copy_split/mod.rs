@@ -30,6 +30,8 @@ use lines::{Line, LineScanner};
 pub struct CopySplit {
     format: Format,
     key_position: usize,
+    /// How many are copied.
+    columns: usize,
     copy_row_bytes_max: usize,
     buffer: BytesMut,
     /// Bytes at the buffer's start that were given out.
@@ -49,6 +51,8 @@ enum Format {
 pub enum Piece<'a> {
     /// For every shard, in front of its rows.
     Prologue(&'a [u8]),
+    /// A line without a key that has fewer fields than there are columns: an error that any shard finds.
+    Short(&'a [u8]),
     Row(CopyRow<'a>),
 }
 
@@ -82,6 +86,7 @@ impl CopyRow<'_> {
 /// A piece by its places in the buffer.
 enum Found {
     Prologue(Range<usize>),
+    Short(Range<usize>),
     Row {
         bytes: Range<usize>,
         key: Field,
@@ -109,8 +114,8 @@ impl Field {
 }
 
 impl CopySplit {
-    /// `key_position` is the key's index among the columns that are copied.
-    pub fn new(format: &CopyFormat, key_position: usize, copy_row_bytes_max: usize) -> CopySplit {
+    /// `key_position` is the key's index among the `columns` that are copied.
+    pub fn new(format: &CopyFormat, key_position: usize, columns: usize, copy_row_bytes_max: usize) -> CopySplit {
         let format = match format.clone() {
             CopyFormat::Text { delimiter, null } => {
                 Format::Text { scanner: LineScanner::text(), delimiter, null: null.into_bytes() }
@@ -125,7 +130,8 @@ impl CopySplit {
             },
             CopyFormat::Binary => Format::Binary(BinaryScanner::default()),
         };
-        CopySplit { format, key_position, copy_row_bytes_max, buffer: BytesMut::new(), consumed: 0, input_ended: false }
+        let (buffer, consumed, input_ended) = (BytesMut::new(), 0, false);
+        CopySplit { format, key_position, columns, copy_row_bytes_max, buffer, consumed, input_ended }
     }
 
     /// Adds a CopyData's bytes. Take all pieces out before the next one, so that at most one row waits here.
@@ -153,6 +159,10 @@ impl CopySplit {
             Found::Prologue(bytes) => {
                 self.consumed = bytes.end;
                 Piece::Prologue(&buffer[bytes])
+            }
+            Found::Short(bytes) => {
+                self.consumed = bytes.end;
+                Piece::Short(&buffer[bytes])
             }
             Found::Row { bytes, key, line } => {
                 self.consumed = bytes.end;
@@ -210,7 +220,25 @@ impl CopySplit {
             }
             Format::Binary(_) => return Ok(None),
         };
-        let key = key.map_err(|fault| fault.on_line(number))?;
+        let key = match key {
+            Ok(key) => key,
+            Err(NoKey::UnterminatedQuote) => return Err(NoKey::UnterminatedQuote.on_line(number)),
+            Err(fault) => {
+                // The last field is there as soon as it has a beginning.
+                let last = self.columns.saturating_sub(1);
+                let last = match &self.format {
+                    Format::Text { delimiter, null, .. } => text::field(content, *delimiter, null, last),
+                    Format::Csv { delimiter, quote, escape, null, .. } => {
+                        csv::field(content, *delimiter, *quote, *escape, null, last)
+                    }
+                    Format::Binary(_) => return Ok(None),
+                };
+                return match last {
+                    Err(NoKey::Missing) => Ok(Some(Found::Short(start..start + bytes))),
+                    _ => Err(fault.on_line(number)),
+                };
+            }
+        };
         Ok(Some(Found::Row { bytes: start..start + bytes, key: key.at(start), line: number }))
     }
 }

@@ -18,12 +18,14 @@ fn csv_format(header: bool) -> CopyFormat {
 struct Pieces {
     prologue: Vec<u8>,
     rows: Vec<(Vec<u8>, Vec<u8>, u64)>,
+    short: Vec<Vec<u8>>,
 }
 
 fn drain(split: &mut CopySplit, pieces: &mut Pieces) -> Result<(), MergeError> {
     while let Some(piece) = split.next_piece()? {
         match piece {
             Piece::Prologue(bytes) => pieces.prologue.extend_from_slice(bytes),
+            Piece::Short(bytes) => pieces.short.push(bytes.to_vec()),
             Piece::Row(CopyRow { bytes, key, line }) => {
                 let key = match key {
                     CopyKey::Text(text) => text.as_bytes().to_vec(),
@@ -37,7 +39,8 @@ fn drain(split: &mut CopySplit, pieces: &mut Pieces) -> Result<(), MergeError> {
 }
 
 fn run(format: &CopyFormat, key: usize, chunks: &[&[u8]]) -> Result<Pieces, MergeError> {
-    let mut split = CopySplit::new(format, key, ROW_BYTES_MAX);
+    // The key is the last column.
+    let mut split = CopySplit::new(format, key, key + 1, ROW_BYTES_MAX);
     let mut pieces = Pieces::default();
     for chunk in chunks {
         split.feed(chunk);
@@ -129,13 +132,40 @@ fn a_header_line_is_for_every_shard() {
     assert_eq!(run_all_ways(&csv_format(true), 0, b"").unwrap(), Pieces::default());
 }
 
+/// A shard says what is missing, unless the line is whole and its key is NULL.
+#[test]
+fn lines_with_too_few_fields_are_for_any_shard() {
+    for (format, key, columns, input, expected) in [
+        (text_format(), 1, 2, "1\ta\n2\n", Ok("2\n")),
+        (text_format(), 0, 2, "1\ta\n\\N\n", Ok("\\N\n")),
+        (text_format(), 0, 2, "1\ta\n\\N\tb\n", Err(2)),
+        (csv_format(false), 0, 2, "3041,a\n\n", Ok("\n")),
+        (csv_format(false), 1, 3, "a,3041,c\na\n", Ok("a\n")),
+        (csv_format(false), 1, 3, "a,3041,c\na,\n", Ok("a,\n")),
+        (csv_format(false), 1, 3, "a,3041,c\na,,\n", Err(2)),
+        (csv_format(false), 0, 1, "3041\n\n", Err(2)),
+    ] {
+        let mut split = CopySplit::new(&format, key, columns, ROW_BYTES_MAX);
+        let mut pieces = Pieces::default();
+        split.feed(input.as_bytes());
+        let drained = drain(&mut split, &mut pieces);
+        assert_eq!(pieces.rows.len(), 1, "{input:?}");
+        match expected {
+            Ok(short) => {
+                assert_eq!(drained, Ok(()), "{input:?}");
+                assert_eq!(pieces.short, [short.as_bytes()], "{input:?}");
+            }
+            Err(line) => assert_eq!(drained, Err(MergeError::NullKey { line }), "{input:?}"),
+        }
+    }
+}
+
 #[test]
 fn errors_tell_the_line() {
     let text = text_format();
     let csv = csv_format(false);
     for (format, key, input, code, line) in [
         (&text, 0, &b"1\n\\N\tx\n"[..], "23502", 2),
-        (&text, 1, b"1\ta\n2\n", "22P04", 2),
         (&text, 0, b"1\n2\r\n", "22P04", 2),
         (&text, 0, b"1\r\n2\n", "22P04", 2),
         (&text, 0, b"1\r2\n", "22P04", 2),
@@ -166,7 +196,7 @@ fn errors_tell_the_line() {
 fn rows_are_bounded() {
     let long = vec![b'x'; ROW_BYTES_MAX + 1];
     for format in [text_format(), csv_format(false)] {
-        let mut split = CopySplit::new(&format, 0, ROW_BYTES_MAX);
+        let mut split = CopySplit::new(&format, 0, 1, ROW_BYTES_MAX);
         split.feed(b"1\n");
         split.feed(&long);
         assert!(matches!(split.next_piece(), Ok(Some(Piece::Row(_)))));
@@ -200,6 +230,7 @@ fn rows_of_the_binary_format() {
     let expected = Pieces {
         prologue: header.clone(),
         rows: vec![(first, 7i64.to_be_bytes().to_vec(), 1), (second, 8i64.to_be_bytes().to_vec(), 2)],
+        ..Pieces::default()
     };
     assert_eq!(run_all_ways(&CopyFormat::Binary, 1, &input).unwrap(), expected, "without a trailer");
     input.extend_from_slice(&binary::TRAILER);
@@ -218,7 +249,7 @@ fn rows_of_the_binary_format() {
 
 #[test]
 fn keys_are_read_as_their_type() {
-    let mut split = CopySplit::new(&text_format(), 0, ROW_BYTES_MAX);
+    let mut split = CopySplit::new(&text_format(), 0, 1, ROW_BYTES_MAX);
     split.feed(b"\\x34\\62\nx\n");
     let Some(Piece::Row(row)) = split.next_piece().unwrap() else { panic!("no row") };
     assert_eq!(row.key_value(KeyType::Int8), Ok(KeyValue::Int(42)));

@@ -58,3 +58,13 @@ CREATE MATERIALIZED VIEW order_list AS SELECT * FROM orders;
 CREATE TABLE clubs (id bigint PRIMARY KEY, name text);
 CREATE TABLE joiners (id int PRIMARY KEY, club bigint REFERENCES clubs, note text);
 CREATE TABLE loose (id bigint PRIMARY KEY, setting text REFERENCES settings, product int REFERENCES products, note text);
+-- Functions that are called like columns, and operators by their qualified names.
+CREATE FUNCTION order_count(settings) RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM orders';
+CREATE FUNCTION note(products) RETURNS bigint LANGUAGE sql STABLE AS 'SELECT count(*) FROM orders';
+CREATE FUNCTION sees_orders(settings) RETURNS bigint LANGUAGE plpgsql STABLE AS 'BEGIN RETURN (SELECT $1.order_count); END';
+-- Triggers that run before rows are stored.
+CREATE FUNCTION next_id() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id := NEW.id + 1; RETURN NEW; END';
+CREATE TABLE shifted (id bigint PRIMARY KEY, v text);
+CREATE TRIGGER shift BEFORE INSERT ON shifted FOR EACH ROW EXECUTE FUNCTION next_id();
+CREATE TABLE shifted_later (id bigint PRIMARY KEY, v text);
+CREATE TRIGGER shift BEFORE UPDATE ON shifted_later FOR EACH ROW EXECUTE FUNCTION next_id();
