@@ -221,7 +221,7 @@ async fn anchored(
         queue_call(&mut anchor.connection, "SELECT ringway.decide($1, $2)", &parameters);
     }
     let lowered = executor.settings.get("synchronous_commit").is_some()
-        || transaction.local.iter().any(|statement| statement.to_ascii_lowercase().contains("synchronous_commit"));
+        || transaction.log.iter().any(|statement| statement.to_ascii_lowercase().contains("synchronous_commit"));
     if lowered {
         anchor.connection.queue_query("SET LOCAL synchronous_commit = on");
     }

@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::gateway::{Gateway, Planned};
 use super::inflight::Slot;
 use super::pump::Outcome;
+use super::search_path::Names;
 use super::statistics::Statistics;
 use super::transaction::{Block, Participant, Transaction};
 use super::view::View;
@@ -37,7 +38,8 @@ pub struct Executor {
     /// Of the startup packet: what RESET goes back to.
     pub startup: Settings,
     pub settings: Settings,
-    pub search_path: Vec<String>,
+    /// How names resolve; in a transaction with settings of its own, as those say.
+    pub names: Names,
     pub transaction: Transaction,
     /// Connections that stay with the session.
     pub pinned: BTreeMap<ShardId, ReadyConn>,
@@ -95,7 +97,8 @@ impl Executor {
 
     pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {
         let one_shard = self.only_shard.is_some();
-        Ok(self.gateway.plan(sql, view, &self.search_path, &self.identity.user, one_shard)?)
+        let names = self.transaction.names.as_ref().unwrap_or(&self.names);
+        Ok(self.gateway.plan(sql, view, &names.search_path, &names.user, one_shard)?)
     }
 
     /// The statement has been answered.
@@ -120,9 +123,14 @@ impl Executor {
 
     /// A connection of the client's role with the session's settings.
     pub async fn checkout(&mut self, view: &View, id: ShardId) -> Result<ReadyConn, Failure> {
+        let settings = self.settings.clone();
+        self.checkout_with(view, id, &settings).await
+    }
+
+    async fn checkout_with(&mut self, view: &View, id: ShardId, settings: &Settings) -> Result<ReadyConn, Failure> {
         if let Some(mut connection) = self.pinned.remove(&id) {
             self.cancel.add(&connection);
-            self.apply_settings(&mut connection).await?;
+            apply_settings(&mut connection, settings).await?;
             return Ok(connection);
         }
         let shard = self.shard(view, id)?;
@@ -137,21 +145,8 @@ impl Executor {
             () = self.cancel.requested() => return Err(cancelled().into()),
         };
         self.cancel.add(&connection);
-        self.apply_settings(&mut connection).await?;
+        apply_settings(&mut connection, settings).await?;
         Ok(connection)
-    }
-
-    /// Brings a connection at rest to the session's settings. A round trip only when they differ.
-    pub async fn apply_settings(&self, connection: &mut ReadyConn) -> Result<(), Failure> {
-        let statements = match &connection.settings {
-            Some(settings) if *settings == self.settings => return Ok(()),
-            Some(settings) => self.settings.statements_from(settings),
-            None => self.settings.statements_from_unknown(),
-        };
-        connection.settings = None;
-        connection.query(&statements).await?;
-        connection.settings = Some(self.settings.clone());
-        Ok(())
     }
 
     /// The connection to a shard for one statement: the transaction's, opened if need be.
@@ -185,10 +180,12 @@ impl Executor {
         Ok(lent)
     }
 
-    /// Opens the transaction on one more shard; its BEGIN travels with the statement.
+    /// Opens the transaction on one more shard; its BEGIN travels with the statement. What the transaction has set is set
+    /// inside it, so that ROLLBACK and ROLLBACK TO undo it there as everywhere.
     async fn join(&mut self, view: &View, id: ShardId) -> Result<Participant, Failure> {
-        let mut connection = self.checkout(view, id).await?;
-        let settings_before = connection.settings.clone();
+        let base = self.transaction.settings_before.clone().unwrap_or_else(|| self.settings.clone());
+        let mut connection = self.checkout_with(view, id, &base).await?;
+        let settings_before = connection.settings.replace(self.settings.clone());
         connection.queue_query(&self.transaction.begin_statement());
         let mut prefix = 1;
         for statement in self.transaction.replay() {
@@ -288,8 +285,28 @@ impl Executor {
 
     /// The settings changed: names resolve by another path.
     pub fn settings_changed(&mut self) {
-        self.search_path = super::search_path::of(&self.settings);
+        self.names = Names::of(|name| self.settings.get(name), &self.identity.user);
+        let local = self.transaction.local_settings != Settings::default();
+        self.transaction.names = local.then(|| Names::of(|name| self.setting(name), &self.identity.user));
     }
+
+    /// The statement that has made a setting what it is now.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.transaction.local_settings.get(name).or_else(|| self.settings.get(name))
+    }
+}
+
+/// Brings a connection at rest to these settings. A round trip only when they differ.
+async fn apply_settings(connection: &mut ReadyConn, settings: &Settings) -> Result<(), Failure> {
+    let statements = match &connection.settings {
+        Some(known) if known == settings => return Ok(()),
+        Some(known) => settings.statements_from(known),
+        None => settings.statements_from_unknown(),
+    };
+    connection.settings = None;
+    connection.query(&statements).await?;
+    connection.settings = Some(settings.clone());
+    Ok(())
 }
 
 pub fn cancelled() -> PgError {

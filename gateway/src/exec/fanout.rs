@@ -168,14 +168,14 @@ pub async fn concatenate(
 /// How values are compared in this session.
 fn value_order(executor: &Executor, fleet: &mut Fleet) -> ValueOrder {
     let iso = |text: &str| text.to_ascii_lowercase().contains("iso");
-    let iso_dates = match executor.settings.get("datestyle") {
+    let iso_dates = match executor.setting("datestyle") {
         Some(set) => iso(set),
         None => {
             let parameters = &fleet.connection(0).parameters;
             parameters.iter().any(|(name, value)| name.eq_ignore_ascii_case("datestyle") && iso(value))
         }
     };
-    let exact_floats = executor.settings.get("extra_float_digits").is_none();
+    let exact_floats = executor.setting("extra_float_digits").is_none();
     let catalog = executor.gateway.catalog.load();
     // Columns and expressions with another collation than the database's are refused by the planner.
     let strings_by_bytes = catalog.as_ref().is_some_and(|loaded| loaded.catalog.strings_by_bytes);

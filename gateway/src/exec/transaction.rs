@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ringway_topology::ids::ShardId;
 
+use super::search_path::Names;
 use super::view::View;
 use crate::plan::types::{Isolation, TransactionModes};
 use crate::pool::settings::Settings;
@@ -40,7 +41,9 @@ pub struct Participant {
 pub struct Savepoint {
     pub name: String,
     pub settings: Settings,
-    pub local: usize,
+    pub local_settings: Settings,
+    /// How much of the transaction's `log` was there.
+    pub log: usize,
 }
 
 #[derive(Debug, Default)]
@@ -55,8 +58,12 @@ pub struct Transaction {
     /// Parts that a statement has taken and not given back: after it has ended, they are lost.
     pub lent: usize,
     pub savepoints: Vec<Savepoint>,
-    /// SET LOCAL, SET CONSTRAINTS: replayed on shards that join.
-    pub local: Vec<String>,
+    /// SET, SET LOCAL, RESET, SET CONSTRAINTS, in order: replayed on shards that join.
+    pub log: Vec<String>,
+    /// What SET LOCAL has set, over the session's settings.
+    pub local_settings: Settings,
+    /// How names resolve while `local_settings` hold; None: as in the session.
+    pub names: Option<Names>,
     /// The session's settings at BEGIN.
     pub settings_before: Option<Settings>,
     /// What its snapshot belongs to: under REPEATABLE READ and SERIALIZABLE every statement goes where the first one went.
@@ -101,11 +108,11 @@ impl Transaction {
         let mut statements = Vec::new();
         let mut done = 0;
         for savepoint in &self.savepoints {
-            statements.extend(self.local[done..savepoint.local.min(self.local.len())].iter().cloned());
-            done = done.max(savepoint.local.min(self.local.len()));
+            statements.extend(self.log[done..savepoint.log.min(self.log.len())].iter().cloned());
+            done = done.max(savepoint.log.min(self.log.len()));
             statements.push(format!("SAVEPOINT {}", quote_ident(&savepoint.name)));
         }
-        statements.extend(self.local[done..].iter().cloned());
+        statements.extend(self.log[done..].iter().cloned());
         statements
     }
 }
@@ -150,9 +157,11 @@ mod tests {
         let mut transaction = Transaction { block: Block::Explicit, ..Transaction::default() };
         transaction.modes.isolation = Some(Isolation::RepeatableRead);
         transaction.modes.read_only = Some(false);
-        transaction.local.push("SET LOCAL a = 1".into());
-        transaction.savepoints.push(Savepoint { name: "x".into(), settings: Settings::default(), local: 1 });
-        transaction.local.push("SET LOCAL b = 2".into());
+        transaction.log.push("SET LOCAL a = 1".into());
+        let settings = Settings::default();
+        let savepoint = Savepoint { name: "x".into(), local_settings: settings.clone(), settings, log: 1 };
+        transaction.savepoints.push(savepoint);
+        transaction.log.push("SET LOCAL b = 2".into());
         assert_eq!(transaction.begin_statement(), "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE");
         assert_eq!(transaction.replay(), ["SET LOCAL a = 1", "SAVEPOINT \"x\"", "SET LOCAL b = 2"]);
     }

@@ -19,7 +19,8 @@ pub fn too_deep(byte: usize, sql: &str) -> PgError {
     at(error, byte, sql)
 }
 
-fn at(error: PgError, byte: usize, sql: &str) -> PgError {
+/// With the position of this byte.
+pub fn at(error: PgError, byte: usize, sql: &str) -> PgError {
     let position = sql.get(..byte).map_or(0, |before| before.chars().count() + 1);
     match u32::try_from(position) {
         Ok(position) if position > 0 => error.position(position),

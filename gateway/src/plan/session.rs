@@ -7,7 +7,8 @@ use super::types::{AdminCommand, Discard, Isolation, Plan, SessionCommand, Trans
 use crate::sql::clauses::split_at_commas;
 use crate::sql::lexer::Kind;
 use crate::sql::parse::Text;
-use crate::wire::PgError;
+use crate::wire::{PgError, SqlState};
+use ringway_topology::model::quote_ident;
 
 /// `None`: not a session command.
 pub fn plan(text: &Text<'_>) -> Option<Result<Plan, PgError>> {
@@ -80,6 +81,7 @@ pub fn plan(text: &Text<'_>) -> Option<Result<Plan, PgError>> {
             return Some(prepare(cursor));
         }
         "execute" => return Some(execute(cursor)),
+        "alter" => return default_of_logins(text).map(Err),
         "deallocate" => {
             cursor.take("prepare");
             if cursor.take("all") {
@@ -278,18 +280,27 @@ fn set(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
             cursor.at += 1;
             true
         };
+    if !assigned && cursor.take("from") {
+        if !cursor.take("current") {
+            return Err(cursor.unexpected());
+        }
+        cursor.end()?;
+        return Ok(Plan::Session(SessionCommand::SetFromCurrent { name, local, sql: text.sql.to_owned() }));
+    }
     let bare =
         ["timezone", "role", "session_authorization", "client_encoding", "schema", "seed"].contains(&name.as_str());
     if !assigned && !bare {
         return Err(cursor.unexpected());
     }
-    let (name, bare_schema) =
-        if name == "schema" && !assigned { ("search_path".to_owned(), true) } else { (name, false) };
-    let _ = bare_schema;
+    let name = if name == "schema" && !assigned { "search_path".to_owned() } else { name };
     if cursor.done() && !names {
         return Err(cursor.unexpected());
     }
-    let value = setting_value(&cursor);
+    let value = match name.as_str() {
+        "search_path" => list_value(&cursor)?,
+        "role" | "session_authorization" => one_value(&cursor)?,
+        _ => setting_value(&cursor),
+    };
     if name == "ringway.shard" {
         return Ok(Plan::Admin(AdminCommand::PinShard { name: value }));
     }
@@ -319,6 +330,71 @@ pub fn check_setting(name: &str, value: Option<&str>) -> Result<(), PgError> {
 
 fn is_assignment(text: &Text<'_>, at: usize) -> bool {
     text.word(at, "to") || text.lexemes.get(at).is_some_and(|l| l.is_operator(text.sql, "="))
+}
+
+/// `ALTER ROLE name [IN DATABASE name] SET | RESET setting`: what sessions begin with is on connections that are opened later,
+/// and the gateway's are shared.
+fn default_of_logins(text: &Text<'_>) -> Option<PgError> {
+    let role = text.word(1, "role") || text.word(1, "user");
+    let at = if role && text.word(3, "in") && text.word(4, "database") { 6 } else { 3 };
+    let sets = text.word(at, "set") && !text.word(at + 1, "tablespace") || text.word(at, "reset");
+    let here = "SET it in the session, or give it in the connection's options (options='-c name=value').";
+    // Those begin as the planner takes them to, whatever the server says.
+    let fixed = ["search_path", "role"].iter().any(|name| text.word(at + 1, name));
+    let hint = if fixed {
+        here
+    } else {
+        "SET it in the session, or give it in the connection's options (options='-c name=value'); or run this on every shard, \
+         past the gateway, and restart the gateways."
+    };
+    (sets && (role || text.word(1, "database"))).then(|| {
+        refused(
+            "defaults of settings cannot be changed through the gateway",
+            "A server gives them to connections that are opened later; sessions share connections that are open already.",
+            hint,
+        )
+    })
+}
+
+/// A list of names: every element is one name, whatever stands in it. `None` for DEFAULT.
+fn list_value(cursor: &Cursor<'_, '_>) -> Result<Option<String>, PgError> {
+    let text = cursor.text;
+    if text.word(cursor.at, "default") && cursor.at + 1 == text.lexemes.len() {
+        return Ok(None);
+    }
+    let parts = split_at_commas(text, cursor.at, text.lexemes.len()).ok_or_else(|| cursor.unexpected())?;
+    let names: Result<Vec<String>, PgError> = parts
+        .iter()
+        .map(|part| name_value(text, *part.start(), *part.end()).map(|name| quote_element(&name)))
+        .collect();
+    Ok(Some(names?.join(", ")))
+}
+
+/// `None` for DEFAULT.
+fn one_value(cursor: &Cursor<'_, '_>) -> Result<Option<String>, PgError> {
+    let last = cursor.text.lexemes.len() - 1;
+    if cursor.text.word(cursor.at, "default") && cursor.at == last {
+        return Ok(None);
+    }
+    name_value(cursor.text, cursor.at, last).map(Some)
+}
+
+/// An identifier or a string whose value is known.
+fn name_value(text: &Text<'_>, first: usize, last: usize) -> Result<String, PgError> {
+    let lexeme = text.lexemes[first];
+    // A string goes on in the next line's.
+    let continued = lexeme.kind == Kind::String && text.lexemes[last].kind == Kind::String;
+    if first != last && !continued {
+        return Err(Cursor { text, at: first + 1 }.unexpected());
+    }
+    let value = lexeme.identifier(text.sql).or_else(|| lexeme.string_value(text.sql));
+    value.filter(|_| first == last).ok_or_else(|| {
+        refused(
+            format!("{} is not read as a name", text.slice(first, last)),
+            "The gateway resolves names as the session's search_path and role say; it reads identifiers and plain strings.",
+            "Write the name as an identifier or as a plain '...' string.",
+        )
+    })
 }
 
 /// The value as `SHOW` and `set_config` would take it; lists are joined by `, `. `None` for DEFAULT.
@@ -366,7 +442,7 @@ fn quote_element(value: &str) -> String {
     if plain && !value.starts_with('$') {
         value.to_owned()
     } else {
-        ringway_topology::model::quote_ident(value)
+        quote_ident(value)
     }
 }
 
@@ -420,6 +496,16 @@ fn execute(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
     let mut arguments = Vec::new();
     if text.punctuation(cursor.at, b'(') {
         let close = text.closing(cursor.at).ok_or_else(|| cursor.unexpected())?;
+        let subquery = (cursor.at + 1..close).find(|&at| {
+            text.punctuation(at, b'(')
+                && ["select", "values", "with", "table"].iter().any(|word| text.word(at + 1, word))
+        });
+        if let Some(at) = subquery {
+            let error = PgError::new(SqlState::FEATURE_NOT_SUPPORTED, "cannot use subquery in EXECUTE parameter")
+                .detail("PostgreSQL takes expressions without subqueries there.")
+                .hint("Run the subquery first and give its value.");
+            return Err(super::refuse::at(error, text.lexemes[at].start, text.sql));
+        }
         for extent in split_at_commas(text, cursor.at + 1, close).ok_or_else(|| cursor.unexpected())? {
             arguments.push(text.slice(*extent.start(), *extent.end()).to_owned());
         }

@@ -79,6 +79,12 @@ pub enum SessionCommand {
         value: Option<String>,
         sql: String,
     },
+    /// SET [SESSION|LOCAL] name FROM CURRENT.
+    SetFromCurrent {
+        name: String,
+        local: bool,
+        sql: String,
+    },
     /// SELECT set_config(...), ...; gives a row.
     SetConfig {
         items: Vec<SetConfig>,

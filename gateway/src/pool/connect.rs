@@ -103,7 +103,12 @@ fn queue_startup(connection: &mut ServerConnection, request: &ConnectRequest<'_>
     put("user", request.role);
     put("database", &request.endpoint.database);
     match request.purpose {
-        Purpose::Application => put("application_name", "ringway-gateway"),
+        Purpose::Application => {
+            put("application_name", "ringway-gateway");
+            // What the planner takes them to be, whatever the server's configuration or ALTER ROLE ... SET says.
+            put("search_path", "\"$user\", public");
+            put("role", "none");
+        }
         Purpose::Service => {
             put("application_name", "ringway-gateway-service");
             put("client_encoding", "UTF8");

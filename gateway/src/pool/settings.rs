@@ -81,11 +81,16 @@ impl Settings {
                 push(&mut statements, &reset_statement(name));
             }
         }
-        // Who the session is comes last: it may not be allowed to set the rest.
-        let identity = |name: &str| name == "role" || name == "session_authorization";
-        for pass in [false, true] {
-            for (name, statement) in self.entries.iter().filter(|(name, _)| identity(name) == pass) {
-                if from.entries.get(name) != Some(statement) {
+        // Who the session is comes last: it may not be allowed to set the rest. A session authorization ends the role.
+        let order = |name: &str| match name {
+            "session_authorization" => 1,
+            "role" => 2,
+            _ => 0,
+        };
+        let other_user = self.get("session_authorization") != from.get("session_authorization");
+        for pass in 0..3 {
+            for (name, statement) in self.entries.iter().filter(|(name, _)| order(name) == pass) {
+                if from.entries.get(name) != Some(statement) || pass == 2 && other_user {
                     push(&mut statements, statement);
                 }
             }
@@ -175,6 +180,13 @@ mod tests {
         assert_eq!(one.statements_from(&two), "SET \"application_name\" TO 'it''s'; SET ROLE app");
         two.remove("timezone");
         assert_eq!(two, Settings::default());
+        one.set("session_authorization", "SET SESSION AUTHORIZATION x".into());
+        assert!(one.statements_from(&two).ends_with("SET SESSION AUTHORIZATION x; SET ROLE app"));
+        two.set("role", "SET ROLE app".into());
+        assert_eq!(
+            two.statements_from(&one),
+            "RESET \"application_name\"; RESET SESSION AUTHORIZATION; RESET TIME ZONE; SET ROLE app"
+        );
     }
 
     #[test]

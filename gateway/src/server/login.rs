@@ -14,6 +14,7 @@ use crate::exec::client::Client;
 use crate::exec::executor::{Executor, Identity};
 use crate::exec::failure::Failure;
 use crate::exec::gateway::PARAMETERS_MAX;
+use crate::exec::search_path::Names;
 use crate::exec::transaction::Transaction;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::settings::{parse_options, Settings};
@@ -89,7 +90,7 @@ pub async fn login(
                 identity,
                 startup: settings.clone(),
                 settings,
-                search_path: Vec::new(),
+                names: Names::default(),
                 transaction: Transaction::default(),
                 pinned: BTreeMap::new(),
                 pins: Vec::new(),

@@ -9,15 +9,12 @@ use crate::exec::answers::ask;
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
 use crate::exec::dispatch::{self, check_not_failed, Run};
-use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
 use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
 use crate::plan::route::Parameter;
-use crate::plan::session::check_setting;
-use crate::plan::set_config::boolean;
-use crate::plan::types::{Access, Discard, Plan, SessionCommand, SetConfig, SettingArgument, TransactionModes};
+use crate::plan::types::{Access, Discard, Plan, SessionCommand, TransactionModes};
 use crate::pool::connection::ServerConnection;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 use ringway_topology::model::{quote_ident, quote_literal};
@@ -57,6 +54,10 @@ impl Session {
                 self.set(name, *local, value.as_deref(), sql).await?;
                 "SET"
             }
+            SessionCommand::SetFromCurrent { name, local, sql } => {
+                self.set_from_current(name, *local, sql).await?;
+                "SET"
+            }
             SessionCommand::SetConfig { items, .. } => return self.set_config(items, values, simple.is_some()).await,
             SessionCommand::Reset { name, sql } => {
                 self.reset(name.as_deref(), sql).await?;
@@ -68,7 +69,7 @@ impl Session {
                 "SET"
             }
             SessionCommand::SetConstraints { sql } => {
-                self.local(sql).await?;
+                self.log(sql).await?;
                 "SET CONSTRAINTS"
             }
             SessionCommand::Discard(what) => self.discard(*what).await?,
@@ -179,8 +180,9 @@ impl Session {
         self.in_block("SAVEPOINT")?;
         self.everywhere(&format!("SAVEPOINT {}", quote_ident(name))).await?;
         let settings = self.executor.settings.clone();
-        let local = self.executor.transaction.local.len();
-        self.executor.transaction.savepoints.push(Savepoint { name: name.to_owned(), settings, local });
+        let transaction = &mut self.executor.transaction;
+        let (local_settings, log) = (transaction.local_settings.clone(), transaction.log.len());
+        transaction.savepoints.push(Savepoint { name: name.to_owned(), settings, local_settings, log });
         Ok("SAVEPOINT")
     }
 
@@ -216,21 +218,23 @@ impl Session {
         transaction.failed = false;
         transaction.savepoints.truncate(index + 1);
         if let Some(savepoint) = transaction.savepoints.last() {
-            transaction.local.truncate(savepoint.local);
+            transaction.log.truncate(savepoint.log);
+            transaction.local_settings = savepoint.local_settings.clone();
             let settings = savepoint.settings.clone();
-            if settings != self.executor.settings {
-                self.executor.settings = settings;
-                self.executor.settings_changed();
-                for participant in self.executor.transaction.participants.values_mut() {
-                    participant.connection.settings = None;
+            // Every shard has made what the transaction set inside it, and has undone it now.
+            for participant in transaction.participants.values_mut() {
+                if participant.connection.settings.is_some() {
+                    participant.connection.settings = Some(settings.clone());
                 }
             }
+            self.executor.settings = settings;
+            self.executor.settings_changed();
         }
         Ok("ROLLBACK")
     }
 
     /// On every shard that the transaction is open on.
-    async fn everywhere(&mut self, sql: &str) -> Result<(), Failure> {
+    pub(super) async fn everywhere(&mut self, sql: &str) -> Result<(), Failure> {
         let mut failure = None;
         for participant in self.executor.transaction.participants.values_mut() {
             match ask(&mut participant.connection, sql).await {
@@ -244,116 +248,6 @@ impl Session {
             participant.prefix = 0;
         }
         failure.map_or(Ok(()), Err)
-    }
-
-    async fn set(&mut self, name: &str, local: bool, value: Option<&str>, sql: &str) -> Result<(), Failure> {
-        if local {
-            if self.executor.transaction.block != Block::Explicit {
-                self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "SET LOCAL can only be used in transaction blocks");
-                return Ok(());
-            }
-            return self.local(sql).await;
-        }
-        let mut settings = self.executor.settings.clone();
-        match value {
-            Some(_) => settings.set(name, sql.to_owned()),
-            None => reset_one(&self.executor, &mut settings, name),
-        }
-        self.change_settings(settings, sql).await
-    }
-
-    /// SELECT set_config(...): the settings are made as by SET, then the row is asked for.
-    async fn set_config(
-        &mut self,
-        items: &[SetConfig],
-        values: &[Parameter<'_>],
-        describe: bool,
-    ) -> Result<(), Failure> {
-        let mut list = Vec::with_capacity(items.len());
-        for item in items {
-            let name = argument(&item.name, values)?
-                .ok_or_else(|| PgError::new(SqlState::INVALID_PARAMETER_VALUE, "SET requires parameter name"))?;
-            let value = argument(&item.value, values)?;
-            let local = match argument(&item.local, values)? {
-                Some(text) => boolean(&text).ok_or_else(|| {
-                    let message = format!("invalid input syntax for type boolean: \"{text}\"");
-                    PgError::new(SqlState::INVALID_TEXT_REPRESENTATION, message)
-                })?,
-                None => false,
-            };
-            let folded = name.to_ascii_lowercase();
-            if folded == "ringway.shard" {
-                return Err(PgError::refused(
-                    "ringway.shard is not set by set_config",
-                    "Use SET ringway.shard = 'name', or RESET ringway.shard.",
-                )
-                .into());
-            }
-            check_setting(&folded, value.as_deref())?;
-            let literal = value.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
-            let sql = format!("SELECT pg_catalog.set_config({}, {literal}, {local})", quote_literal(&folded));
-            if local {
-                if self.executor.transaction.is_open() {
-                    self.local(&sql).await?;
-                }
-            } else {
-                let mut settings = self.executor.settings.clone();
-                match value {
-                    Some(_) => settings.set(&folded, sql.clone()),
-                    None => reset_one(&self.executor, &mut settings, &folded),
-                }
-                self.change_settings(settings, &sql).await?;
-            }
-            let name = quote_literal(&name);
-            // Once more where it is local: it is the value that counts, and it lasts no longer than its transaction.
-            let told = match local {
-                true => format!("pg_catalog.set_config({name}, {literal}, true)"),
-                false => format!("coalesce(pg_catalog.current_setting({name}, true), '')"),
-            };
-            list.push(format!("{told} AS {}", quote_ident(&item.alias)));
-        }
-        self.pass(&format!("SELECT {}", list.join(", ")), describe).await
-    }
-
-    async fn reset(&mut self, name: Option<&str>, sql: &str) -> Result<(), Failure> {
-        let mut settings = self.executor.settings.clone();
-        match name {
-            None => settings = self.executor.startup.clone(),
-            Some(name) if name.eq_ignore_ascii_case("all") => settings = self.executor.startup.clone(),
-            Some(name) => reset_one(&self.executor, &mut settings, name),
-        }
-        self.change_settings(settings, sql).await
-    }
-
-    /// A shard says whether the new settings are valid, and what has changed for the client.
-    async fn change_settings(&mut self, settings: crate::pool::settings::Settings, sql: &str) -> Result<(), Failure> {
-        let statements = settings.statements_from(&self.executor.settings);
-        let text = if statements.is_empty() { sql.to_owned() } else { statements };
-        let shards: Vec<_> = if self.executor.transaction.participants.is_empty() {
-            let view = self.executor.enter()?;
-            self.executor.slot.reads();
-            self.executor.last_shard.or(view.topology.home_shard()).into_iter().collect()
-        } else {
-            self.executor.transaction.participants.keys().copied().collect()
-        };
-        for (index, shard) in shards.into_iter().enumerate() {
-            self.on_shard(shard, &text, index == 0).await?;
-            if let Some(participant) = self.executor.transaction.participants.get_mut(&shard) {
-                participant.connection.settings = Some(settings.clone());
-            }
-        }
-        self.executor.settings = settings;
-        self.executor.settings_changed();
-        Ok(())
-    }
-
-    /// SET LOCAL and SET CONSTRAINTS: for the rest of the transaction, wherever it goes.
-    async fn local(&mut self, sql: &str) -> Result<(), Failure> {
-        self.everywhere(sql).await?;
-        if self.executor.transaction.is_open() {
-            self.executor.transaction.local.push(sql.to_owned());
-        }
-        Ok(())
     }
 
     async fn set_transaction(&mut self, modes: &TransactionModes) -> Result<(), Failure> {
@@ -378,8 +272,9 @@ impl Session {
             if what != Discard::Plans && !self.executor.pins.is_empty() {
                 return Err(PgError::refused(
                     format!("{tag} is not supported once the session has a connection of its own"),
-                    "Use DISCARD ALL.",
+                    "Use DISCARD ALL, or DROP TABLE for single temporary tables.",
                 )
+                .detail("Temporary tables, LISTEN or advisory locks keep connections for the session, which hold more than that.")
                 .into());
             }
             return Ok(tag);
@@ -392,7 +287,8 @@ impl Session {
         self.portals.clear();
         self.executor.close_pinned();
         let startup = self.executor.startup.clone();
-        self.change_settings(startup, "RESET ALL").await?;
+        let text = startup.statements_from_unknown();
+        self.change_settings(startup, &text).await?;
         Ok(tag)
     }
 
@@ -420,11 +316,18 @@ impl Session {
     async fn type_oid(&mut self, name: &str) -> Result<u32, Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
-        let home = view.topology.home_shard().ok_or_else(|| PgError::internal("no shard"))?;
-        let mut connection = self.executor.checkout(&view, home).await?;
+        let open = self.executor.transaction.participants.keys().next().copied();
+        let shard = open.or(view.topology.home_shard()).ok_or_else(|| PgError::internal("no shard"))?;
+        let mut lent = self.executor.lend(&view, shard, Access::Read).await?;
+        let prefix = std::mem::take(&mut lent.participant.prefix);
+        lent.participant.connection.flush().await?;
+        let opened = crate::exec::forward::drain_prefix(&mut lent.participant.connection, prefix).await?;
         let sql = format!("SELECT {}::pg_catalog.regtype::pg_catalog.oid", quote_literal(name));
-        let answers = ask(&mut connection, &sql).await?;
-        self.executor.release(connection).await;
+        let answers = ask(&mut lent.participant.connection, &sql).await?;
+        self.executor.give_back(lent, &Default::default()).await;
+        if let Some(error) = opened {
+            return Err(Failure::Server(error));
+        }
         let answers = answers.check()?;
         Ok(answers.value().and_then(|text| text.parse().ok()).unwrap_or(0))
     }
@@ -479,7 +382,7 @@ impl Session {
                 _ => format!("({text})::pg_catalog.text"),
             })
             .collect();
-        let answers = ask(&mut lent.participant.connection, &format!("SELECT {}", casts.join(", "))).await?;
+        let answers = ask(&mut lent.participant.connection, &format!("VALUES ({})", casts.join(", "))).await?;
         self.executor.give_back(lent, &Default::default()).await;
         if let Some(error) = opened {
             return Err(Failure::Server(error));
@@ -507,7 +410,7 @@ impl Session {
     }
 
     /// A statement that any shard answers, rows and command tag shown.
-    async fn pass(&mut self, sql: &str, describe: bool) -> Result<(), Failure> {
+    pub(super) async fn pass(&mut self, sql: &str, describe: bool) -> Result<(), Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
         let open = self.executor.transaction.participants.keys().next().copied();
@@ -538,7 +441,12 @@ impl Session {
     }
 
     /// A SET on one shard: what it reports goes to the client if `show`.
-    async fn on_shard(&mut self, shard: ringway_topology::ids::ShardId, sql: &str, show: bool) -> Result<(), Failure> {
+    pub(super) async fn on_shard(
+        &mut self,
+        shard: ringway_topology::ids::ShardId,
+        sql: &str,
+        show: bool,
+    ) -> Result<(), Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
         if !show {
@@ -560,34 +468,5 @@ impl Session {
         };
         let outcome = forward(&mut self.executor, &view, request).await?;
         outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
-    }
-}
-
-/// `None` is NULL.
-fn argument(argument: &SettingArgument, values: &[Parameter<'_>]) -> Result<Option<String>, PgError> {
-    let index = match argument {
-        SettingArgument::Literal(value) => return Ok(value.clone()),
-        SettingArgument::Parameter(index) => *index,
-    };
-    let value = values
-        .get(index)
-        .ok_or_else(|| PgError::new(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter ${}", index + 1)))?;
-    let Some(bytes) = value.value else { return Ok(None) };
-    // The binary form of text is the text; that of a boolean is one byte.
-    match (value.format, bytes) {
-        (Format::Binary, [flag @ (0 | 1)]) => Ok(Some((*flag == 1).to_string())),
-        _ => match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(Some(text.to_owned())),
-            Err(_) => {
-                Err(PgError::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\""))
-            }
-        },
-    }
-}
-
-fn reset_one(executor: &Executor, settings: &mut crate::pool::settings::Settings, name: &str) {
-    match executor.startup.get(name) {
-        Some(statement) => settings.set(name, statement.to_owned()),
-        None => settings.remove(name),
     }
 }

@@ -243,6 +243,17 @@ impl Session {
         let planned = self.executor.plan(&portal.bound.statement.sql, &view)?;
         let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
         if let Plan::Session(command) = plan {
+            let sets = matches!(
+                command,
+                SessionCommand::Set { .. }
+                    | SessionCommand::SetFromCurrent { .. }
+                    | SessionCommand::SetConfig { .. }
+                    | SessionCommand::Reset { .. }
+            );
+            if sets && !lone {
+                // It holds, or is undone, with the rest of the pipeline.
+                self.executor.begin_implicit();
+            }
             self.executor.slot.reads();
             return self.command(command, &portal.bound.values()?, None).await;
         }

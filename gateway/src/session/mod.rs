@@ -3,6 +3,7 @@
 pub mod commands;
 pub mod extended;
 pub mod fast;
+pub mod settings;
 pub mod simple;
 
 use std::collections::{BTreeMap, HashMap};

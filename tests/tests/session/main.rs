@@ -1,6 +1,7 @@
 //! What drivers do with a session, through the gateway, on rows of two shards.
 
 mod copy;
+mod names;
 mod one_server;
 mod protocol;
 mod state;
@@ -46,6 +47,9 @@ async fn sessions_behave_like_postgresqls() -> Result<()> {
     stages.run("transactions over both shards", transactions::transfers(&cluster)).await;
     stages.run("a commit that one shard refuses", transactions::deferred_constraint(&cluster)).await;
     stages.run("settings", state::settings(&cluster)).await;
+    stages.run("what names mean", names::names(&cluster)).await;
+    stages.run("settings in pipelines", names::pipelined_settings(&cluster)).await;
+    stages.run("defaults of roles", names::defaults_of_roles(&cluster)).await;
     stages.run("one clock", one_server::clock(&cluster)).await;
     stages.run("set_config", one_server::set_config(&cluster)).await;
     stages.run("functions, blocks and triggers", one_server::code(&cluster)).await;
