@@ -85,8 +85,8 @@ fn key(executor: &Executor, statement: &Statement) -> Option<DescriptionKey> {
     Some(DescriptionKey {
         sql: Arc::clone(&statement.sql),
         types: statement.types.to_vec(),
-        search_path: executor.search_path.clone(),
-        role: executor.identity.user.clone(),
+        search_path: executor.names.search_path.clone(),
+        role: executor.names.user.clone(),
         catalog_version: executor.gateway.catalog_version()?,
     })
 }
