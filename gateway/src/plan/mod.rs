@@ -13,7 +13,8 @@
 //! | partial aggregate | [`aggregate`] |
 //! | schema, COPY, EXPLAIN | [`ddl`], [`copy`], [`explain`] |
 //!
-//! [`exact`] has the last word on statements over rows, [`reach`] on code that servers run by themselves.
+//! [`exact`] has the last word on statements over rows, [`reach`] on code that servers run by themselves; [`notation`] finds
+//! calls that are written like columns.
 
 pub mod admin;
 pub mod aggregate;

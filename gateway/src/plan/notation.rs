@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor, TableObject,
-    Visit, Visitor,
+    AccessExpr, Expr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Statement, TableAlias, TableFactor,
+    TableObject, Visit, Visitor,
 };
 
 use super::context::PlanContext;
@@ -25,6 +25,23 @@ pub struct Columns<'c, 'a> {
     relations: HashMap<String, Vec<Names>>,
     /// Of WITH items.
     common: HashMap<String, Names>,
+}
+
+/// Names in this expression, not below it, that stand behind a dot.
+pub fn qualified_names(expr: &Expr) -> Vec<&Ident> {
+    match expr {
+        Expr::CompoundIdentifier(parts) => parts.last().into_iter().collect(),
+        Expr::CompoundFieldAccess { access_chain, .. } => access_chain.iter().flat_map(fields).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn fields(access: &AccessExpr) -> &[Ident] {
+    match access {
+        AccessExpr::Dot(Expr::Identifier(name)) => std::slice::from_ref(name),
+        AccessExpr::Dot(Expr::CompoundIdentifier(names)) => names,
+        _ => &[],
+    }
 }
 
 impl<'c, 'a> Columns<'c, 'a> {
@@ -48,12 +65,7 @@ impl<'c, 'a> Columns<'c, 'a> {
                 };
                 let mut calls = Vec::new();
                 for access in access_chain {
-                    let names: &[Ident] = match access {
-                        sqlparser::ast::AccessExpr::Dot(Expr::Identifier(name)) => std::slice::from_ref(name),
-                        sqlparser::ast::AccessExpr::Dot(Expr::CompoundIdentifier(names)) => names,
-                        _ => &[],
-                    };
-                    for name in names {
+                    for name in fields(access) {
                         match qualifier.take() {
                             Some(qualifier) => calls.extend(self.unless_column(qualifier, name)),
                             None => calls.push(ident_value(name)),

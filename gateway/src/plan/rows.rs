@@ -10,7 +10,7 @@ use sqlparser::ast::{Expr, Function, ObjectName, Query as SqlQuery, SetExpr, Sta
 
 use super::analysis::{Analysis, Facts};
 use super::context::{FunctionUse, Placed, PlanContext};
-use super::notation::Columns;
+use super::notation::{self, Columns};
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
@@ -18,7 +18,7 @@ use super::{clock, concatenate, exact, insert, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
-use crate::sql::parse::{name_parts, parse, Text};
+use crate::sql::parse::{ident_value, name_parts, parse, Text};
 use crate::wire::{PgError, SqlState};
 
 /// What the functions of a statement do, wherever they are called.
@@ -48,7 +48,9 @@ pub struct Calls {
 
 struct CallVisitor<'c, 'a> {
     context: &'c PlanContext<'a>,
-    columns: Columns<'c, 'a>,
+    /// Found when a qualified name is also that of a function.
+    columns: Option<Columns<'c, 'a>>,
+    find_columns: &'c dyn Fn() -> Columns<'c, 'a>,
     calls: Calls,
     /// Of the queries around: whether it reads a sharded table itself, so that what it computes it computes by row.
     queries: Vec<bool>,
@@ -120,7 +122,12 @@ impl CallVisitor<'_, '_> {
     }
 
     fn dotted(&mut self, expr: &Expr) {
-        for name in self.columns.calls(expr) {
+        let catalog = self.context.catalog;
+        if !notation::qualified_names(expr).into_iter().any(|name| catalog.function(&ident_value(name)).is_some()) {
+            return;
+        }
+        let columns = self.columns.get_or_insert_with(self.find_columns);
+        for name in columns.calls(expr) {
             let Some(function) = self.context.catalog.function(&name) else { continue };
             if function.aggregate || function.set_returning {
                 self.calls.dotted.get_or_insert_with(|| name.clone());
@@ -206,9 +213,16 @@ pub fn calls(context: &PlanContext<'_>, statement: &impl Visit) -> Calls {
 
 /// `by_row`: how many levels of queries there are, from the outermost, whose expressions are computed for each row.
 fn calls_within(context: &PlanContext<'_>, statement: &impl Visit, by_row: usize) -> Calls {
-    let columns = Columns::of(context, statement);
-    let mut visitor =
-        CallVisitor { context, columns, calls: Calls::default(), queries: Vec::new(), by_row, in_from: 0 };
+    let find_columns = || Columns::of(context, statement);
+    let mut visitor = CallVisitor {
+        context,
+        columns: None,
+        find_columns: &find_columns,
+        calls: Calls::default(),
+        queries: Vec::new(),
+        by_row,
+        in_from: 0,
+    };
     let _ = statement.visit(&mut visitor);
     visitor.calls
 }
