@@ -103,3 +103,35 @@ pub fn place(
     }
     Ok(placement)
 }
+
+#[cfg(test)]
+mod tests {
+    use ringway_topology::ids::KeyspaceId;
+    use ringway_topology::model::{Keyspace, Placement as Placing, Shard, ShardState};
+    use ringway_topology::ring::Ring;
+    use ringway_topology::token::{KeyFamily, KeyValue};
+
+    use super::*;
+    use crate::plan::types::{KeyExpression, Keys};
+
+    #[test]
+    fn many_keys_are_the_whole_keyspace() {
+        let (shard, id) = (ShardId(1), KeyspaceId(1));
+        let mut topology = Topology::empty("test".into(), "secret".into());
+        let member =
+            Shard { id: shard, name: "s1".into(), dsn: String::new(), state: ShardState::Member, system_identifier: 0 };
+        topology.shards.insert(shard, member);
+        let placement = Placing::Ring(Ring::equal(&[shard]).unwrap());
+        topology.keyspaces.insert(id, Keyspace { id, name: "k".into(), family: KeyFamily::Integer, placement });
+        let footprints = |keys: usize| {
+            // Every key twice.
+            let key = |number: usize| KeyExpression::Constant(Some(KeyValue::Int((number % keys) as i64)));
+            let targets = Targets::Keys(Keys { keyspace: id, values: (0..2 * keys).map(key).collect() });
+            place(&topology, &targets, Access::Write, &[], None).unwrap().footprints
+        };
+        let few = footprints(FOOTPRINTS_MAX);
+        assert_eq!(few.len(), FOOTPRINTS_MAX);
+        assert!(few.iter().all(|footprint| matches!(footprint, Footprint::Key(..))));
+        assert_eq!(footprints(FOOTPRINTS_MAX + 1), [Footprint::Keyspace(id)]);
+    }
+}

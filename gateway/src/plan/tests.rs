@@ -366,3 +366,58 @@ fn routes_by_parameters() {
     let too_long = routed("INSERT INTO pages VALUES ($1, 'a', 'b')", &[text(1043, b"123456789012345678901")]);
     assert_eq!(too_long.unwrap_err().code.to_string(), "0A000");
 }
+
+/// The codes that PostgreSQL gives for what cannot be a value of the key's type.
+#[test]
+fn keys_that_are_no_values_have_postgresqls_codes() {
+    let (catalog, topology) = (catalog(), topology());
+    let path = ["public".to_owned()];
+    let context =
+        PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app", one_shard: false };
+    let (by_id, by_slug) = ("SELECT * FROM users WHERE id = $1", "SELECT * FROM tenants WHERE slug = $1");
+    let by_ids = "SELECT * FROM users WHERE id = ANY($1)";
+    let array = |words: &[i32]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+    for (sql, oid, format, value, code) in [
+        (by_slug, 25, Format::Text, b"\xff".to_vec(), "22021"),
+        (by_slug, 25, Format::Binary, b"\xff".to_vec(), "22021"),
+        (by_slug, 25, Format::Text, b"a\0b".to_vec(), "22021"),
+        (by_slug, 25, Format::Binary, b"a\0b".to_vec(), "22021"),
+        (by_id, 20, Format::Text, b"1\0".to_vec(), "22021"),
+        (by_id, 20, Format::Binary, vec![0; 4], "08P01"),
+        (by_id, 20, Format::Binary, vec![], "08P01"),
+        (by_id, 20, Format::Binary, vec![0; 9], "22P03"),
+        (by_ids, 1016, Format::Text, b"{\xff}".to_vec(), "22021"),
+        (by_ids, 1016, Format::Binary, array(&[1, 0, 20, 2_000_000_000, 1]), "54000"),
+        (by_ids, 1016, Format::Binary, array(&[2, 0, 20, 100_000, 1, 100_000, 1]), "54000"),
+        (by_ids, 1016, Format::Binary, array(&[1, 0, 20, -1, 1]), "54000"),
+        (by_ids, 1016, Format::Binary, array(&[7, 0, 20]), "54000"),
+        (by_ids, 1016, Format::Binary, array(&[-1, 0, 20]), "22P03"),
+        (by_ids, 1016, Format::Binary, array(&[1, 2, 20, 1, 1]), "22P03"),
+        (by_ids, 1016, Format::Binary, array(&[1, 0, 20, 2, 1, -1]), "08P01"),
+        (by_ids, 1016, Format::Binary, array(&[1, 0, 20, 1, 1, 8, 0]), "22P03"),
+        (by_ids, 1016, Format::Binary, array(&[1, 0, 20, 1, 1, 4, 0]), "08P01"),
+    ] {
+        let Plan::Query(query) = plan(sql, &context).unwrap() else { panic!("{sql}") };
+        let parameter = Parameter { type_oid: oid, format, value: Some(&value) };
+        let error = route(&query.targets, &topology, &[parameter]).unwrap_err();
+        assert_eq!(error.code.to_string(), code, "{sql} {value:?}: {}", error.message);
+    }
+}
+
+#[test]
+fn more_keys_than_the_limit_are_for_every_shard() {
+    use super::analysis::KEYS_PER_STATEMENT_MAX;
+    let (catalog, topology) = (catalog(), topology());
+    let path = ["public".to_owned()];
+    let context =
+        PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app", one_shard: false };
+    let targets = |keys: usize| {
+        let list: Vec<String> = (0..keys).map(|key| key.to_string()).collect();
+        let sql = format!("SELECT count(*) FROM users WHERE id IN ({0}, {0})", list.join(", "));
+        let Plan::Query(query) = plan(&sql, &context).unwrap() else { panic!("{keys} keys") };
+        query.targets
+    };
+    let Targets::Keys(keys) = targets(KEYS_PER_STATEMENT_MAX) else { panic!("not by keys") };
+    assert_eq!(keys.values.len(), KEYS_PER_STATEMENT_MAX, "each once");
+    assert!(matches!(targets(KEYS_PER_STATEMENT_MAX + 1), Targets::Keyspace(KeyspaceId(1))));
+}
