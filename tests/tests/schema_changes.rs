@@ -27,6 +27,7 @@ async fn distributed_tables_come_and_go() -> Result<()> {
     stages.run("what hints say", hints(&cluster)).await;
     stages.run("renaming past the planner", renamed_by_the_way(&cluster)).await;
     stages.run("undistribute_table", undistributed(&cluster)).await;
+    stages.run("types of the application's own", own_types(&cluster)).await;
     stages.run("one shard alone", one_shard(&cluster)).await;
     stages.run("a gateway that dies after a DROP", crashed(&cluster, &faults)).await;
     let outcome = stages.finish();
@@ -35,6 +36,23 @@ async fn distributed_tables_come_and_go() -> Result<()> {
         return outcome;
     }
     cluster.stop().await
+}
+
+/// Servers number them differently.
+async fn own_types(cluster: &Cluster) -> Result<()> {
+    let direct = sql::connect(&cluster.shard_dsn("s2").await?).await?;
+    direct.batch_execute("CREATE TYPE public.skew AS ENUM ('x'); DROP TYPE public.skew").await?;
+    let client = sql::connect(&cluster.dsn("postgres")).await?;
+    client.batch_execute("CREATE TYPE mood AS ENUM ('good', 'bad')").await?;
+    client.batch_execute("CREATE DOMAIN short AS text CHECK (length(value) < 9)").await?;
+    client.batch_execute("CREATE TABLE moody (id bigint PRIMARY KEY, m mood, s short)").await?;
+    client.batch_execute("SELECT create_distributed_table('moody', 'id')").await?;
+    client
+        .batch_execute(&format!("INSERT INTO moody VALUES {}", sql::rows(1..=20, |i| format!("{i}, 'bad', 's'"))))
+        .await?;
+    ensure!(sql::value(&client, "SELECT count(*) FROM moody WHERE m = 'bad'").await? == "20");
+    client.batch_execute("DROP TABLE moody; DROP TYPE mood; DROP DOMAIN short").await?;
+    Ok(())
 }
 
 async fn fill(client: &Client, table: &str) -> Result<()> {

@@ -20,6 +20,7 @@ pub struct TableInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     pub name: String,
+    /// 0 for the application's own types: every server numbers those its own way.
     pub type_oid: u32,
     pub type_name: String,
     pub not_null: bool,
@@ -74,7 +75,7 @@ pub async fn inspect(client: &Client, table: &TableName) -> Result<Option<TableI
 async fn columns(client: &Client, relation: &str) -> Result<Vec<Column>, ControlError> {
     let rows = client
         .query(
-            "SELECT a.attname::text, a.atttypid, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
+            "SELECT a.attname::text, CASE WHEN a.atttypid < 16384 THEN a.atttypid ELSE 0::oid END, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull,
                     a.attgenerated <> '', coalesce(l.collisdeterministic, true)
              FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
              WHERE a.attrelid = $1::text::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped
