@@ -14,6 +14,7 @@ use crate::config::{Config, TopologySource};
 use crate::exec::catalog;
 use crate::exec::faults::FaultPoint;
 use crate::exec::gateway::Gateway;
+use crate::exec::takeover;
 use crate::exec::view::ControlPlane;
 
 /// Where topologies come from.
@@ -115,6 +116,7 @@ impl Follower {
                 _ = statistics.tick() => {
                     self.report();
                     self.gateway.pools.reap();
+                    takeover::prepare(&self.gateway);
                     if self.catalog_wanted.is_some() {
                         self.retry_catalog().await;
                     }

@@ -38,7 +38,7 @@ async fn the_gateway_dies_at_every_step() -> Result<()> {
 }
 
 /// Points that are reached while writes are held: each kill there makes the hold up to a second longer, and clients wait for ten.
-const HELD_STEPS: [&str; 4] = ["Fence", "PublishSwitch", "OpenTarget", "PublishRelease"];
+const HELD_STEPS: [&str; 3] = ["Fence", "Switch", "PublishRelease"];
 const KILLS_PER_HOLD_MAX: usize = 4;
 
 /// Arms what is reached while writes are held in portions, one per cutover.

@@ -251,25 +251,36 @@ pub async fn finish(executor: &mut Executor, after: AfterCommit) {
     let committing = after.prepared.into_iter().map(|(mut connection, gid)| {
         let gateway = &gateway;
         async move {
-            match ask(&mut connection, &format!("COMMIT PREPARED '{gid}'")).await {
+            let committed = match ask(&mut connection, &format!("COMMIT PREPARED '{gid}'")).await {
                 Ok(answers) if answers.error.is_none() => {
                     gateway.faults.hit(FaultPoint::ParticipantCommitted);
                     mirror::forget(gateway, gid.anchor, gid);
+                    true
                 }
-                Ok(answers) if mirror::finished_by_recovery(&answers) => mirror::forget(gateway, gid.anchor, gid),
+                Ok(answers) if mirror::finished_by_recovery(&answers) => {
+                    mirror::forget(gateway, gid.anchor, gid);
+                    true
+                }
                 Ok(answers) => {
                     let reason = answers.error.map(|error| error.to_string()).unwrap_or_default();
                     tracing::warn!(%gid, reason, "recovery has to finish a distributed transaction");
+                    false
                 }
-                Err(error) => tracing::warn!(%gid, %error, "recovery has to finish a distributed transaction"),
-            }
-            connection
+                Err(error) => {
+                    tracing::warn!(%gid, %error, "recovery has to finish a distributed transaction");
+                    false
+                }
+            };
+            (connection, committed)
         }
     });
-    let connections = join_all(committing).await;
-    // A participant's mirrored rows are decided by its own commit.
-    join_all(after.mirrored.into_iter().map(|mirrored| mirror::finish(&gateway, mirrored))).await;
-    for connection in connections {
+    let finished = join_all(committing).await;
+    // A participant's mirrored rows are decided by its own commit: where that is left to recovery, so are they.
+    let unfinished: Vec<ShardId> =
+        finished.iter().filter(|(_, committed)| !committed).map(|(connection, _)| connection.shard()).collect();
+    let mirrored = after.mirrored.into_iter().filter(|mirrored| !unfinished.contains(&mirrored.gid.anchor));
+    join_all(mirrored.map(|mirrored| mirror::finish(&gateway, mirrored))).await;
+    for (connection, _) in finished {
         executor.release(connection).await;
     }
     executor.slot.leave_transaction();

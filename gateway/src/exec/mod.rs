@@ -39,5 +39,6 @@ pub mod search_path;
 pub mod show;
 pub mod sick;
 pub mod statistics;
+pub mod takeover;
 pub mod transaction;
 pub mod view;

@@ -12,6 +12,7 @@ pub mod pool;
 pub mod settings;
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ use error::PoolError;
 pub use pool::{Claim, Pool, ReadyConn};
 
 /// Every pool of this gateway.
+/// Connections of one role that are opened ahead of a cutover, on a shard that has fewer.
+const TAKE_OVER_CONNECTIONS_MAX: usize = 8;
+
 #[derive(Debug)]
 pub struct Pools {
     gateway: GatewayId,
@@ -87,6 +91,24 @@ impl Pools {
     }
 
     /// Closes connections that nobody uses.
+    /// What `receiver` lacks to take over from `owner`: for each role, a pool and how many connections it should have. A cutover
+    /// leaves no time to open them.
+    pub fn to_take_over(&self, owner: &Shard, receiver: &Shard) -> Vec<(Arc<Pool>, usize)> {
+        let mut lacking = Vec::new();
+        for pool in self.all().into_iter().filter(|pool| pool.shard == owner.id) {
+            let wanted = pool.connections.load(Ordering::Relaxed).min(TAKE_OVER_CONNECTIONS_MAX);
+            let its_own = match pool.purpose {
+                Purpose::Application => self.application(receiver, &pool.role, &pool.credentials()),
+                Purpose::Service => self.service(receiver),
+            };
+            match its_own {
+                Ok(its_own) if its_own.connections.load(Ordering::Relaxed) < wanted => lacking.push((its_own, wanted)),
+                _ => {}
+            }
+        }
+        lacking
+    }
+
     pub fn reap(&self) {
         for pool in self.all() {
             pool.reap(Duration::from_millis(self.limits.pool_idle_ms));

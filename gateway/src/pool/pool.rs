@@ -127,6 +127,10 @@ impl Pool {
         *self.credentials.lock().unwrap_or_else(PoisonError::into_inner) = credentials;
     }
 
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn idle_count(&self) -> usize {
         self.idle().len()
     }
@@ -153,7 +157,7 @@ impl Pool {
     }
 
     async fn open(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Result<ReadyConn, PoolError> {
-        let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let credentials = self.credentials();
         let connection = connect(ConnectRequest {
             endpoint: &self.endpoint,
             role: &self.role,

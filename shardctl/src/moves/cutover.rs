@@ -21,6 +21,20 @@ pub struct CutoverSessions {
     pub to_is_locked: bool,
     /// To the same, for what must not be part of the transaction on `to`.
     pub finisher: ShardConn,
+    /// None after a restart: then everything is asked while writes are held.
+    pub tables: Option<KnownTables>,
+}
+
+/// What both ends' tables were before writes were held, and the stamps that say whether they still are.
+pub struct KnownTables {
+    pub from: Stamped,
+    pub to: Stamped,
+}
+
+pub struct Stamped {
+    /// Of `ringway.catalog_stamp`, taken before the fingerprint.
+    pub stamp: String,
+    pub fingerprint: String,
 }
 
 impl CutoverSessions {
@@ -28,7 +42,7 @@ impl CutoverSessions {
         let (from, to) = ctx.record().ends(direction)?;
         let (mut from, to, finisher) = tokio::try_join!(ctx.connect(from), ctx.connect(to), ctx.connect(to))?;
         from.batch(READ_BY_KEY).await?;
-        Ok(CutoverSessions { direction, from, to, to_is_locked: false, finisher })
+        Ok(CutoverSessions { direction, from, to, to_is_locked: false, finisher, tables: None })
     }
 
     fn is_usable(&self) -> bool {

@@ -129,7 +129,7 @@ async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
             }
             record.state = after;
             match (before, after) {
-                (State::Fence(_), State::PublishSwitch(_)) => record.handovers += 1,
+                (State::Fence(_), State::Switch(_)) => record.handovers += 1,
                 (_, State::UndoHold { .. }) => record.attempts_undone += 1,
                 (State::PublishRelease(Direction::Reverse), State::Ready) => record.rolled_back = true,
                 (State::PublishRelease(Direction::Forward), State::Switched) => record.rolled_back = false,
@@ -171,7 +171,7 @@ async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
     }
     match after {
         State::UndoHold { .. } if before != after => pause_cutovers(ctx),
-        State::PublishSwitch(_) => {
+        State::Switch(_) => {
             let mut live = ctx.live();
             live.undone_in_a_row = 0;
             live.next_cutover = None;

@@ -9,17 +9,19 @@ use std::sync::OnceLock;
 
 use super::step::Effect;
 
-/// In the middle of the effects that do something in several parts, and of the sweeper.
-const MIDDLES: [&str; 13] = [
+/// Inside the effects that do something in several parts, and inside the sweeper.
+const MIDDLES: [&str; 15] = [
     "JoinTarget:middle",
     "CloseTarget:middle",
     "InstallCapture:middle",
     "Backfill:middle",
     "Verify:middle",
     "Fence:middle",
-    "PublishSwitch:middle",
+    "Switch:middle",
+    "Switch:opened",
     "ReverseFence:middle",
-    "ReversePublishSwitch:middle",
+    "ReverseSwitch:middle",
+    "ReverseSwitch:opened",
     "PublishUnmirror:middle",
     "DeleteMoved:middle",
     "DeleteCopied:middle",
@@ -72,7 +74,7 @@ mod tests {
     #[test]
     fn every_middle_belongs_to_an_effect_or_the_sweeper() {
         for point in MIDDLES {
-            let effect = point.trim_end_matches(":middle");
+            let effect = point.split(':').next().unwrap_or_default();
             assert!(effect == "Sweep" || Effect::ALL.iter().any(|e| e.name() == effect), "{point}");
         }
         assert_eq!(all().len(), Effect::ALL.len() * 2 + MIDDLES.len());

@@ -40,8 +40,8 @@ pub enum State {
     PublishHold(Direction),
     /// Its transaction is the point of no return.
     Fence(Direction),
-    PublishSwitch(Direction),
-    OpenTarget(Direction),
+    /// The ring gives the arcs to their new owner, which takes writes from now on; they are still held.
+    Switch(Direction),
     PublishRelease(Direction),
     /// A cutover that exceeded a bound before the point of no return. `void`: rows must be copied again first.
     UndoHold {
@@ -101,8 +101,7 @@ impl State {
                 Verify(direction),
                 PublishHold(direction),
                 Fence(direction),
-                PublishSwitch(direction),
-                OpenTarget(direction),
+                Switch(direction),
                 PublishRelease(direction),
                 UndoHold { direction, void: false },
                 UndoHold { direction, void: true },
@@ -125,8 +124,7 @@ impl State {
             Ready => Phase::Ready,
             PublishHold(Forward)
             | Fence(Forward)
-            | PublishSwitch(Forward)
-            | OpenTarget(Forward)
+            | Switch(Forward)
             | PublishRelease(Forward)
             | UndoHold { direction: Forward, .. } => Phase::CuttingOver,
             Switched => Phase::Switched,
@@ -135,8 +133,7 @@ impl State {
             | Verify(Reverse)
             | PublishHold(Reverse)
             | Fence(Reverse)
-            | PublishSwitch(Reverse)
-            | OpenTarget(Reverse)
+            | Switch(Reverse)
             | PublishRelease(Reverse)
             | UndoHold { direction: Reverse, .. } => Phase::RollingBack,
             PublishUnmirror | DeleteMoved | PublishDone | TidyGuards => Phase::Completing,
@@ -160,7 +157,7 @@ impl State {
             Planned | CheckServers | JoinTarget | CompareSchemas | CloseTarget => None,
             PublishFilter | InstallCapture => routing(false, false),
             PublishMirror | TakeFingerprint(_) | Backfill(_) | Verify(_) | Ready | Switched => routing(true, false),
-            PublishHold(_) | Fence(_) | PublishSwitch(_) | OpenTarget(_) => routing(true, true),
+            PublishHold(_) | Fence(_) | Switch(_) => routing(true, true),
             PublishRelease(_) | UndoHold { .. } => routing(true, false),
             PublishUnmirror | DeleteMoved => routing(false, false),
             CancelUnmirror
@@ -182,8 +179,7 @@ impl State {
             self,
             State::PublishHold(_)
                 | State::Fence(_)
-                | State::PublishSwitch(_)
-                | State::OpenTarget(_)
+                | State::Switch(_)
                 | State::PublishRelease(_)
                 | State::UndoHold { .. }
         )
@@ -198,7 +194,7 @@ impl State {
             PublishMirror | Ready => Some(Forward),
             TakeFingerprint(d) | Backfill(d) | Verify(d) | PublishHold(d) | Fence(d) => Some(d),
             UndoHold { direction, .. } => Some(direction),
-            // The new owner captures from OpenTarget on.
+            // The new owner captures from the switch on.
             PublishRelease(Forward) | Switched => Some(Reverse),
             PublishRelease(Reverse) => Some(Forward),
             _ => None,

@@ -20,8 +20,7 @@ pub enum Effect {
     Verify(Direction),
     PublishHold(Direction),
     Fence(Direction),
-    PublishSwitch(Direction),
-    OpenTarget(Direction),
+    Switch(Direction),
     PublishRelease(Direction),
     UndoHold(Direction),
     PublishUnmirror,
@@ -36,7 +35,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    pub const ALL: [Effect; 34] = [
+    pub const ALL: [Effect; 32] = [
         Effect::CheckServers,
         Effect::JoinTarget,
         Effect::CompareSchemas,
@@ -49,8 +48,7 @@ impl Effect {
         Effect::Verify(Forward),
         Effect::PublishHold(Forward),
         Effect::Fence(Forward),
-        Effect::PublishSwitch(Forward),
-        Effect::OpenTarget(Forward),
+        Effect::Switch(Forward),
         Effect::PublishRelease(Forward),
         Effect::UndoHold(Forward),
         Effect::TakeFingerprint(Reverse),
@@ -58,8 +56,7 @@ impl Effect {
         Effect::Verify(Reverse),
         Effect::PublishHold(Reverse),
         Effect::Fence(Reverse),
-        Effect::PublishSwitch(Reverse),
-        Effect::OpenTarget(Reverse),
+        Effect::Switch(Reverse),
         Effect::PublishRelease(Reverse),
         Effect::UndoHold(Reverse),
         Effect::PublishUnmirror,
@@ -88,8 +85,7 @@ impl Effect {
             Effect::Verify(Forward) => "Verify",
             Effect::PublishHold(Forward) => "PublishHold",
             Effect::Fence(Forward) => "Fence",
-            Effect::PublishSwitch(Forward) => "PublishSwitch",
-            Effect::OpenTarget(Forward) => "OpenTarget",
+            Effect::Switch(Forward) => "Switch",
             Effect::PublishRelease(Forward) => "PublishRelease",
             Effect::UndoHold(Forward) => "UndoHold",
             Effect::TakeFingerprint(Reverse) => "ReverseTakeFingerprint",
@@ -97,8 +93,7 @@ impl Effect {
             Effect::Verify(Reverse) => "ReverseVerify",
             Effect::PublishHold(Reverse) => "ReversePublishHold",
             Effect::Fence(Reverse) => "ReverseFence",
-            Effect::PublishSwitch(Reverse) => "ReversePublishSwitch",
-            Effect::OpenTarget(Reverse) => "ReverseOpenTarget",
+            Effect::Switch(Reverse) => "ReverseSwitch",
             Effect::PublishRelease(Reverse) => "ReversePublishRelease",
             Effect::UndoHold(Reverse) => "ReverseUndoHold",
             Effect::PublishUnmirror => "PublishUnmirror",
@@ -190,8 +185,7 @@ pub fn effect_of(state: State) -> Option<Effect> {
         State::Verify(direction) => Effect::Verify(direction),
         State::PublishHold(direction) => Effect::PublishHold(direction),
         State::Fence(direction) => Effect::Fence(direction),
-        State::PublishSwitch(direction) => Effect::PublishSwitch(direction),
-        State::OpenTarget(direction) => Effect::OpenTarget(direction),
+        State::Switch(direction) => Effect::Switch(direction),
         State::PublishRelease(direction) => Effect::PublishRelease(direction),
         State::UndoHold { direction, .. } => Effect::UndoHold(direction),
         State::PublishUnmirror => Effect::PublishUnmirror,
@@ -271,9 +265,8 @@ fn after_effect(state: State) -> Option<State> {
         State::Verify(Forward) => State::Ready,
         State::Verify(Reverse) => State::PublishHold(Reverse),
         State::PublishHold(direction) => State::Fence(direction),
-        State::Fence(direction) => State::PublishSwitch(direction),
-        State::PublishSwitch(direction) => State::OpenTarget(direction),
-        State::OpenTarget(direction) => State::PublishRelease(direction),
+        State::Fence(direction) => State::Switch(direction),
+        State::Switch(direction) => State::PublishRelease(direction),
         State::PublishRelease(Forward) => State::Switched,
         State::PublishRelease(Reverse) => State::Ready,
         State::UndoHold { direction, void: true } => State::TakeFingerprint(direction),
@@ -320,8 +313,7 @@ impl History {
 
 /// Invariant: who stands past the point of no return has verified.
 pub fn switched_means_verified(state: State, history: History) -> bool {
-    let past =
-        matches!(state, State::PublishSwitch(_) | State::OpenTarget(_) | State::PublishRelease(_) | State::Switched);
+    let past = matches!(state, State::Switch(_) | State::PublishRelease(_) | State::Switched);
     !past || history.verified
 }
 
@@ -334,9 +326,7 @@ pub fn void_is_never_switched(state: State, history: History) -> bool {
 /// Invariant: only rows of a shard that does not own them are deleted, and states agree with who owns the arcs.
 pub fn state_agrees_with_owner(state: State, history: History) -> bool {
     match state {
-        State::PublishSwitch(direction) | State::OpenTarget(direction) | State::PublishRelease(direction) => {
-            history.on_target == (direction == Forward)
-        }
+        State::Switch(direction) | State::PublishRelease(direction) => history.on_target == (direction == Forward),
         State::TakeFingerprint(direction)
         | State::Backfill(direction)
         | State::Verify(direction)

@@ -136,7 +136,7 @@ fn a_cutover_that_takes_too_long_undoes_itself_before_the_fence_commits_and_neve
                 assert_eq!(step(state, event).map(|s| s.0), Ok(State::UndoHold { direction, void: false }));
             }
         }
-        for state in [State::PublishSwitch(direction), State::OpenTarget(direction), State::PublishRelease(direction)] {
+        for state in [State::Switch(direction), State::PublishRelease(direction)] {
             assert_eq!(step(state, Event::BoundExceeded).map(|s| s.0), Ok(state));
         }
     }
@@ -157,16 +157,16 @@ fn a_whole_move_and_its_rollback() {
         go(Event::EffectDone);
     }
     assert_eq!(go(Event::CutOver), State::PublishHold(Forward));
-    for _ in 0..5 {
+    for _ in 0..4 {
         go(Event::EffectDone);
     }
     assert_eq!(go(Event::RollBack), State::TakeFingerprint(Reverse));
     go(Event::Unchanged);
-    for _ in 0..5 {
+    for _ in 0..4 {
         go(Event::EffectDone);
     }
     assert_eq!(go(Event::CutOver), State::PublishHold(Forward));
-    for _ in 0..5 {
+    for _ in 0..4 {
         go(Event::EffectDone);
     }
     go(Event::WindowOver);

@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 use crate::cluster::Cluster;
 use crate::demo::figures::{self, Span};
 use crate::demo::watch;
-use crate::shop::traffic::{unix_us, Options, Traffic};
+use crate::shop::traffic::{unix_us, Mix, Options, Traffic};
 use crate::shop::Size;
 
 const BEFORE: std::time::Duration = std::time::Duration::from_secs(3);
@@ -37,9 +37,17 @@ pub async fn under_load(
     clients: usize,
     pipe: f64,
 ) -> Result<()> {
-    let options =
-        Options { dsn: cluster.dsn("postgres"), clients, size, seed: 11, survive_errors: false, reports: false };
-    let traffic = Traffic::start(&options, 1);
+    let options = Options {
+        dsn: cluster.dsn("postgres"),
+        clients,
+        size,
+        seed: 11,
+        survive_errors: false,
+        reports: false,
+        mix: Mix::Shop,
+        pace: None,
+    };
+    let traffic = Traffic::start(&options, 2);
     let from = unix_us();
     tokio::time::sleep(BEFORE).await;
     let before = Span { from: from + 1_000_000, to: unix_us() };

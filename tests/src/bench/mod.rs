@@ -5,14 +5,17 @@ mod copy_pipe;
 mod cutovers;
 mod point_reads;
 
+use std::time::Duration;
+
 use anyhow::Result;
 use ringway_proto::v1::MoveRequest;
 
+use self::cutovers::Load;
 use crate::cluster::{Cluster, Options};
 use crate::demo::watch;
 use crate::shop::{audit, load, Size};
 
-/// Point reads, backfill against COPY | COPY, twenty cutovers under load, and a backfill under load
+/// Point reads, backfill against COPY | COPY, twenty cutovers under each of two loads, and a backfill under load
 #[derive(Clone, Debug, clap::Parser)]
 pub struct Arguments {
     /// A few thousand rows instead of a million
@@ -21,12 +24,15 @@ pub struct Arguments {
     /// Rounds of each interleaved comparison; 0 leaves them out
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
-    /// Cutovers; every second one is a rollback
+    /// Cutovers under each load; every second one is a rollback
     #[arg(long, default_value_t = 20)]
     pub cutovers: usize,
     /// Clients that write during the cutovers
     #[arg(long, default_value_t = 4)]
     pub clients: usize,
+    /// Milliseconds from one write of a client to its next, in the first load; in the second they do not pause
+    #[arg(long, default_value_t = 20)]
+    pub pace_ms: u64,
     /// Clients that are busy during the second backfill
     #[arg(long, default_value_t = 16)]
     pub backfill_clients: usize,
@@ -70,7 +76,10 @@ async fn measure(arguments: &Arguments, cluster: &Cluster, size: Size) -> Result
         backfill / pipe
     );
 
-    cutovers::measure(cluster, &mut operations, id, size, arguments).await?;
+    let short = Load::Short(Duration::from_millis(arguments.pace_ms));
+    for load in [(short, 0), (Load::Full, 1)] {
+        cutovers::measure(cluster, &mut operations, id, size, arguments, load).await?;
+    }
     operations.cancel_move(MoveRequest { id }).await?;
     watch::wait_for_phase(&mut operations, id, &["cancelled"], false).await?;
     backfill::under_load(cluster, &mut operations, size, arguments.backfill_clients, pipe).await

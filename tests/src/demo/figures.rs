@@ -49,16 +49,11 @@ fn moves(movement: &Move, tenant: i64) -> bool {
     movement.arcs.iter().any(|arc| arc.after.is_none_or(|after| token > after) && token <= arc.through)
 }
 
+/// Writes to moving rows that met a cutover.
 pub fn held(samples: &[Sample], status: &MoveStatus) -> Held {
-    let Some(movement) = &status.r#move else { return Held::default() };
     let mut histogram = microseconds();
-    for sample in samples {
-        let end = sample.started_unix_us + sample.duration_us;
-        let overlaps =
-            status.cutovers.iter().any(|c| sample.started_unix_us < c.released_unix_us && end > c.held_from_unix_us);
-        if overlaps && (moves(movement, sample.tenant) || moves(movement, sample.other_tenant)) {
-            histogram.saturating_record(sample.duration_us);
-        }
+    for sample in samples.iter().filter(|sample| meets_a_hold(sample, status) && is_of_moving_rows(sample, status)) {
+        histogram.saturating_record(sample.duration_us);
     }
     if histogram.is_empty() {
         return Held::default();
@@ -69,6 +64,41 @@ pub fn held(samples: &[Sample], status: &MoveStatus) -> Held {
         p99_ms: histogram.value_at_quantile(0.99) as f64 / 1000.0,
         max_ms: histogram.max() as f64 / 1000.0,
     }
+}
+
+/// Durations of the writes that met no cutover: those to moving rows, which are double-written, and the others.
+pub fn not_held(samples: &[Sample], status: &MoveStatus) -> (Histogram<u64>, Histogram<u64>) {
+    let (mut moving, mut others) = (microseconds(), microseconds());
+    for sample in samples.iter().filter(|sample| !meets_a_hold(sample, status)) {
+        let histogram = if is_of_moving_rows(sample, status) { &mut moving } else { &mut others };
+        histogram.saturating_record(sample.duration_us);
+    }
+    (moving, others)
+}
+
+/// With the share that took less than `short`.
+pub fn distribution(durations: &Histogram<u64>, short: std::time::Duration) -> String {
+    if durations.is_empty() {
+        return "none".into();
+    }
+    let ms = |quantile| durations.value_at_quantile(quantile) as f64 / 1000.0;
+    format!(
+        "{} writes, p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms; {:.2}% took less than {short:?}",
+        durations.len(),
+        ms(0.5),
+        ms(0.99),
+        durations.max() as f64 / 1000.0,
+        durations.percentile_below((short.as_micros() as u64).saturating_sub(1)),
+    )
+}
+
+fn meets_a_hold(sample: &Sample, status: &MoveStatus) -> bool {
+    let end = sample.started_unix_us + sample.duration_us;
+    status.cutovers.iter().any(|c| sample.started_unix_us < c.released_unix_us && end > c.held_from_unix_us)
+}
+
+fn is_of_moving_rows(sample: &Sample, status: &MoveStatus) -> bool {
+    status.r#move.as_ref().is_some_and(|m| moves(m, sample.tenant) || moves(m, sample.other_tenant))
 }
 
 impl std::fmt::Display for Held {

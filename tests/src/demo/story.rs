@@ -105,6 +105,8 @@ async fn play(arguments: &Arguments, cluster: &Cluster) -> Result<bool> {
             seed: arguments.seed,
             survive_errors: false,
             reports: true,
+            mix: traffic::Mix::Shop,
+            pace: None,
         },
         running: None,
         runs: 0,

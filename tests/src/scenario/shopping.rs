@@ -35,6 +35,8 @@ impl Shopping {
                 seed: SEED,
                 survive_errors: false,
                 reports: true,
+                mix: traffic::Mix::Shop,
+                pace: None,
             },
             running: None,
             runs: 0,

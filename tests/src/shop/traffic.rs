@@ -41,6 +41,17 @@ pub struct Options {
     pub survive_errors: bool,
     /// Reports over all shards, per second.
     pub reports: bool,
+    pub mix: Mix,
+    /// A client begins its next operation this long after it began the last, or at once when that took longer. None: at once.
+    pub pace: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mix {
+    /// Reads and writes of every kind, transactions of up to six statements, over one shard and over two.
+    Shop,
+    /// Writes of one row in one statement.
+    ShortWrites,
 }
 
 /// Shared counters that a progress line can read while the traffic runs.
@@ -275,6 +286,9 @@ impl Shopper {
                     session = None;
                 }
             }
+            if let Some(pace) = self.options.pace {
+                tokio::time::sleep_until((started + pace).into()).await;
+            }
         }
         Ok(self.done)
     }
@@ -318,6 +332,9 @@ impl Shopper {
     async fn operation(&mut self, client: &mut Client, s: &Statements) -> Result<Option<(i64, i64)>, Failure> {
         if self.index == 0 && self.options.reports && self.random.random_range(0..200) == 0 {
             return self.report(client).await.map(|()| None);
+        }
+        if self.options.mix == Mix::ShortWrites {
+            return self.upsert(client, s).await.map(Some);
         }
         match self.random.random_range(0..100) {
             0..=39 => {

@@ -56,7 +56,7 @@ async fn one_table(
         settle_attempts_max: limits.settle_attempts_max,
         effect,
     };
-    let mut rows = limits.chunk_rows_initial;
+    let mut rows = ctx.live().smaller_chunk.take().unwrap_or(limits.chunk_rows_initial);
     let mut unstored = Reconciled::default();
     let mut stored_at = Instant::now();
     loop {
@@ -79,7 +79,11 @@ async fn one_table(
                         break None;
                     }
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // The step begins again, with new sessions: a chunk that was too large for a busy shard must not stay so.
+                    ctx.live().smaller_chunk = Some((rows / 2).max(limits.chunk_rows_min));
+                    return Err(error);
+                }
             }
         };
         let Some(done) = done else {
@@ -87,9 +91,7 @@ async fn one_table(
             rows = (rows / 2).max(limits.chunk_rows_min);
             continue;
         };
-        if attempt > 0 {
-            ctx.no_trouble();
-        }
+        ctx.no_trouble();
         ctx.count_chunk(begun, done.rows, done.bytes);
         unstored.rows += done.rows;
         unstored.bytes += done.bytes;

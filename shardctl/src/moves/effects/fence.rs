@@ -6,10 +6,11 @@
 use std::time::{Duration, Instant};
 
 use ringway_topology::ids::{MoveId, ShardId};
+use tokio_postgres::SimpleQueryRow;
 
 use crate::moves::conn::{begin, is_true, ShardConn};
 use crate::moves::context::MoveContext;
-use crate::moves::cutover::{self, CutoverSessions};
+use crate::moves::cutover::{self, CutoverSessions, KnownTables, Stamped};
 use crate::moves::error::MoveError;
 use crate::moves::faults;
 use crate::moves::record::MoveRecord;
@@ -82,15 +83,36 @@ pub async fn run(ctx: &MoveContext, direction: Direction, effect: &'static str) 
     Err(MoveError::Bound(why))
 }
 
-/// What the fence will ask, asked once before writes are held: the sessions' caches are filled.
+/// What the fence will ask, asked once before writes are held: the sessions know the answers that only schema changes alter, and have
+/// the plans of what they will run.
 pub async fn warm(ctx: &MoveContext, sessions: &mut CutoverSessions) -> Result<(), MoveError> {
     let record = ctx.record();
     let (from_id, _) = record.ends(sessions.direction)?;
-    let asked = format!("{}; {}", look(&record, record.handovers as i32 + 1), fingerprint::question(ctx));
-    let question = fingerprint::question(ctx);
-    tokio::try_join!(sessions.from.rows_of(&asked), sessions.to.rows_of(&question))?;
-    resolve(&mut sessions.from, &mut sessions.finisher, from_id).await?;
+    let CutoverSessions { from, to, finisher, .. } = sessions;
+    let look = look(&record, record.handovers as i32 + 1);
+    let rehearsal = rehearsal(ctx);
+    let on_from = async {
+        from.batch(&format!("{look}; {rehearsal}")).await?;
+        fingerprint::stamped(ctx, from).await
+    };
+    let on_to = async {
+        to.batch(&rehearsal).await?;
+        fingerprint::stamped(ctx, to).await
+    };
+    let (on_from, on_to) = tokio::try_join!(on_from, on_to)?;
+    resolve(from, finisher, from_id).await?;
+    sessions.tables = Some(KnownTables { from: on_from, to: on_to });
     Ok(())
+}
+
+/// A keyspace and a move that do not exist, in a transaction that is rolled back.
+fn rehearsal(ctx: &MoveContext) -> String {
+    format!(
+        "{}; SELECT ringway.fence_tables({}); SELECT ringway.close_arcs(-1, '{{}}'); SELECT ringway.set_move(-1, -1, 'target', '{{}}');
+         SELECT ringway.open_arcs(-1, '{{}}'); ROLLBACK",
+        begin(ctx.limits.ddl_lock_timeout_ms),
+        fingerprint::stamp_arguments(ctx)
+    )
 }
 
 enum Attempt {
@@ -117,46 +139,43 @@ async fn attempt(
     from_id: ShardId,
     round: i32,
 ) -> Result<Attempt, Failed> {
-    let CutoverSessions { from, to, finisher, .. } = sessions;
+    let CutoverSessions { from, to, finisher, tables, .. } = sessions;
     let record = ctx.record();
     let lock_timeout_ms = hold_time_left(ctx).as_millis() as u64;
-    let tables = lock_tables(ctx);
-    // No DDL from here on: neither through gateways (the advisory lock) nor past them (the tables' locks), on either end.
-    // `close_arcs` waits for every transaction that has passed a guard, prepared ones too; none passes after it.
-    let answers = from
-        .rows_of(&format!(
-            "{}; SELECT pg_catalog.pg_advisory_xact_lock(x'52570003'::int, 0); {tables};
-             SELECT ringway.close_arcs({}, {}); {}; {}",
-            begin(lock_timeout_ms),
-            record.keyspace,
-            arcs_literal(&record.arcs),
-            look(&record, round),
-            fingerprint::question(ctx)
-        ))
-        .await?;
+    let fence_tables = format!("SELECT ringway.fence_tables({})", fingerprint::stamp_arguments(ctx));
+    // No DDL from here on: neither through gateways (the advisory lock) nor past them (the tables' locks), on either end. The
+    // tables' locks keep nobody from writing or finishing. `close_arcs` waits for every transaction that has passed a guard,
+    // prepared ones too; none passes after it.
+    let fence = format!(
+        "{}; SELECT pg_catalog.pg_advisory_xact_lock(x'52570003'::int, 0); {fence_tables};
+         SELECT ringway.close_arcs({}, {}); {}",
+        begin(lock_timeout_ms),
+        record.keyspace,
+        arcs_literal(&record.arcs),
+        look(&record, round)
+    );
+    let there = format!(
+        "{}; SET LOCAL idle_in_transaction_session_timeout = {}; {fence_tables}",
+        begin(lock_timeout_ms.min(OTHER_END_LOCK_MAX.as_millis() as u64)),
+        ctx.limits.statement_timeout_ms
+    );
+    let (here, there) = tokio::try_join!(from.rows_of(&fence), to.rows_of(&there))?;
     ctx.held_stage("fenced");
-    // The last four statements' rows: what was looked for, and the fingerprint.
-    let [.., handed_over, captured, _, _] = answers.as_slice() else {
+    // The last four statements' rows: the stamp, nothing, and what was looked for.
+    let [.., stamp, _, handed_over, captured] = here.as_slice() else {
         return Err(MoveError::retry("the fence's statements were not all answered").into());
     };
     if is_true(handed_over) {
         from.rollback().await;
+        to.rollback().await;
         return Ok(Attempt::Committed);
     }
-    let here = fingerprint::answer(ctx, &from.shard, &answers)?;
-    // Both on the other end, and after the locks on this one. The tables' locks there keep nobody from finishing or writing;
-    // the guards' lock is the one that opening the arcs there needs, which past the point of no return must not wait.
-    let lock_timeout_ms = hold_time_left(ctx).as_millis().min(OTHER_END_LOCK_MAX.as_millis()) as u64;
-    let there = format!(
-        "{}; SET LOCAL idle_in_transaction_session_timeout = {}; {tables};
-         SELECT pg_catalog.pg_advisory_xact_lock(x'52570010'::int, {}); {}",
-        begin(lock_timeout_ms),
-        ctx.limits.statement_timeout_ms,
-        record.keyspace,
-        fingerprint::question(ctx)
-    );
-    let (unfinished, there) = tokio::join!(resolve(from, finisher, from_id), to.rows_of(&there));
-    let there = fingerprint::answer(ctx, &to.shard, &there?)?;
+    let here = unchanged(Some(stamp), tables.as_ref().map(|tables| &tables.from));
+    let there = unchanged(there.last(), tables.as_ref().map(|tables| &tables.to));
+    // After the locks on this end. It is the one that opening the arcs there needs, which past the point of no return must not wait.
+    let guards = format!("SELECT pg_catalog.pg_advisory_xact_lock(x'52570010'::int, {})", record.keyspace);
+    let (unfinished, locked) = tokio::join!(resolve(from, finisher, from_id), to.batch(&guards));
+    locked?;
     if unfinished?.ended > 0 {
         from.rollback().await;
         to.rollback().await;
@@ -175,6 +194,14 @@ async fn attempt(
         }
         ctx.held_stage("captured rows settled");
     }
+    let here = match here {
+        Some(known) => known,
+        None => fingerprint::of_shard(ctx, from).await?,
+    };
+    let there = match there {
+        Some(known) => known,
+        None => fingerprint::of_shard(ctx, to).await?,
+    };
     let found = match direction {
         Direction::Forward => fingerprint::join(&here, &there),
         Direction::Reverse => fingerprint::join(&there, &here),
@@ -208,10 +235,10 @@ async fn attempt(
     Ok(Attempt::Committed)
 }
 
-/// ROW EXCLUSIVE, as any writer: conflicts with whatever rewrites a table or changes its triggers, and with no write.
-fn lock_tables(ctx: &MoveContext) -> String {
-    let tables: Vec<String> = ctx.tables().iter().map(|(name, _)| name.quoted()).collect();
-    format!("LOCK TABLE {} IN ROW EXCLUSIVE MODE", tables.join(", "))
+/// The fingerprint that was taken before writes were held, if the stamp says that it still holds.
+fn unchanged(stamp: Option<&Vec<SimpleQueryRow>>, known: Option<&Stamped>) -> Option<String> {
+    let stamp = stamp?.first()?.get(0)?;
+    known.filter(|known| known.stamp == stamp).map(|known| known.fingerprint.clone())
 }
 
 /// Two statements: whether the arcs were handed over in this round, and whether captured rows are left.

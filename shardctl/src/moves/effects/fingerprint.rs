@@ -8,6 +8,7 @@ use tokio_postgres::SimpleQueryRow;
 
 use crate::moves::conn::ShardConn;
 use crate::moves::context::MoveContext;
+use crate::moves::cutover::Stamped;
 use crate::moves::error::MoveError;
 use crate::moves::record::{TableRecord, VerificationRecord};
 use crate::moves::state::Direction;
@@ -37,6 +38,24 @@ pub fn question(ctx: &MoveContext) -> String {
          ORDER BY wanted.place",
         names.join(", ")
     )
+}
+
+/// The tables as the arguments of `ringway.catalog_stamp` and `ringway.fence_tables`.
+pub fn stamp_arguments(ctx: &MoveContext) -> String {
+    let tables = ctx.tables();
+    let array = |of: fn(&TableName) -> &str| {
+        let values: Vec<String> = tables.iter().map(|(table, _)| quote_literal(of(table))).collect();
+        format!("ARRAY[{}]::pg_catalog.text[]", values.join(", "))
+    };
+    format!("{}, {}", array(|table| &table.schema), array(|table| &table.name))
+}
+
+/// The stamp first: what changes after it is seen by comparing stamps.
+pub async fn stamped(ctx: &MoveContext, shard: &mut ShardConn) -> Result<Stamped, MoveError> {
+    let asked = format!("SELECT ringway.catalog_stamp({}); {}", stamp_arguments(ctx), question(ctx));
+    let answers = shard.rows_of(&asked).await?;
+    let stamp = answers.first().and_then(|rows| rows.first()).and_then(|row| row.get(0)).unwrap_or_default();
+    Ok(Stamped { stamp: stamp.to_owned(), fingerprint: answer(ctx, &shard.shard, &answers)? })
 }
 
 /// What the shard answered to [`question`], the last of its statements; in the tables' order.

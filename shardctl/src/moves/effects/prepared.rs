@@ -59,7 +59,8 @@ pub struct Unfinished {
 async fn list(copy: &mut ShardConn, anchor: ShardId) -> Result<Vec<(String, Gid)>, MoveError> {
     let rows = copy
         .rows_of(&format!(
-            "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, {})",
+            "SELECT p.gid FROM pg_catalog.pg_prepared_xact() p WHERE starts_with(p.gid, {})
+             AND p.dbid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())",
             quote_literal(&format!("{GID_PREFIX}{}:", anchor.0))
         ))
         .await?;

@@ -14,9 +14,11 @@ use crate::moves::port::Published;
 use crate::moves::record::{unix_ms, unix_us, CutoverRecord, MoveRecord};
 use crate::moves::state::{Direction, State};
 
+use super::target;
+
 /// States of a cutover, whose epoch is stored in one flush with themselves: writes are held meanwhile.
 pub fn is_published_with_its_state(state: State) -> bool {
-    matches!(state, State::PublishHold(_) | State::PublishSwitch(_) | State::PublishRelease(_) | State::UndoHold { .. })
+    matches!(state, State::PublishHold(_) | State::Switch(_) | State::PublishRelease(_) | State::UndoHold { .. })
 }
 
 /// Makes of the topology what the move's state wants of it: the move is there as gateways must treat it, or not at all, and
@@ -54,7 +56,7 @@ pub fn write_move(record: &MoveRecord, topology: &mut Topology) -> Result<(), Mo
             }
         }
     }
-    if let State::PublishSwitch(direction) = record.state {
+    if let State::Switch(direction) = record.state {
         let keyspace = topology
             .keyspaces
             .get_mut(&record.keyspace)
@@ -163,22 +165,27 @@ fn reassign(keyspace: &mut Keyspace, record: &MoveRecord, direction: Direction) 
     Ok(())
 }
 
-/// The arcs' new owner, in one compare-and-set; then nobody reads the old one by an older epoch.
+/// The arcs' new owner, in one compare-and-set. Then, beside one another: nobody reads the old owner by an older epoch any more, and
+/// the new one takes writes. Gateways hold them until the release, which waits for both.
 pub async fn switch(ctx: &MoveContext, direction: Direction, effect: &'static str) -> Result<(), MoveError> {
     let (from, to) = ctx.record().ends(direction)?;
     let published = publish(ctx).await?;
     faults::point(effect, "middle");
     let limit = Duration::from_millis(ctx.limits.statement_timeout_ms);
     let mut sessions = cutover::sessions(ctx, direction, limit).await?;
-    // Neither needs the other: a gateway without a lease is refused by the floor, and what it began before is ended.
+    // A gateway without a lease is refused by the floor, and what it began before is ended.
     let raised = raise_floor(ctx, &mut sessions.from, published.epoch());
+    let opened = target::open_under_fence(ctx, &mut sessions.to, std::mem::take(&mut sessions.to_is_locked));
     let ends = [from, to];
     let routed = ctx.cluster.wait_published(published, &ends, ctx.acknowledge_timeout());
-    let (raised, routed) = tokio::join!(raised, routed);
+    let (raised, opened, routed) = tokio::join!(raised, opened, routed);
+    let opened = if opened { Ok(()) } else { target::open(ctx, direction, &mut sessions).await };
     cutover::keep(ctx, sessions);
+    opened?;
+    faults::point(effect, "opened");
     raised?;
     routed?;
-    ctx.held_stage("the new owner is routed to");
+    ctx.held_stage("the new owner is routed to, and takes writes");
     Ok(())
 }
 

@@ -1,10 +1,10 @@
-//! CloseTarget and OpenTarget: before the switch the receiving shard takes the arcs' rows from the mirror only, after it from
-//! applications.
+//! What the receiving shard takes: before the switch the arcs' rows from the mirror only, after it from applications.
 
 use std::time::{Duration, Instant};
 
+use crate::moves::conn::ShardConn;
 use crate::moves::context::MoveContext;
-use crate::moves::cutover::{self, CutoverSessions};
+use crate::moves::cutover::CutoverSessions;
 use crate::moves::error::MoveError;
 use crate::moves::faults;
 use crate::moves::range::multirange;
@@ -41,37 +41,37 @@ pub async fn close(ctx: &MoveContext) -> Result<(), MoveError> {
     Ok(())
 }
 
-/// Past the point of no return and with writes held: insists, and clears prepared mirror transactions out of its way.
-pub async fn open(ctx: &MoveContext, direction: Direction) -> Result<(), MoveError> {
+fn open_statements(ctx: &MoveContext) -> String {
     let record = ctx.record();
-    let (from_id, _) = record.ends(direction)?;
-    let limit = Duration::from_millis(ctx.limits.statement_timeout_ms);
-    let mut sessions = cutover::sessions(ctx, direction, limit).await?;
-    let CutoverSessions { from, to, to_is_locked, .. } = &mut sessions;
-    let statements = format!(
-        "{}; SELECT ringway.open_arcs({}, {})",
-        set_move(ctx, "source"),
-        record.keyspace,
-        arcs_literal(&record.arcs)
-    );
-    // The fence has left its locks here; without them (after a restart, or an error) this may have to wait.
-    if std::mem::take(to_is_locked) {
-        match to.batch(&format!("{statements}; COMMIT")).await {
-            Ok(()) => {
-                cutover::keep(ctx, sessions);
-                ctx.held_stage("the new owner takes writes");
-                return Ok(());
-            }
-            Err(error) => {
-                tracing::warn!(r#move = ctx.id.0, %error, "the fence's locks on the new owner are lost");
-                to.rollback().await;
-            }
+    let arcs = arcs_literal(&record.arcs);
+    format!("{}; SELECT ringway.open_arcs({}, {arcs})", set_move(ctx, "source"), record.keyspace)
+}
+
+/// In the transaction that the fence has left open with its locks, if it has. Whether it is done.
+pub async fn open_under_fence(ctx: &MoveContext, to: &mut ShardConn, to_is_locked: bool) -> bool {
+    if !to_is_locked {
+        return false;
+    }
+    match to.batch(&format!("{}; COMMIT", open_statements(ctx))).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(r#move = ctx.id.0, %error, "the fence's locks on the new owner are lost");
+            to.rollback().await;
+            false
         }
     }
-    let deadline = Instant::now() + limit;
+}
+
+/// Past the point of no return and with writes held: insists, and clears prepared mirror transactions out of its way. Doing it again
+/// changes nothing.
+pub async fn open(ctx: &MoveContext, direction: Direction, sessions: &mut CutoverSessions) -> Result<(), MoveError> {
+    let (from_id, _) = ctx.record().ends(direction)?;
+    let CutoverSessions { from, to, .. } = sessions;
+    let statements = open_statements(ctx);
+    let deadline = Instant::now() + Duration::from_millis(ctx.limits.statement_timeout_ms);
     loop {
         match to.transaction(ctx.limits.row_lock_timeout_ms, &statements).await {
-            Ok(()) => break,
+            Ok(()) => return Ok(()),
             Err(error) if error.is_lock_timeout() && Instant::now() < deadline => {
                 ctx.trouble(format!("waiting for transactions on shard {}", to.shard));
                 resolve(from, to, from_id).await?;
@@ -79,7 +79,4 @@ pub async fn open(ctx: &MoveContext, direction: Direction) -> Result<(), MoveErr
             Err(error) => return Err(error),
         }
     }
-    cutover::keep(ctx, sessions);
-    ctx.held_stage("the new owner takes writes");
-    Ok(())
 }

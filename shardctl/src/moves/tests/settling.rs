@@ -131,3 +131,55 @@ async fn a_delete_waits_for_a_prepared_insert_of_its_key() {
     assert_eq!((settled.written, settled.deleted), (0, 1));
     assert!(emails(&mut to).await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partial_indexes_and_exclusions_conflict_for_the_rows_that_they_hold() {
+    let pair = Pair::start().await;
+    let (mut from, mut to) = ends(&pair).await;
+    for shard in [&mut from, &mut to] {
+        shard
+            .batch(
+                "CREATE TABLE public.slots (tenant text NOT NULL, id int8 PRIMARY KEY, place int, live bool, span int4range,
+                     EXCLUDE USING gist (span WITH &&) WHERE (span IS NOT NULL));
+                 CREATE UNIQUE INDEX ON public.slots (abs(place)) WHERE live;
+                 GRANT ALL ON public.slots TO app;
+                 INSERT INTO ringway.sharded_table VALUES ('public.slots', 1, 'tenant');
+                 SELECT ringway.install_guard('public.slots')",
+            )
+            .await
+            .unwrap();
+    }
+    let tenant = tenants(&mut from).await.remove(0);
+    // The target's own row is not held by the partial index, and has no span.
+    let own = "INSERT INTO public.slots SELECT 'x' || g, 99, 1, false, NULL FROM generate_series(1, 100) g \
+               WHERE ringway.token('x' || g) <= 0 LIMIT 1";
+    to.execute(own, &[]).await.unwrap();
+    let app = client(&pair.source.dsn("app")).await;
+    app.batch_execute(&format!(
+        "INSERT INTO public.slots VALUES ('{tenant}', 1, 1, true, '[1,5)'), ('{tenant}', 2, -1, false, '[10,15)')"
+    ))
+    .await
+    .unwrap();
+    let mut sweeper = Sweeper::new(MoveId(7), ARCS.to_vec(), MoveLimits::default());
+    sweeper.sweep(&mut from, &mut to).await.unwrap();
+    // Each takes over what the other had, one captured row at a time.
+    app.batch_execute(
+        "UPDATE public.slots SET live = false WHERE id = 1; UPDATE public.slots SET live = true WHERE id = 2;
+         UPDATE public.slots SET span = '[100,101)' WHERE id = 1; UPDATE public.slots SET span = '[1,5)' WHERE id = 2;
+         UPDATE public.slots SET span = '[10,15)' WHERE id = 1",
+    )
+    .await
+    .unwrap();
+    sweeper.sweep(&mut from, &mut to).await.unwrap();
+    let moving = "SELECT id, place, live, span::text FROM public.slots WHERE id < 99 ORDER BY id";
+    let rows = |rows: Vec<tokio_postgres::Row>| -> Vec<(i64, i32, bool, String)> {
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect()
+    };
+    let expected = [(1, 1, false, "[10,15)".to_owned()), (2, -1, true, "[1,5)".to_owned())];
+    assert_eq!(rows(to.query(moving, &[]).await.unwrap()), expected);
+    // Once the index holds it, it is in the way.
+    to.execute("UPDATE public.slots SET live = true, place = 7 WHERE id = 99", &[]).await.unwrap();
+    app.execute("UPDATE public.slots SET place = -7 WHERE id = 2", &[]).await.unwrap();
+    let error = sweeper.sweep(&mut from, &mut to).await.unwrap_err();
+    assert!(matches!(&error, MoveError::Fatal(text) if text.contains("99")), "{error}");
+}
