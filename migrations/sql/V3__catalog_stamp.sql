@@ -33,18 +33,20 @@ END $$;
 -- hindered. With the stamp as it is then.
 CREATE FUNCTION ringway.fence_tables(table_schemas text[], table_names text[]) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
-DECLARE wanted record;
+DECLARE wanted regclass;
+DECLARE part regclass;
 BEGIN
-    FOR wanted IN SELECT n.nspname, c.relname, c.relkind FROM unnest(table_schemas, table_names) WITH ORDINALITY w(schema_name, table_name, place)
+    FOR wanted IN SELECT c.oid FROM unnest(table_schemas, table_names) WITH ORDINALITY w(schema_name, table_name, place)
         JOIN pg_namespace n ON n.nspname = w.schema_name
         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.table_name ORDER BY w.place
     LOOP
+        -- Partitions come and go under a weaker lock than a writer's conflicts with. It comes first: whoever attaches one has it
+        -- and then wants the partitions'.
+        FOR part IN SELECT p.relid FROM pg_partition_tree(wanted) p WHERE NOT p.isleaf ORDER BY p.level, p.relid LOOP
+            EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', part);
+        END LOOP;
         -- As any writer does; conflicts with whatever rewrites a table or changes its triggers.
-        EXECUTE format('LOCK TABLE %I.%I IN ROW EXCLUSIVE MODE', wanted.nspname, wanted.relname);
-        IF wanted.relkind = 'p' THEN
-            -- Partitions come and go under a weaker lock than that conflicts with.
-            EXECUTE format('LOCK TABLE ONLY %I.%I IN SHARE UPDATE EXCLUSIVE MODE', wanted.nspname, wanted.relname);
-        END IF;
+        EXECUTE format('LOCK TABLE %s IN ROW EXCLUSIVE MODE', wanted);
     END LOOP;
     RETURN ringway.catalog_stamp(table_schemas, table_names);
 END $$;

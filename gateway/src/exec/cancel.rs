@@ -3,7 +3,7 @@
 //! A cancel request reaches whatever a connection runs when it arrives, so a connection is not given back while one is
 //! on its way.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,13 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::pool::ReadyConn;
+use crate::pool::{Pool, ReadyConn};
 use crate::wire::frontend;
 
 #[derive(Clone, Debug)]
 struct Target {
-    host: String,
-    port: u16,
+    pool: Arc<Pool>,
     process_id: i32,
     secret_key: Bytes,
 }
@@ -47,10 +46,8 @@ impl CancelSlot {
     }
 
     pub fn add(&self, connection: &ReadyConn) {
-        let endpoint = connection.endpoint();
         self.state().targets.push(Target {
-            host: endpoint.host.clone(),
-            port: endpoint.port,
+            pool: Arc::clone(connection.pool()),
             process_id: connection.process_id,
             secret_key: connection.secret_key.clone(),
         });
@@ -109,7 +106,8 @@ impl CancelSlot {
 }
 
 async fn send(target: &Target) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    let endpoint = &target.pool.endpoint;
+    let mut stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
     let mut packet = BytesMut::new();
     frontend::cancel_request(&mut packet, target.process_id as u32, &target.secret_key);
     stream.write_all(&packet).await?;

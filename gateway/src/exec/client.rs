@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::failure::Failure;
@@ -75,20 +75,14 @@ impl Client {
 
     /// Receives some bytes; false at the end of the stream. Cancel-safe.
     pub async fn fill(&mut self) -> Result<bool, Failure> {
-        loop {
-            if self.input.is_empty() {
-                // Nothing is held while the client thinks.
-                self.input = BytesMut::new();
-            }
-            self.stream.readable().await.map_err(gone)?;
-            self.input.reserve(READ_BYTES);
-            match self.stream.try_read_buf(&mut self.input) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(gone(error)),
-            }
+        if self.input.is_empty() {
+            // Nothing is held while the client thinks.
+            self.input = BytesMut::new();
         }
+        self.stream.readable().await.map_err(gone)?;
+        self.input.reserve(READ_BYTES);
+        // Unlike `try_read_buf`, a read that did not fill the buffer is known to have emptied the socket: no second one asks.
+        Ok(self.stream.read_buf(&mut self.input).await.map_err(gone)? > 0)
     }
 
     /// Bytes of a server, in order with what is in the output buffer.

@@ -9,7 +9,7 @@ use ringway_topology::ids::ShardId;
 use super::cancel::CancelSlot;
 use super::client::Client;
 use super::failure::Failure;
-use super::gateway::{Gateway, Planned};
+use super::gateway::{Gateway, Planned, RecentPlans};
 use super::inflight::Slot;
 use super::pump::Outcome;
 use super::search_path::Names;
@@ -20,7 +20,7 @@ use crate::plan::clock::Readings;
 use crate::plan::types::{Access, Isolation};
 use crate::pool::credentials::Credentials;
 use crate::pool::settings::Settings;
-use crate::pool::{Claim, ReadyConn};
+use crate::pool::{Claim, Pool, ReadyConn};
 use crate::wire::{PgError, SqlState};
 
 /// Who the client is.
@@ -55,6 +55,9 @@ pub struct Executor {
     pub last_shard: Option<ShardId>,
     pub slot: Arc<Slot>,
     pub cancel: Arc<CancelSlot>,
+    pub recent: RecentPlans,
+    /// Of the session's role, as the shards were when it last asked.
+    pub pools: Vec<Arc<Pool>>,
 }
 
 /// A connection in use by one statement; `in_transaction`: it goes back to the transaction.
@@ -98,7 +101,7 @@ impl Executor {
     pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {
         let one_shard = self.only_shard.is_some();
         let names = self.transaction.names.as_ref().unwrap_or(&self.names);
-        Ok(self.gateway.plan(sql, view, &names.search_path, &names.user, one_shard)?)
+        Ok(self.gateway.plan_of_session(&self.recent, sql, view, &names.search_path, &names.user, one_shard)?)
     }
 
     /// The statement has been answered.
@@ -134,7 +137,17 @@ impl Executor {
             return Ok(connection);
         }
         let shard = self.shard(view, id)?;
-        let pool = self.gateway.pools.application(shard, &self.identity.user, &self.identity.credentials)?;
+        let known = self.pools.iter().find(|pool| pool.shard == id && pool.dsn == shard.dsn);
+        let pool = match known {
+            Some(pool) => Arc::clone(pool),
+            None => {
+                let Identity { user, credentials, .. } = &self.identity;
+                let pool = self.gateway.pools.application(shard, user, credentials)?;
+                self.pools.retain(|known| known.shard != id);
+                self.pools.push(Arc::clone(&pool));
+                pool
+            }
+        };
         let claim = if self.transaction.participants.is_empty() && self.pinned.is_empty() {
             Claim::First
         } else {

@@ -51,6 +51,29 @@ pub struct Planned {
     key: PlanKey,
 }
 
+impl Planned {
+    /// Whether it is the plan of this text under these circumstances.
+    fn is_of(&self, sql: &str, catalog: u64, shape: u64, search_path: &[String], user: &str, one_shard: bool) -> bool {
+        *self.sql == *sql
+            && self.key.catalog == catalog
+            && self.key.shape == shape
+            && self.key.one_shard == one_shard
+            && self.key.user == user
+            && self.key.search_path == search_path
+    }
+}
+
+/// The plans that one session has used last: found without a hash, and without a lock that others want.
+#[derive(Debug, Default)]
+pub struct RecentPlans {
+    plans: Mutex<([Option<Arc<Planned>>; RECENT_PLANS], usize)>,
+}
+
+/// The statements of a short transaction.
+const RECENT_PLANS: usize = 8;
+/// Longer texts are found by their hash.
+const RECENT_PLAN_BYTES_MAX: usize = 4 << 10;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct PlanKey {
     search_path: Vec<String>,
@@ -159,6 +182,33 @@ impl Gateway {
         id
     }
 
+    /// [`Self::plan`], looked for among the session's own first.
+    pub fn plan_of_session(
+        &self,
+        recent: &RecentPlans,
+        sql: &str,
+        view: &View,
+        search_path: &[String],
+        user: &str,
+        one_shard: bool,
+    ) -> Result<Arc<Planned>, Box<PgError>> {
+        let serial = self.catalog.load().as_ref().map(|loaded| loaded.serial).ok_or_else(no_catalog)?;
+        let mut recent = recent.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = recent.0.iter().flatten();
+        for planned in known {
+            if planned.is_of(sql, serial, view.shape, search_path, user, one_shard) {
+                return Ok(Arc::clone(planned));
+            }
+        }
+        let planned = self.plan(sql, view, search_path, user, one_shard)?;
+        if sql.len() <= RECENT_PLAN_BYTES_MAX {
+            let place = recent.1;
+            recent.0[place] = Some(Arc::clone(&planned));
+            recent.1 = (place + 1) % RECENT_PLANS;
+        }
+        Ok(planned)
+    }
+
     /// The plan of one statement's text, cached. `one_shard`: of a session that `SET ringway.shard` holds to one.
     pub fn plan(
         &self,
@@ -170,16 +220,8 @@ impl Gateway {
     ) -> Result<Arc<Planned>, Box<PgError>> {
         let catalog = self.catalog.load_full().ok_or_else(no_catalog)?;
         let hash = self.hasher.hash_one((sql, search_path, user, catalog.serial, view.shape, one_shard));
-        let same = |planned: &Planned| {
-            *planned.sql == *sql
-                && planned.key.search_path == search_path
-                && planned.key.user == user
-                && planned.key.catalog == catalog.serial
-                && planned.key.shape == view.shape
-                && planned.key.one_shard == one_shard
-        };
         if let Some(planned) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
-            if same(planned) {
+            if planned.is_of(sql, catalog.serial, view.shape, search_path, user, one_shard) {
                 return Ok(Arc::clone(planned));
             }
         }

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringway_topology::model::Move;
 
@@ -15,6 +16,8 @@ use crate::pool::ReadyConn;
 
 /// Tables that a new connection meets ahead of its use.
 const TABLES_MAX: usize = 32;
+/// A table that somebody has locked must not keep a connection.
+const REHEARSAL_MAX: Duration = Duration::from_secs(2);
 
 /// Opens what is missing, in the background. Called every second.
 pub fn prepare(gateway: &Arc<Gateway>) {
@@ -27,17 +30,20 @@ pub fn prepare(gateway: &Arc<Gateway>) {
         };
         for (owner, receiver) in [(source, target), (target, source)] {
             for (pool, wanted) in gateway.pools.to_take_over(owner, receiver) {
-                let (view, moving) = (Arc::clone(&view), moving.clone());
-                gateway.tasks.spawn(async move {
+                let (gateway, view, moving) = (Arc::clone(gateway), Arc::clone(&view), moving.clone());
+                let tasks = gateway.tasks.clone();
+                tasks.spawn(async move {
                     // All of them before one is given back: an idle one would be taken for enough.
                     let mut opened = Vec::new();
                     while pool.connections.load(Ordering::Relaxed) < wanted {
                         let Some(mut connection) = pool.warm(wanted).await else { break };
-                        if let Err(error) = rehearse(&mut connection, pool.purpose, &view, &moving).await {
-                            tracing::debug!(%error, "a connection was lost ahead of its use");
-                            break;
+                        let gid = gateway.gid(pool.shard, 0).to_string();
+                        let rehearsal = rehearse(&mut connection, pool.purpose, &view, &moving, &gid);
+                        match tokio::time::timeout(REHEARSAL_MAX, rehearsal).await {
+                            Ok(Ok(())) => opened.push(connection),
+                            // It is in the middle of something, and is closed.
+                            Ok(Err(_)) | Err(_) => break,
                         }
-                        opened.push(connection);
                     }
                 });
             }
@@ -46,7 +52,13 @@ pub fn prepare(gateway: &Arc<Gateway>) {
 }
 
 /// What servers look up or compile only once per connection. Refusals (a role that may not read a table) do not matter.
-async fn rehearse(connection: &mut ReadyConn, purpose: Purpose, view: &View, moving: &Move) -> Result<(), PoolError> {
+async fn rehearse(
+    connection: &mut ReadyConn,
+    purpose: Purpose,
+    view: &View,
+    moving: &Move,
+    gid: &str,
+) -> Result<(), PoolError> {
     let names: Vec<_> =
         view.topology.tables_of(moving.keyspace).map(|(table, ..)| &table.name).take(TABLES_MAX).collect();
     for name in &names {
@@ -56,11 +68,9 @@ async fn rehearse(connection: &mut ReadyConn, purpose: Purpose, view: &View, mov
         Purpose::Application => {
             // In the form and in a transaction as a commit runs them, and nothing comes of it.
             let secret = view.topology.secret.as_str();
-            connection.queue_query("BEGIN");
+            connection.queue_query("BEGIN; SET LOCAL lock_timeout = 1000");
             queue_call(connection, "SELECT * FROM ringway.captured($1) LIMIT 1", &[secret]);
-            let nothing = ["0", "0", "rehearsal"];
-            let settle = "SELECT ringway.settle_captured($1, $2, $3, $4)";
-            queue_call(connection, settle, &[secret, nothing[0], nothing[1], nothing[2]]);
+            queue_call(connection, "SELECT ringway.settle_captured($1, $2, $3, $4)", &[secret, "0", "0", gid]);
             connection.queue_query("ROLLBACK");
         }
         Purpose::Service => {

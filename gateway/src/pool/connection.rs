@@ -6,12 +6,14 @@
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::task::{ready, Context, Poll};
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use lru::LruCache;
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 
 use super::error::{PoolError, ServerError};
 use super::settings::Settings;
@@ -179,21 +181,19 @@ impl ServerConnection {
                 Poll::Pending => break,
             }
         }
-        loop {
-            if let Err(error) = ready!(self.stream.poll_read_ready(context)) {
-                return Poll::Ready(Err(self.lost(error)));
-            }
-            if self.input.is_empty() {
-                self.input.reserve(READ_BYTES);
-            } else {
-                self.input.reserve(READ_BYTES / 4);
-            }
-            match self.stream.try_read_buf(&mut self.input) {
-                Ok(0) => return Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into()))),
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Poll::Ready(Err(self.lost(error))),
-            }
+        if let Err(error) = ready!(self.stream.poll_read_ready(context)) {
+            return Poll::Ready(Err(self.lost(error)));
+        }
+        if self.input.is_empty() {
+            self.input.reserve(READ_BYTES);
+        } else {
+            self.input.reserve(READ_BYTES / 4);
+        }
+        // Unlike `try_read_buf`, a read that did not fill the buffer is known to have emptied the socket: no second one asks.
+        match ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.input)) {
+            Ok(0) => Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into()))),
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(self.lost(error))),
         }
     }
 

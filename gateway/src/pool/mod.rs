@@ -26,15 +26,15 @@ use endpoint::Endpoint;
 use error::PoolError;
 pub use pool::{Claim, Pool, ReadyConn};
 
-/// Every pool of this gateway.
 /// Connections of one role that are opened ahead of a cutover, on a shard that has fewer.
 const TAKE_OVER_CONNECTIONS_MAX: usize = 8;
 
+/// Every pool of this gateway.
 #[derive(Debug)]
 pub struct Pools {
     gateway: GatewayId,
     limits: Limits,
-    pools: Mutex<HashMap<Key, (String, Arc<Pool>)>>,
+    pools: Mutex<HashMap<Key, Arc<Pool>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +49,7 @@ impl Pools {
         Pools { gateway, limits, pools: Mutex::default() }
     }
 
-    fn pools(&self) -> MutexGuard<'_, HashMap<Key, (String, Arc<Pool>)>> {
+    fn pools(&self) -> MutexGuard<'_, HashMap<Key, Arc<Pool>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -72,43 +72,45 @@ impl Pools {
         credentials: &Credentials,
     ) -> Result<Arc<Pool>, PoolError> {
         let key = Key { shard: shard.id, purpose, role: role.to_owned() };
-        if let Some((dsn, pool)) = self.pools().get(&key) {
-            if *dsn == shard.dsn {
-                return Ok(Arc::clone(pool));
-            }
+        if let Some(pool) = self.pools().get(&key).filter(|pool| pool.dsn == shard.dsn) {
+            return Ok(Arc::clone(pool));
         }
         let endpoint = Endpoint::parse(&shard.name, &shard.dsn)?;
-        let pool = Arc::new(Pool::new(shard.id, endpoint, role.to_owned(), purpose, self.gateway, &self.limits));
+        let pool = Arc::new(Pool::new(shard, endpoint, role.to_owned(), purpose, self.gateway, &self.limits));
         pool.set_credentials(credentials.clone());
-        self.pools().insert(key, (shard.dsn.clone(), Arc::clone(&pool)));
+        self.pools().insert(key, Arc::clone(&pool));
         Ok(pool)
     }
 
     pub fn all(&self) -> Vec<Arc<Pool>> {
-        let mut all: Vec<Arc<Pool>> = self.pools().values().map(|(_, pool)| Arc::clone(pool)).collect();
+        let mut all: Vec<Arc<Pool>> = self.pools().values().cloned().collect();
         all.sort_by(|a, b| (a.shard, &a.role).cmp(&(b.shard, &b.role)));
         all
     }
 
-    /// Closes connections that nobody uses.
     /// What `receiver` lacks to take over from `owner`: for each role, a pool and how many connections it should have. A cutover
     /// leaves no time to open them.
     pub fn to_take_over(&self, owner: &Shard, receiver: &Shard) -> Vec<(Arc<Pool>, usize)> {
         let mut lacking = Vec::new();
         for pool in self.all().into_iter().filter(|pool| pool.shard == owner.id) {
-            let wanted = pool.connections.load(Ordering::Relaxed).min(TAKE_OVER_CONNECTIONS_MAX);
+            // Of a small pool clients keep their half.
+            let most = TAKE_OVER_CONNECTIONS_MAX.min(self.limits.pool_size_max / 2);
+            let wanted = pool.connections.load(Ordering::Relaxed).min(most);
             let its_own = match pool.purpose {
                 Purpose::Application => self.application(receiver, &pool.role, &pool.credentials()),
                 Purpose::Service => self.service(receiver),
             };
             match its_own {
-                Ok(its_own) if its_own.connections.load(Ordering::Relaxed) < wanted => lacking.push((its_own, wanted)),
+                Ok(its_own) if its_own.connections.load(Ordering::Relaxed) < wanted && !its_own.is_refused() => {
+                    lacking.push((its_own, wanted));
+                }
                 _ => {}
             }
         }
         lacking
     }
 
+    /// Closes connections that nobody uses.
     pub fn reap(&self) {
         for pool in self.all() {
             pool.reap(Duration::from_millis(self.limits.pool_idle_ms));

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringway_topology::ids::{GatewayId, ShardId};
+use ringway_topology::model::Shard;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connect::{connect, ConnectRequest, Purpose};
@@ -19,6 +20,8 @@ use crate::config::Limits;
 #[derive(Debug)]
 pub struct Pool {
     pub shard: ShardId,
+    /// What `endpoint` was read from.
+    pub dsn: String,
     pub endpoint: Endpoint,
     pub role: String,
     pub purpose: Purpose,
@@ -30,6 +33,8 @@ pub struct Pool {
     waiting: AtomicUsize,
     /// Connections that are being opened ahead of their use.
     warming: AtomicUsize,
+    /// The shard has refused the last login: nobody tries ahead of a client.
+    refused: AtomicBool,
     pub connections: AtomicUsize,
     pub checkouts: AtomicU64,
     pub waited_microseconds: AtomicU64,
@@ -69,8 +74,8 @@ impl ReadyConn {
         self.pool.shard
     }
 
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.pool.endpoint
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 }
 
@@ -92,7 +97,7 @@ pub enum Claim {
 
 impl Pool {
     pub fn new(
-        shard: ShardId,
+        shard: &Shard,
         endpoint: Endpoint,
         role: String,
         purpose: Purpose,
@@ -100,7 +105,8 @@ impl Pool {
         limits: &Limits,
     ) -> Pool {
         Pool {
-            shard,
+            shard: shard.id,
+            dsn: shard.dsn.clone(),
             endpoint,
             role,
             purpose,
@@ -111,6 +117,7 @@ impl Pool {
             reserve: Arc::new(Semaphore::new(limits.pool_reserve_max)),
             waiting: AtomicUsize::new(0),
             warming: AtomicUsize::new(0),
+            refused: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             checkouts: AtomicU64::new(0),
             waited_microseconds: AtomicU64::new(0),
@@ -129,6 +136,10 @@ impl Pool {
 
     pub fn credentials(&self) -> Credentials {
         self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     pub fn idle_count(&self) -> usize {
@@ -167,7 +178,9 @@ impl Pool {
             timeout: self.limits.connect_timeout(),
             server_statements_max: self.limits.server_statements_max,
         })
-        .await?;
+        .await
+        .inspect_err(|error| self.refused.store(matches!(error, PoolError::Server(_)), Ordering::Relaxed))?;
+        self.refused.store(false, Ordering::Relaxed);
         self.connections.fetch_add(1, Ordering::Relaxed);
         Ok(ReadyConn { connection: Some(connection), pool: Arc::clone(self), _permit: permit })
     }

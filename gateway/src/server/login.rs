@@ -13,7 +13,7 @@ use crate::exec::cancel::CancelSlot;
 use crate::exec::client::Client;
 use crate::exec::executor::{Executor, Identity};
 use crate::exec::failure::Failure;
-use crate::exec::gateway::PARAMETERS_MAX;
+use crate::exec::gateway::{RecentPlans, PARAMETERS_MAX};
 use crate::exec::search_path::Names;
 use crate::exec::transaction::Transaction;
 use crate::pool::endpoint::Endpoint;
@@ -99,6 +99,8 @@ pub async fn login(
                 statement_began: std::time::SystemTime::now(),
                 last_shard: None,
                 cancel,
+                recent: RecentPlans::default(),
+                pools: Vec::new(),
             };
             executor.settings_changed();
             Ok(Some((Session::new(executor), number)))

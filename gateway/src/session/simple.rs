@@ -8,14 +8,16 @@ use crate::exec::bound::{Bound, Statement};
 use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
-use crate::exec::hold::admit;
+use crate::exec::hold::{admit, Admitted};
 use crate::exec::pump::Show;
 use crate::exec::transaction::Block;
 use crate::exec::{filter, statistics};
-use crate::plan::types::{Access, Plan};
+use crate::plan::route::Parameter;
+use crate::plan::types::{Access, Plan, Targets};
 use crate::pool::connection::StatementId;
+use crate::sql::lift::lift;
 use crate::sql::split::split;
-use crate::wire::{backend, frontend, Frame, PgError};
+use crate::wire::{backend, frontend, Format, Frame, PgError};
 
 impl Session {
     pub async fn simple_query(&mut self, frame: Frame) -> Result<(), Failure> {
@@ -82,7 +84,10 @@ impl Session {
                 self.statement(text, true).await?;
                 return Ok(Answered::WithoutReady);
             }
-            let admitted = admit(&mut self.executor, text, &[]).await?;
+            let admitted = match self.admit_lifted(text).await? {
+                Some(admitted) => admitted,
+                None => admit(&mut self.executor, text, &[]).await?,
+            };
             let plan = admitted.planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
             let shard = match (plan, admitted.placement.single()) {
                 (Plan::Query(query), Some(shard)) if filter::text(query, &admitted, shard, &query.sql)?.is_none() => {
@@ -132,6 +137,33 @@ impl Session {
             }
             self.executor.transaction.statements += u64::from(self.executor.transaction.is_open());
             return Ok(Answered::WithReady);
+        }
+    }
+
+    /// By the plan of the text without its literals, which other texts of the same statement have left. Only for statements that
+    /// their keys, or single tables, hold to one shard: there the plan decides nothing but the shard. Everything else, errors
+    /// included, is said by the text's own plan.
+    async fn admit_lifted(&mut self, text: &str) -> Result<Option<Admitted>, Failure> {
+        let Some(lifted) = lift(text) else { return Ok(None) };
+        let Some(view) = self.executor.gateway.view.current() else { return Ok(None) };
+        let Ok(planned) = self.executor.plan(&lifted.text, &view) else { return Ok(None) };
+        let is_of_one =
+            matches!(&planned.plan, Ok(Plan::Query(q)) if matches!(q.targets, Targets::Keys(_) | Targets::Home));
+        if !is_of_one || planned.pins {
+            return Ok(None);
+        }
+        let parameters: Vec<Parameter<'_>> = lifted
+            .values
+            .iter()
+            .map(|value| Parameter { type_oid: 0, format: Format::Text, value: Some(value.as_bytes()) })
+            .collect();
+        match admit(&mut self.executor, &lifted.text, &parameters).await {
+            Ok(admitted) if admitted.placement.single().is_some() => Ok(Some(admitted)),
+            Ok(_) => Ok(None),
+            Err(Failure::Gone(error)) => Err(Failure::Gone(error)),
+            // It has waited long enough.
+            Err(failure) if matches!(failure.code(), "55P03" | "53300" | "57014") => Err(failure),
+            Err(_) => Ok(None),
         }
     }
 

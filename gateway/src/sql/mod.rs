@@ -9,6 +9,7 @@
 pub mod clauses;
 pub mod depth;
 pub mod lexer;
+pub mod lift;
 pub mod parse;
 pub mod splice;
 pub mod split;

@@ -42,8 +42,8 @@ pub struct Live {
     pub void_checked: Option<Instant>,
     /// Beginnings, rows and bytes of the last seconds' chunks.
     pub chunks: VecDeque<(Instant, u64, u64)>,
-    /// Rows that the next chunk is to have, after one that a shard did not answer in time.
-    pub smaller_chunk: Option<u64>,
+    /// Rows that a chunk of this table may have, after one that a shard did not answer in time.
+    pub chunk_ceiling: Option<(TableName, u64)>,
 }
 
 /// Rates are those of this long.

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::error::SqlState;
+
 use super::conn::ShardConn;
 use super::context::MoveContext;
 use super::effects;
@@ -58,7 +60,19 @@ pub async fn prepare(ctx: &MoveContext, direction: Direction) -> Result<(), Move
         effects::warm(ctx, &mut sessions).await?;
         Ok::<_, MoveError>(sessions)
     };
-    let sessions = opened.await?;
+    let sessions = match opened.await {
+        Ok(sessions) => sessions,
+        Err(error) => {
+            // A shard that was away when the control plane started has an older schema of ours.
+            if error.has_code(&SqlState::UNDEFINED_FUNCTION) {
+                let (from, to) = ctx.record().ends(direction)?;
+                for shard in [from, to] {
+                    ctx.cluster.migrate(shard).await?;
+                }
+            }
+            return Err(error);
+        }
+    };
     tracing::debug!(r#move = ctx.id.0, took = ?begun.elapsed(), "the cutover's sessions are open");
     keep(ctx, sessions);
     Ok(())

@@ -101,6 +101,15 @@ fn pause_cutovers(ctx: &MoveContext) {
     live.undone_in_a_row += 1;
 }
 
+/// A cutover that could not begin: a state that only waits has its own ways of waiting, one with an effect would run it again at once.
+async fn not_yet(ctx: &MoveContext) -> Result<(), MoveError> {
+    let next = ctx.live().next_cutover;
+    if effect_of(ctx.record().state).is_some() {
+        ctx.pause(next.map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()))).await;
+    }
+    Ok(())
+}
+
 /// Stores the next state, and what follows from entering it.
 async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
     let now = unix_ms();
@@ -109,13 +118,13 @@ async fn advance(ctx: &MoveContext, event: Event) -> Result<(), MoveError> {
             if !ctx.take_cutover_turn() {
                 ctx.trouble("waiting for another move's cutover to end");
                 ctx.live().next_cutover = Some(Instant::now() + CUTOVER_TURN_EVERY);
-                return Ok(());
+                return not_yet(ctx).await;
             }
             if let Err(error) = cutover::prepare(ctx, direction).await {
                 ctx.trouble(format!("the cutover cannot begin: {error}"));
                 ctx.live().cutover_turn = None;
                 pause_cutovers(ctx);
-                return Ok(());
+                return not_yet(ctx).await;
             }
             ctx.live().held_since = Some(Instant::now());
         }

@@ -42,7 +42,7 @@ impl MoveError {
         }
     }
 
-    fn has_code(&self, state: &SqlState) -> bool {
+    pub fn has_code(&self, state: &SqlState) -> bool {
         self.code() == Some(state.code())
     }
 

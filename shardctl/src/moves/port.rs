@@ -151,6 +151,12 @@ impl Cluster {
         Ok(self.control.client_of_dsn(dsn, shard).await?)
     }
 
+    /// Brings the `ringway` schema of a member up to date.
+    pub async fn migrate(&self, shard: ShardId) -> Result<(), MoveError> {
+        let mut client = self.control.shard_client(shard).await?;
+        Ok(crate::shards::migrate(&mut client).await?)
+    }
+
     /// Registers a new shard, or goes on registering it, until it is a full member.
     pub async fn join_shard(&self, name: &str, dsn: &str) -> Result<ShardId, MoveError> {
         Ok(shards::join(&self.control, name, dsn).await?)

@@ -41,6 +41,7 @@ pub enum State {
     /// Its transaction is the point of no return.
     Fence(Direction),
     /// The ring gives the arcs to their new owner, which takes writes from now on; they are still held.
+    #[serde(alias = "publish_switch", alias = "open_target")]
     Switch(Direction),
     PublishRelease(Direction),
     /// A cutover that exceeded a bound before the point of no return. `void`: rows must be copied again first.

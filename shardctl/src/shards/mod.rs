@@ -15,5 +15,5 @@ pub mod roles;
 pub mod sequences;
 
 pub use join::{join, join_with_warnings, Joined};
-pub use migrate::migrate_members;
+pub use migrate::{migrate, migrate_members};
 pub use remove::remove;

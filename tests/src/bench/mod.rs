@@ -4,6 +4,7 @@ mod backfill;
 mod copy_pipe;
 mod cutovers;
 mod point_reads;
+mod proxies;
 
 use std::time::Duration;
 
@@ -33,12 +34,29 @@ pub struct Arguments {
     /// Milliseconds from one write of a client to its next, in the first load; in the second they do not pause
     #[arg(long, default_value_t = 20)]
     pub pace_ms: u64,
+    /// Only the comparison with other proxies
+    #[arg(long)]
+    pub proxies_only: bool,
+    #[command(flatten)]
+    pub proxies: proxies::Arguments,
     /// Clients that are busy during the second backfill
     #[arg(long, default_value_t = 16)]
     pub backfill_clients: usize,
 }
 
+impl Arguments {
+    fn proxy_comparison(&self) -> bool {
+        self.proxies_only || self.proxies.proxy_rounds > 0 && !self.small
+    }
+}
+
 pub async fn run(arguments: Arguments) -> Result<()> {
+    if arguments.proxy_comparison() {
+        proxies::compare(&arguments.proxies).await?;
+    }
+    if arguments.proxies_only {
+        return Ok(());
+    }
     let size = if arguments.small { Size::SMALL } else { Size::DEMO };
     let cluster = Cluster::start(Options { shards: 2, ..Options::default() }).await?;
     let outcome = measure(&arguments, &cluster, size).await;

@@ -56,7 +56,9 @@ async fn one_table(
         settle_attempts_max: limits.settle_attempts_max,
         effect,
     };
-    let mut rows = ctx.live().smaller_chunk.take().unwrap_or(limits.chunk_rows_initial);
+    let ceiling = ctx.live().chunk_ceiling.take().filter(|(name, _)| *name == table.name);
+    let mut ceiling = ceiling.map_or(limits.chunk_rows_max, |(_, rows)| rows);
+    let mut rows = limits.chunk_rows_initial.min(ceiling);
     let mut unstored = Reconciled::default();
     let mut stored_at = Instant::now();
     loop {
@@ -80,8 +82,11 @@ async fn one_table(
                     }
                 }
                 Err(error) => {
-                    // The step begins again, with new sessions: a chunk that was too large for a busy shard must not stay so.
-                    ctx.live().smaller_chunk = Some((rows / 2).max(limits.chunk_rows_min));
+                    // The step begins again, with new sessions, where it is now; a chunk that was too large for a busy shard must
+                    // not stay so.
+                    let smaller = (rows / 2).max(limits.chunk_rows_min);
+                    ctx.live().chunk_ceiling = Some((table.name.clone(), smaller));
+                    store_progress(ctx, table, &mut unstored, last_key, false).await?;
                     return Err(error);
                 }
             }
@@ -100,16 +105,7 @@ async fn one_table(
             last_key = through;
         }
         if finished || stored_at.elapsed().as_millis() as u64 >= limits.progress_store_interval_ms {
-            let (more, key) = (std::mem::take(&mut unstored), last_key.clone());
-            ctx.update(|record| {
-                if let Some(progress) = record.table_mut(&table.name) {
-                    progress.rows_done += more.rows;
-                    progress.bytes_done += more.bytes;
-                    progress.last_key = key;
-                    progress.backfilled = finished;
-                }
-            })
-            .await?;
+            store_progress(ctx, table, &mut unstored, last_key.clone(), finished).await?;
             stored_at = Instant::now();
         }
         let took = begun.elapsed();
@@ -118,8 +114,29 @@ async fn one_table(
         if finished {
             return Ok(());
         }
-        rows = next_size(limits, rows, took);
+        // Slowly back to where it was, in case the shard was busy only for a while.
+        ceiling = (ceiling + ceiling / 8 + 1).min(limits.chunk_rows_max);
+        rows = next_size(limits, rows, took).min(ceiling);
     }
+}
+
+async fn store_progress(
+    ctx: &MoveContext,
+    table: &MovingTable,
+    unstored: &mut Reconciled,
+    last_key: Option<Vec<String>>,
+    finished: bool,
+) -> Result<(), MoveError> {
+    let more = std::mem::take(unstored);
+    ctx.update(|record| {
+        if let Some(progress) = record.table_mut(&table.name) {
+            progress.rows_done += more.rows;
+            progress.bytes_done += more.bytes;
+            progress.last_key = last_key;
+            progress.backfilled = finished;
+        }
+    })
+    .await
 }
 
 fn retryable(error: &MoveError) -> bool {

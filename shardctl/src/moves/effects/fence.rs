@@ -22,8 +22,9 @@ use super::fingerprint;
 use super::prepared::resolve;
 use super::publish::hold_time_left;
 
-/// A writer there that waits for held writes does not end before they are released: the cutover then makes way.
-const OTHER_END_LOCK_MAX: Duration = Duration::from_millis(200);
+/// For the locks that schema changes, and on the other end guards, conflict with. A writer on the other end that waits for held writes
+/// does not end before they are released: the cutover then makes way.
+const TABLE_LOCK_MAX: Duration = Duration::from_millis(200);
 const LOOK_AGAIN_PAUSE: Duration = Duration::from_millis(2);
 const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -101,6 +102,11 @@ pub async fn warm(ctx: &MoveContext, sessions: &mut CutoverSessions) -> Result<(
     };
     let (on_from, on_to) = tokio::try_join!(on_from, on_to)?;
     resolve(from, finisher, from_id).await?;
+    let found = joined(sessions.direction, &on_from.fingerprint, &on_to.fingerprint);
+    if record.fingerprint.as_deref() != Some(found.as_str()) {
+        ctx.live().void_checked = None;
+        return Err(MoveError::retry("tables were changed since they were verified"));
+    }
     sessions.tables = Some(KnownTables { from: on_from, to: on_to });
     Ok(())
 }
@@ -113,6 +119,14 @@ fn rehearsal(ctx: &MoveContext) -> String {
         begin(ctx.limits.ddl_lock_timeout_ms),
         fingerprint::stamp_arguments(ctx)
     )
+}
+
+/// Both ends' fingerprints in the record's order, which is the source's first.
+fn joined(direction: Direction, from: &str, to: &str) -> String {
+    match direction {
+        Direction::Forward => fingerprint::join(from, to),
+        Direction::Reverse => fingerprint::join(to, from),
+    }
 }
 
 enum Attempt {
@@ -141,28 +155,30 @@ async fn attempt(
 ) -> Result<Attempt, Failed> {
     let CutoverSessions { from, to, finisher, tables, .. } = sessions;
     let record = ctx.record();
-    let lock_timeout_ms = hold_time_left(ctx).as_millis() as u64;
+    let lock_timeout_ms = (hold_time_left(ctx).as_millis() as u64).max(1);
     let fence_tables = format!("SELECT ringway.fence_tables({})", fingerprint::stamp_arguments(ctx));
+    // A schema change that has begun on one end waits for the other: neither may keep reads waiting behind it for long.
+    let table_lock_timeout_ms = lock_timeout_ms.min(TABLE_LOCK_MAX.as_millis() as u64);
     // No DDL from here on: neither through gateways (the advisory lock) nor past them (the tables' locks), on either end. The
     // tables' locks keep nobody from writing or finishing. `close_arcs` waits for every transaction that has passed a guard,
     // prepared ones too; none passes after it.
     let fence = format!(
         "{}; SELECT pg_catalog.pg_advisory_xact_lock(x'52570003'::int, 0); {fence_tables};
-         SELECT ringway.close_arcs({}, {}); {}",
-        begin(lock_timeout_ms),
+         SET LOCAL lock_timeout = {lock_timeout_ms}; SELECT ringway.close_arcs({}, {}); {}",
+        begin(table_lock_timeout_ms),
         record.keyspace,
         arcs_literal(&record.arcs),
         look(&record, round)
     );
     let there = format!(
         "{}; SET LOCAL idle_in_transaction_session_timeout = {}; {fence_tables}",
-        begin(lock_timeout_ms.min(OTHER_END_LOCK_MAX.as_millis() as u64)),
+        begin(table_lock_timeout_ms),
         ctx.limits.statement_timeout_ms
     );
     let (here, there) = tokio::try_join!(from.rows_of(&fence), to.rows_of(&there))?;
     ctx.held_stage("fenced");
-    // The last four statements' rows: the stamp, nothing, and what was looked for.
-    let [.., stamp, _, handed_over, captured] = here.as_slice() else {
+    // The last five statements' rows: the stamp, nothing twice, and what was looked for.
+    let [.., stamp, _, _, handed_over, captured] = here.as_slice() else {
         return Err(MoveError::retry("the fence's statements were not all answered").into());
     };
     if is_true(handed_over) {
@@ -202,10 +218,7 @@ async fn attempt(
         Some(known) => known,
         None => fingerprint::of_shard(ctx, to).await?,
     };
-    let found = match direction {
-        Direction::Forward => fingerprint::join(&here, &there),
-        Direction::Reverse => fingerprint::join(&there, &here),
-    };
+    let found = joined(direction, &here, &there);
     if !record.verified || record.fingerprint.as_deref() != Some(found.as_str()) {
         return Err(MoveError::Void(
             "tables were rewritten, or a server has failed over, since they were verified".into(),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::moves::conn::ShardConn;
+use crate::moves::conn::{is_true, ShardConn};
 use crate::moves::context::MoveContext;
 use crate::moves::cutover::CutoverSessions;
 use crate::moves::error::MoveError;
@@ -67,6 +67,23 @@ pub async fn open_under_fence(ctx: &MoveContext, to: &mut ShardConn, to_is_locke
 pub async fn open(ctx: &MoveContext, direction: Direction, sessions: &mut CutoverSessions) -> Result<(), MoveError> {
     let (from_id, _) = ctx.record().ends(direction)?;
     let CutoverSessions { from, to, .. } = sessions;
+    let record = ctx.record();
+    if !to.is_usable() {
+        return Err(MoveError::retry(format!("the session on shard {} was lost", to.shard)));
+    }
+    // Once it is open its writers hold the lock that opening needs, for as long as they like.
+    let is_open = to
+        .rows_of(&format!(
+            "SELECT EXISTS (SELECT FROM ringway.move m WHERE m.move_id = {} AND m.side = 'source')
+                AND NOT EXISTS (SELECT FROM ringway.guard_state g WHERE g.keyspace = {} AND g.closed && {})",
+            record.id,
+            record.keyspace,
+            arcs_literal(&record.arcs)
+        ))
+        .await?;
+    if is_open.last().is_some_and(|rows| is_true(rows)) {
+        return Ok(());
+    }
     let statements = open_statements(ctx);
     let deadline = Instant::now() + Duration::from_millis(ctx.limits.statement_timeout_ms);
     loop {

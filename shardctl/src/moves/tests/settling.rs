@@ -139,7 +139,7 @@ async fn partial_indexes_and_exclusions_conflict_for_the_rows_that_they_hold() {
     for shard in [&mut from, &mut to] {
         shard
             .batch(
-                "CREATE TABLE public.slots (tenant text NOT NULL, id int8 PRIMARY KEY, place int, live bool, span int4range,
+                "CREATE TABLE public.slots (tenant text NOT NULL, id int8 PRIMARY KEY, place int, live bool, span int4range, r int,
                      EXCLUDE USING gist (span WITH &&) WHERE (span IS NOT NULL));
                  CREATE UNIQUE INDEX ON public.slots (abs(place)) WHERE live;
                  GRANT ALL ON public.slots TO app;
@@ -151,12 +151,12 @@ async fn partial_indexes_and_exclusions_conflict_for_the_rows_that_they_hold() {
     }
     let tenant = tenants(&mut from).await.remove(0);
     // The target's own row is not held by the partial index, and has no span.
-    let own = "INSERT INTO public.slots SELECT 'x' || g, 99, 1, false, NULL FROM generate_series(1, 100) g \
+    let own = "INSERT INTO public.slots SELECT 'x' || g, 99, 1, false, NULL, 1 FROM generate_series(1, 100) g \
                WHERE ringway.token('x' || g) <= 0 LIMIT 1";
     to.execute(own, &[]).await.unwrap();
     let app = client(&pair.source.dsn("app")).await;
     app.batch_execute(&format!(
-        "INSERT INTO public.slots VALUES ('{tenant}', 1, 1, true, '[1,5)'), ('{tenant}', 2, -1, false, '[10,15)')"
+        "INSERT INTO public.slots VALUES ('{tenant}', 1, 1, true, '[1,5)', 1), ('{tenant}', 2, -1, false, '[10,15)', 1)"
     ))
     .await
     .unwrap();

@@ -1,0 +1,68 @@
+//! One line for each target of a workload: medians of the rounds, and ratios to the direct connection and to PgBouncer.
+
+use super::pgbench::Run;
+
+pub struct Row {
+    name: &'static str,
+    pub note: &'static str,
+    runs: Vec<Run>,
+    /// Of the proxy, for each transaction, in microseconds.
+    cpu: Vec<f64>,
+}
+
+impl Row {
+    pub fn new(name: &'static str) -> Row {
+        Row { name, note: "", runs: Vec::new(), cpu: Vec::new() }
+    }
+
+    pub fn add(&mut self, run: Run, cpu_nanoseconds: Option<u64>) {
+        self.runs.push(run);
+        if let Some(nanoseconds) = cpu_nanoseconds {
+            self.cpu.push(nanoseconds as f64 / 1_000.0 / run.transactions.max(1) as f64);
+        }
+    }
+
+    fn per_second(&self) -> Vec<f64> {
+        self.runs.iter().map(|run| run.per_second).collect()
+    }
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Of the ratios round by round.
+fn ratio(a: &Row, b: &Row) -> f64 {
+    median(a.per_second().iter().zip(b.per_second()).map(|(a, b)| a / b).collect())
+}
+
+pub fn print_header() {
+    println!(
+        "{:<46} {:>9} {:>10} {:>11} {:>13} {:>14} {:>13}",
+        "medians", "per s", "of direct", "of bouncer", "latency ms", "proxy CPU us", "per CPU s"
+    );
+}
+
+pub fn print(workload: &str, rows: &[Row]) {
+    println!("{workload}");
+    let direct = rows.iter().find(|row| row.name == "direct");
+    let bouncer = rows.iter().find(|row| row.name == "pgbouncer");
+    let bouncer_cpu = bouncer.map(|row| median(row.cpu.clone()));
+    for row in rows {
+        let of = |other: Option<&Row>| other.map_or_else(String::new, |other| format!("{:.2}", ratio(row, other)));
+        let cpu = median(row.cpu.clone());
+        // How many transactions a second of the proxy's processor time serves, against PgBouncer.
+        let per_cpu = bouncer_cpu.filter(|_| !row.cpu.is_empty()).map(|bouncer| bouncer / cpu);
+        println!(
+            "  {:<44} {:>9.0} {:>10} {:>11} {:>13.3} {:>14} {:>13}",
+            format!("{}{}", row.name, row.note),
+            median(row.per_second()),
+            of(direct),
+            of(bouncer),
+            median(row.runs.iter().map(|run| run.latency_ms).collect()),
+            if row.cpu.is_empty() { String::new() } else { format!("{cpu:.1}") },
+            per_cpu.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+        );
+    }
+}
