@@ -29,6 +29,7 @@ use score::Score;
 
 const FILES: &[(&str, &str)] = &[
     ("points.slt", include_str!("differential/points.slt")),
+    ("literals.slt", include_str!("differential/literals.slt")),
     ("fan_out.slt", include_str!("differential/fan_out.slt")),
     ("joins.slt", include_str!("differential/joins.slt")),
     ("aggregates.slt", include_str!("differential/aggregates.slt")),
