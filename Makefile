@@ -6,7 +6,7 @@ LISTEN ?= 127.0.0.1:6432
 GRPC ?= 127.0.0.1:7432
 PREFIX ?= /usr/local
 
-QUICK_SUITES = tidy tokens auth bad_input cli schema_changes computed_keys insert_select session
+QUICK_SUITES = tidy tokens auth tls bad_input cli schema_changes computed_keys insert_select session
 LONG_SUITES = differential split direct_writer stale_gateway sick_target faults engine_faults
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
 
@@ -28,7 +28,7 @@ down:
 # Everything CI runs, quick suites first. Servers that tests start, they stop.
 test: postgresql lint
 	$(CARGO) build --locked --workspace --bins
-	$(CARGO) test --locked --no-fail-fast -p ringway-proto -p ringway-topology -p ringway-gateway -p shardctl
+	$(CARGO) test --locked --no-fail-fast -p ringway-proto -p ringway-topology -p ringway-tls -p ringway-gateway -p shardctl
 	$(CARGO) test --locked --no-fail-fast -p ringway-tests $(QUICK_SUITES:%=--test %)
 	$(CARGO) test --locked --no-fail-fast -p ringway-tests $(LONG_SUITES:%=--test %)
 

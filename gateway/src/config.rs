@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
+use ringway_tls::ServerFiles;
 use serde::Deserialize;
 
 /// The gateway of a Ringway cluster: what applications connect to.
@@ -25,9 +27,21 @@ pub struct Options {
     /// How clients prove who they are.
     #[arg(long, env = "RINGWAY_AUTH", value_enum)]
     pub auth: Option<AuthMode>,
-    /// File of users, one `name verifier-or-password` per line; implies --auth scram.
+    /// File of users, one `name verifier-or-password` per line; implies --auth scram if --auth is not given.
     #[arg(long, env = "RINGWAY_USERS", value_name = "FILE")]
     pub users: Option<PathBuf>,
+    /// Certificate that clients see, PEM, followed by what leads to its authority. Read again on SIGHUP.
+    #[arg(long, env = "RINGWAY_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, PEM, readable by its owner alone.
+    #[arg(long, env = "RINGWAY_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities of clients' certificates, PEM: every client must show a certificate of one of them, and so use TLS.
+    #[arg(long, env = "RINGWAY_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Refuse clients that do not use TLS.
+    #[arg(long, env = "RINGWAY_TLS_REQUIRED", action = clap::ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub tls_required: bool,
     /// TOML file with these options (underscores for dashes) and a [limits] table.
     #[arg(long, env = "RINGWAY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -46,8 +60,10 @@ pub struct Options {
 pub enum AuthMode {
     /// Every client is who it says it is. For development on loopback.
     Trust,
-    /// SCRAM-SHA-256 against the users file.
+    /// SCRAM-SHA-256 against the users file; under TLS with channel binding.
     Scram,
+    /// A certificate whose common name is the user's name (--tls-client-ca).
+    Cert,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,6 +75,11 @@ struct File {
     auth: Option<AuthMode>,
     users: Option<PathBuf>,
     secret: Option<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
+    #[serde(default)]
+    tls_required: bool,
     #[serde(default)]
     limits: Limits,
 }
@@ -177,6 +198,9 @@ pub struct Config {
     pub auth: AuthMode,
     pub users: Option<PathBuf>,
     pub secret: Option<String>,
+    /// None: clients are answered that there is no TLS.
+    pub tls: Option<ServerFiles>,
+    pub tls_required: bool,
     pub fault_file: Option<PathBuf>,
     pub limits: Limits,
 }
@@ -195,6 +219,12 @@ pub enum ConfigError {
     BadListen(String),
     #[error("--auth scram needs --users FILE")]
     NoUsers,
+    #[error("--tls-cert and --tls-key belong together: give both")]
+    HalfTls,
+    #[error("{0} needs --tls-cert and --tls-key")]
+    NoTls(&'static str),
+    #[error("--auth cert needs --tls-client-ca FILE")]
+    NoClientAuthorities,
     #[error("limit {0} must not be 0")]
     ZeroLimit(&'static str),
 }
@@ -225,6 +255,18 @@ impl Config {
         if auth == AuthMode::Scram && users.is_none() {
             return Err(ConfigError::NoUsers);
         }
+        let client_authorities = options.tls_client_ca.or(file.tls_client_ca);
+        let tls_required = options.tls_required || file.tls_required;
+        if auth == AuthMode::Cert && client_authorities.is_none() {
+            return Err(ConfigError::NoClientAuthorities);
+        }
+        let tls = match (options.tls_cert.or(file.tls_cert), options.tls_key.or(file.tls_key)) {
+            (Some(certificate), Some(key)) => Some(ServerFiles { certificate, key, client_authorities }),
+            (None, None) if client_authorities.is_some() => return Err(ConfigError::NoTls("--tls-client-ca")),
+            (None, None) if tls_required => return Err(ConfigError::NoTls("--tls-required")),
+            (None, None) => None,
+            _ => return Err(ConfigError::HalfTls),
+        };
         let limits = file.limits;
         for (name, value) in [
             ("pool_size_max", limits.pool_size_max),
@@ -246,6 +288,8 @@ impl Config {
             auth,
             users,
             secret: options.secret.or(file.secret),
+            tls,
+            tls_required,
             fault_file: options.fault_file,
             limits,
         })
@@ -280,5 +324,19 @@ mod tests {
         assert!(matches!(Config::load(options(&["--topology", "x"])), Err(ConfigError::BadTopology(_))));
         let scram = options(&["--topology", "http://x:1", "--auth", "scram"]);
         assert!(matches!(Config::load(scram), Err(ConfigError::NoUsers)));
+    }
+
+    #[test]
+    fn tls_is_whole_or_not_there() {
+        let load = |arguments: &[&str]| Config::load(options(&[&["--topology", "http://x:1"], arguments].concat()));
+        assert!(load(&[]).unwrap().tls.is_none());
+        let tls = load(&["--tls-cert", "c", "--tls-key", "k", "--tls-required"]).unwrap();
+        assert!(tls.tls_required && tls.tls.is_some_and(|files| files.client_authorities.is_none()));
+        assert!(matches!(load(&["--tls-cert", "c"]), Err(ConfigError::HalfTls)));
+        assert!(matches!(load(&["--tls-key", "k", "--tls-client-ca", "a"]), Err(ConfigError::HalfTls)));
+        assert!(matches!(load(&["--tls-required"]), Err(ConfigError::NoTls("--tls-required"))));
+        assert!(matches!(load(&["--tls-client-ca", "a"]), Err(ConfigError::NoTls("--tls-client-ca"))));
+        let cert = load(&["--auth", "cert", "--tls-cert", "c", "--tls-key", "k"]);
+        assert!(matches!(cert, Err(ConfigError::NoClientAuthorities)));
     }
 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod exec;
 pub mod link;
 pub mod merge;
+pub mod net;
 pub mod plan;
 pub mod pool;
 pub mod server;

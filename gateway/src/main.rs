@@ -13,7 +13,7 @@ use ringway_gateway::server::users::Users;
 use ringway_gateway::server::{serve, Server};
 use ringway_gateway::sql::depth::STACK_BYTES;
 use ringway_topology::ids::GatewayId;
-use tokio::signal::unix::{signal, SignalKind};
+use tokio::signal::unix::{signal, Signal, SignalKind};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let users = match (&config.auth, &config.users) {
-        (AuthMode::Scram, Some(path)) => Some(Users::read(path)?),
+        (AuthMode::Scram | AuthMode::Cert, Some(path)) => Some(Users::read(path)?),
         _ => None,
     };
     let listener = tokio::net::TcpListener::bind(config.listen)
@@ -50,7 +50,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     gateway.tasks.spawn(link::follow(Arc::clone(&gateway), source, link_token.clone()));
     gateway.tasks.spawn(forget::run(Arc::clone(&gateway), forget_receiver, link_token.clone()));
 
-    let server = Arc::new(Server::new(Arc::clone(&gateway), users));
+    let has_tls = gateway.config.tls.is_some();
+    let server = Arc::new(Server::new(Arc::clone(&gateway), users)?);
+    if has_tls {
+        gateway.tasks.spawn(follow_certificates(
+            Arc::clone(&server),
+            signal(SignalKind::hangup())?,
+            link_token.clone(),
+        ));
+    }
     let serving = serve(server, listener, gateway.shutdown.clone());
     tracing::info!(%listen, gateway = id.0, "serving");
     let mut terminate = signal(SignalKind::terminate())?;
@@ -69,4 +77,22 @@ async fn run(config: Config) -> anyhow::Result<()> {
     gateway.tasks.close();
     let _within_bounds = tokio::time::timeout(std::time::Duration::from_secs(5), gateway.tasks.wait()).await;
     Ok(())
+}
+
+/// Renewed certificates count from a SIGHUP on, without a break for anybody.
+async fn follow_certificates(server: Arc<Server>, mut hangup: Signal, token: CancellationToken) {
+    loop {
+        tokio::select! {
+            Some(()) = hangup.recv() => {}
+            () = token.cancelled() => return,
+        }
+        let reading = Arc::clone(&server);
+        match tokio::task::spawn_blocking(move || reading.read_tls()).await {
+            Ok(Ok(())) => tracing::info!("the TLS files have been read again"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the TLS files cannot be used: what was read before still counts")
+            }
+            Err(error) => tracing::error!(%error, "the TLS files could not be read"),
+        }
+    }
 }

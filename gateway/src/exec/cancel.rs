@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use crate::pool::dial::{dial, DialError};
 use crate::pool::{Pool, ReadyConn};
 use crate::wire::frontend;
 
@@ -105,13 +104,15 @@ impl CancelSlot {
     }
 }
 
-async fn send(target: &Target) -> std::io::Result<()> {
-    let endpoint = &target.pool.endpoint;
-    let mut stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+async fn send(target: &Target) -> Result<(), DialError> {
+    let mut stream = dial(&target.pool.endpoint).await?;
     let mut packet = BytesMut::new();
     frontend::cancel_request(&mut packet, target.process_id as u32, &target.secret_key);
-    stream.write_all(&packet).await?;
-    // The server closes when the signal has been sent.
-    let mut rest = [0; 1];
-    stream.read(&mut rest).await.map(|_| ())
+    stream.send_all(&packet).await?;
+    // The server closes when the signal has been sent; under TLS without a word, which is an error there.
+    let mut rest = BytesMut::new();
+    match stream.receive(&mut rest, 1).await {
+        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error.into()),
+        _ => Ok(()),
+    }
 }

@@ -3,10 +3,9 @@
 use std::io;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::failure::Failure;
+use crate::net::Stream;
 use crate::wire::{next_frame, Frame, FrameHeader, PgError, SqlState};
 
 const READ_BYTES: usize = 16 << 10;
@@ -15,7 +14,7 @@ const GATHER_BYTES: usize = 16 << 10;
 
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     input: BytesMut,
     out: BytesMut,
     frame_bytes_max: usize,
@@ -35,13 +34,23 @@ pub struct Capture {
 }
 
 impl Client {
-    pub fn new(stream: TcpStream, input: BytesMut, frame_bytes_max: usize) -> Client {
+    pub fn new(stream: Stream, input: BytesMut, frame_bytes_max: usize) -> Client {
         Client { stream, input, out: BytesMut::new(), frame_bytes_max, mark: None, capture: None }
     }
 
     /// What the next [`Self::flush`] sends.
     pub fn out(&mut self) -> &mut BytesMut {
         &mut self.out
+    }
+
+    /// How the connection is protected, and by whose certificate.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Before the connection is dropped.
+    pub fn close(&mut self) {
+        self.stream.close();
     }
 
     pub fn set_frame_bytes_max(&mut self, bytes: usize) {
@@ -79,10 +88,7 @@ impl Client {
             // Nothing is held while the client thinks.
             self.input = BytesMut::new();
         }
-        self.stream.readable().await.map_err(gone)?;
-        self.input.reserve(READ_BYTES);
-        // Unlike `try_read_buf`, a read that did not fill the buffer is known to have emptied the socket: no second one asks.
-        Ok(self.stream.read_buf(&mut self.input).await.map_err(gone)? > 0)
+        Ok(self.stream.receive(&mut self.input, READ_BYTES).await.map_err(gone)? > 0)
     }
 
     /// Bytes of a server, in order with what is in the output buffer.
@@ -100,13 +106,13 @@ impl Client {
         }
         self.flush().await?;
         self.mark = None;
-        self.stream.write_all(bytes).await.map_err(gone)
+        self.stream.send_all(bytes).await.map_err(gone)
     }
 
     pub async fn flush(&mut self) -> Result<(), Failure> {
         if !self.out.is_empty() {
             self.mark = None;
-            self.stream.write_all(&self.out).await.map_err(gone)?;
+            self.stream.send_all(&self.out).await.map_err(gone)?;
             if self.out.capacity() > 4 * GATHER_BYTES {
                 self.out = BytesMut::new();
             } else {

@@ -8,14 +8,15 @@ use bytes::{BufMut, Bytes};
 use postgres_protocol::authentication::md5_hash;
 use ringway_topology::ids::GatewayId;
 use ringway_topology::service::{gateway_lock_object, GATEWAY_LOCK_CLASS, STARTUP_OPTIONS};
-use tokio::net::TcpStream;
+use tokio_postgres::config::ChannelBinding;
 
 use super::connection::ServerConnection;
 use super::credentials::Credentials;
+use super::dial::dial;
 use super::endpoint::Endpoint;
 use super::error::{PoolError, ServerError};
 use crate::wire::frontend;
-use crate::wire::scram::{ClientFinal, ClientFirst, Credential, MECHANISM};
+use crate::wire::scram::{ClientBinding, ClientFinal, ClientFirst, Credential, MECHANISM, MECHANISM_PLUS};
 
 /// What a connection is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,14 +51,10 @@ pub async fn connect(request: ConnectRequest<'_>) -> Result<ServerConnection, Po
 
 async fn open(request: &ConnectRequest<'_>) -> Result<ServerConnection, PoolError> {
     let endpoint = request.endpoint;
-    let failed = |error: std::io::Error| PoolError::Connect {
+    let stream = dial(endpoint).await.map_err(|error| PoolError::Connect {
         shard: endpoint.shard.clone(),
         message: format!("{}:{}: {error}", endpoint.host, endpoint.port),
-    };
-    let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(30));
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(failed)?;
+    })?;
     let mut connection = ServerConnection::new(stream, request.server_statements_max);
     queue_startup(&mut connection, request);
     authenticate(&mut connection, request).await?;
@@ -134,6 +131,12 @@ async fn authenticate(connection: &mut ServerConnection, request: &ConnectReques
         |reason| PoolError::NotProven { shard: request.endpoint.shard.clone(), role: request.role.to_owned(), reason };
     let mut first: Option<ClientFirst> = None;
     let mut last: Option<ClientFinal> = None;
+    // `channel_binding=require`: nothing that a server in between could pass on proves anything.
+    let mut unbound = request.endpoint.channel_binding == ChannelBinding::Require;
+    let not_bound = || PoolError::Connect {
+        shard: request.endpoint.shard.clone(),
+        message: "channel_binding=require, and the server did not authenticate with channel binding".to_owned(),
+    };
     loop {
         let message = connection.message().await?;
         match message.tag {
@@ -146,6 +149,9 @@ async fn authenticate(connection: &mut ServerConnection, request: &ConnectReques
         let code = body.get(..4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]])).ok_or(PoolError::Protocol)?;
         let data = &body[4..];
         match code {
+            0 | 3 | 5 if unbound => return Err(not_bound()),
+            // An exchange that the server began is not over before it has proved itself.
+            0 if first.is_some() || last.is_some() => return Err(PoolError::Protocol),
             0 => return Ok(()),
             3 => {
                 let password = password.clone().ok_or_else(no_password)?;
@@ -159,9 +165,13 @@ async fn authenticate(connection: &mut ServerConnection, request: &ConnectReques
             }
             10 => {
                 let credential = credential.clone().ok_or_else(no_password)?;
-                let (client, message) = ClientFirst::new(credential);
+                let (mechanism, binding) = choose(data, request.endpoint.channel_binding, connection.end_point());
+                if unbound && mechanism != MECHANISM_PLUS {
+                    return Err(not_bound());
+                }
+                let (client, message) = ClientFirst::bound(credential, binding);
                 first = Some(client);
-                frontend::sasl_initial_response(connection.output(), MECHANISM, message.as_bytes());
+                frontend::sasl_initial_response(connection.output(), mechanism, message.as_bytes());
             }
             11 => {
                 let client = first.take().ok_or(PoolError::Protocol)?;
@@ -172,6 +182,8 @@ async fn authenticate(connection: &mut ServerConnection, request: &ConnectReques
             12 => {
                 let client = last.take().ok_or(PoolError::Protocol)?;
                 client.finish(data).map_err(not_proven)?;
+                // Had it not known the verifier, or had it another connection at its other end, it would have failed.
+                unbound = false;
             }
             other => {
                 return Err(PoolError::Connect {
@@ -180,6 +192,17 @@ async fn authenticate(connection: &mut ServerConnection, request: &ConnectReques
                 })
             }
         }
+    }
+}
+
+/// The mechanism, out of those that the server offers, and what binds it to a connection with this end point.
+fn choose(offered: &[u8], wanted: ChannelBinding, end_point: Option<Vec<u8>>) -> (&'static str, ClientBinding) {
+    let offers_plus = offered.split(|byte| *byte == 0).any(|name| name == MECHANISM_PLUS.as_bytes());
+    match end_point {
+        None => (MECHANISM, ClientBinding::None),
+        Some(_) if wanted == ChannelBinding::Disable => (MECHANISM, ClientBinding::None),
+        Some(end_point) if offers_plus => (MECHANISM_PLUS, ClientBinding::EndPoint(end_point)),
+        Some(_) => (MECHANISM, ClientBinding::NotOffered),
     }
 }
 

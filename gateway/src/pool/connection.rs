@@ -6,17 +6,15 @@
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::task::{ready, Context, Poll};
 use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use lru::LruCache;
-use tokio::net::TcpStream;
-use tokio_util::io::poll_read_buf;
 
 use super::error::{PoolError, ServerError};
 use super::settings::Settings;
+use crate::net::Stream;
 
 /// Names a statement text with its declared parameter types, the same for all connections of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,7 +72,7 @@ pub type TextRows = Vec<Vec<Option<String>>>;
 
 #[derive(Debug)]
 pub struct ServerConnection {
-    stream: TcpStream,
+    stream: Stream,
     input: BytesMut,
     output: BytesMut,
     pub process_id: i32,
@@ -96,7 +94,7 @@ pub struct ServerConnection {
 }
 
 impl ServerConnection {
-    pub fn new(stream: TcpStream, server_statements_max: usize) -> ServerConnection {
+    pub fn new(stream: Stream, server_statements_max: usize) -> ServerConnection {
         ServerConnection {
             stream,
             input: BytesMut::new(),
@@ -112,6 +110,11 @@ impl ServerConnection {
             parameters: Vec::new(),
             idle_since: Instant::now(),
         }
+    }
+
+    /// What binds a SCRAM exchange to this connection.
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        self.stream.peer_end_point()
     }
 
     /// Bytes that the next [`Self::fill`] or [`Self::flush`] sends.
@@ -147,7 +150,7 @@ impl ServerConnection {
     /// Tries to send what is queued without waiting.
     pub fn try_flush(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
-            match self.stream.try_write(&self.output) {
+            match self.stream.try_send(&self.output) {
                 Ok(0) => return Err(self.lost(io::ErrorKind::WriteZero.into())),
                 Ok(written) => self.output.advance(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -164,7 +167,7 @@ impl ServerConnection {
             while !self.output.is_empty() {
                 ready!(self.poll_push(context))?;
             }
-            Poll::Ready(Ok(()))
+            self.stream.poll_flush(context).map_err(|error| self.lost(error))
         })
         .await
     }
@@ -181,16 +184,10 @@ impl ServerConnection {
                 Poll::Pending => break,
             }
         }
-        if let Err(error) = ready!(self.stream.poll_read_ready(context)) {
+        if let Poll::Ready(Err(error)) = self.stream.poll_flush(context) {
             return Poll::Ready(Err(self.lost(error)));
         }
-        if self.input.is_empty() {
-            self.input.reserve(READ_BYTES);
-        } else {
-            self.input.reserve(READ_BYTES / 4);
-        }
-        // Unlike `try_read_buf`, a read that did not fill the buffer is known to have emptied the socket: no second one asks.
-        match ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.input)) {
+        match ready!(self.stream.poll_receive(context, &mut self.input, (READ_BYTES, READ_BYTES / 4))) {
             Ok(0) => Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into()))),
             Ok(_) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(self.lost(error))),
@@ -198,20 +195,14 @@ impl ServerConnection {
     }
 
     fn poll_push(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            if let Err(error) = ready!(self.stream.poll_write_ready(context)) {
-                return Poll::Ready(Err(self.lost(error)));
+        match ready!(self.stream.poll_send(context, &self.output)) {
+            Ok(0) => Poll::Ready(Err(self.lost(io::ErrorKind::WriteZero.into()))),
+            Ok(written) => {
+                self.output.advance(written);
+                self.trim_output();
+                Poll::Ready(Ok(()))
             }
-            match self.stream.try_write(&self.output) {
-                Ok(0) => return Poll::Ready(Err(self.lost(io::ErrorKind::WriteZero.into()))),
-                Ok(written) => {
-                    self.output.advance(written);
-                    self.trim_output();
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Poll::Ready(Err(self.lost(error))),
-            }
+            Err(error) => Poll::Ready(Err(self.lost(error))),
         }
     }
 
@@ -317,15 +308,8 @@ impl ServerConnection {
 
     /// Whether an idle connection is still alive, without waiting.
     pub fn is_alive(&mut self) -> bool {
-        if self.broken || !self.input.is_empty() {
-            return false;
-        }
-        let mut byte = [0; 1];
-        match self.stream.try_read(&mut byte) {
-            // Anything unasked (an error before the end, a changed parameter): start afresh.
-            Ok(_) => false,
-            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-        }
+        // Anything unasked (an error before the end, a changed parameter): start afresh.
+        !self.broken && self.input.is_empty() && self.stream.is_quiet()
     }
 
     /// At rest, outside a transaction, nothing on its way.
@@ -334,6 +318,7 @@ impl ServerConnection {
             && self.outstanding == 0
             && self.status == TransactionStatus::Idle
             && self.output.is_empty()
+            && self.stream.is_flushed()
             && self.input.is_empty()
     }
 }

@@ -1,6 +1,7 @@
 //! Where a shard is, from its connection string.
 
-use tokio_postgres::config::Host;
+use ringway_tls::{SslMode, TlsParameters};
+use tokio_postgres::config::{ChannelBinding, Host, SslNegotiation};
 
 use super::error::PoolError;
 
@@ -14,6 +15,10 @@ pub struct Endpoint {
     pub service_role: String,
     /// The service role's.
     pub password: Option<Vec<u8>>,
+    pub tls: TlsParameters,
+    /// `sslnegotiation=direct`: the handshake comes first, without a request.
+    pub direct_tls: bool,
+    pub channel_binding: ChannelBinding,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -23,11 +28,16 @@ impl std::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// `postgresql://user[:password]@host:port/database`, or libpq's key-value form.
+    /// `postgresql://user[:password]@host:port/database`, or libpq's key-value form. Reads no file.
     pub fn parse(shard: &str, dsn: &str) -> Result<Endpoint, PoolError> {
         let wrong = |message: &str| PoolError::Connect { shard: shard.to_owned(), message: message.to_owned() };
+        let (rest, tls) = TlsParameters::split(dsn).map_err(|error| wrong(&error.to_string()))?;
         let parsed: tokio_postgres::Config =
-            dsn.parse().map_err(|_| wrong("its connection string cannot be understood"))?;
+            rest.parse().map_err(|_| wrong("its connection string cannot be understood"))?;
+        let direct_tls = parsed.get_ssl_negotiation() == SslNegotiation::Direct;
+        if direct_tls && matches!(tls.mode, SslMode::Disable | SslMode::Prefer) {
+            return Err(wrong("sslnegotiation=direct needs sslmode=require or stronger"));
+        }
         let host = match parsed.get_hosts().first() {
             Some(Host::Tcp(host)) => host.clone(),
             Some(Host::Unix(_)) => return Err(wrong("its connection string names a socket file; give host and port")),
@@ -41,6 +51,9 @@ impl Endpoint {
             database: parsed.get_dbname().unwrap_or(&service_role).to_owned(),
             service_role,
             password: parsed.get_password().map(<[u8]>::to_vec),
+            tls,
+            direct_tls,
+            channel_binding: parsed.get_channel_binding(),
         })
     }
 }
@@ -57,5 +70,20 @@ mod tests {
         assert_eq!((one.port, one.service_role.as_str(), one.database.as_str()), (5999, "ringway", "app"));
         assert!(!format!("{one:?}").contains("pw"));
         assert!(Endpoint::parse("s1", "postgresql://db1/app").is_err());
+    }
+
+    #[test]
+    fn reads_how_it_is_encrypted() {
+        let parsed = |parameters: &str| Endpoint::parse("s1", &format!("postgresql://u@db1/app?{parameters}"));
+        let plain = parsed("").unwrap();
+        assert_eq!(
+            (plain.tls.mode, plain.direct_tls, plain.channel_binding),
+            (SslMode::Prefer, false, ChannelBinding::Prefer)
+        );
+        let direct = parsed("sslmode=require&sslnegotiation=direct&channel_binding=require").unwrap();
+        assert_eq!((direct.tls.mode, direct.direct_tls), (SslMode::Require, true));
+        assert_eq!(direct.channel_binding, ChannelBinding::Require);
+        assert!(parsed("sslnegotiation=direct").is_err());
+        assert!(parsed("sslmode=verify-full").unwrap_err().to_string().contains("sslrootcert"));
     }
 }

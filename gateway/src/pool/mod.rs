@@ -5,6 +5,7 @@
 pub mod connect;
 pub mod connection;
 pub mod credentials;
+pub mod dial;
 pub mod endpoint;
 pub mod error;
 #[allow(clippy::module_inception)]

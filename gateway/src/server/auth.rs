@@ -1,6 +1,7 @@
-//! Clients prove who they are: trust, or SCRAM-SHA-256 against the users file.
+//! Clients prove who they are: trust, SCRAM-SHA-256 against the users file, or a certificate.
 
 use bytes::BytesMut;
+use ringway_tls::certificate::common_name;
 
 use super::Server;
 use crate::config::AuthMode;
@@ -8,29 +9,77 @@ use crate::exec::client::Client;
 use crate::exec::failure::Failure;
 use crate::pool::credentials::Credentials;
 use crate::wire::frontend::SaslInitialResponse;
-use crate::wire::scram::{ServerFirst, MECHANISM};
+use crate::wire::scram::{ServerBinding, ServerFirst, MECHANISM, MECHANISM_PLUS};
 use crate::wire::tag::client as tag;
 use crate::wire::{backend, Frame, PgError, SqlState};
 
-/// What the client's proof gives for proving the gateway to the shards.
-pub async fn authenticate(server: &Server, client: &mut Client, user: &str) -> Result<Credentials, Failure> {
-    if server.gateway.config.auth == AuthMode::Trust {
-        backend::authentication_ok(client.out());
-        return Ok(Credentials::None);
+/// What the client's proof gives for proving the gateway to the shards. `end_point`: what SCRAM can be bound to.
+pub async fn authenticate(
+    server: &Server,
+    client: &mut Client,
+    user: &str,
+    end_point: Option<&[u8]>,
+) -> Result<Credentials, Failure> {
+    let config = &server.gateway.config;
+    if config.tls.as_ref().is_some_and(|files| files.client_authorities.is_some()) {
+        check_certificate(client, user, config.auth == AuthMode::Cert)?;
     }
+    match config.auth {
+        AuthMode::Trust => {
+            backend::authentication_ok(client.out());
+            Ok(Credentials::None)
+        }
+        AuthMode::Cert => {
+            backend::authentication_ok(client.out());
+            let known = server.users.as_ref().and_then(|users| users.find(user));
+            Ok(known.and_then(|known| known.password.clone()).map_or(Credentials::None, Credentials::Password))
+        }
+        AuthMode::Scram => scram(server, client, user, end_point).await,
+    }
+}
+
+/// A certificate that is there has passed the handshake: one of the authorities has signed it.
+fn check_certificate(client: &Client, user: &str, is_login: bool) -> Result<(), Failure> {
+    let Some(certificate) = client.stream().peer_certificate() else {
+        let message = "connection requires a valid client certificate";
+        let hint = "Give the client a certificate: sslcert and sslkey.";
+        return Err(PgError::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message).hint(hint).into());
+    };
+    if !is_login || common_name(certificate).as_deref() == Some(user) {
+        return Ok(());
+    }
+    let message = format!("certificate authentication failed for user \"{user}\"");
+    Err(PgError::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
+        .hint("The certificate's common name must be the user's name.")
+        .into())
+}
+
+async fn scram(
+    server: &Server,
+    client: &mut Client,
+    user: &str,
+    end_point: Option<&[u8]>,
+) -> Result<Credentials, Failure> {
     let fatal = |error: PgError| Failure::Gone(Some(Box::new(error)));
-    backend::authentication_sasl(client.out(), &[MECHANISM]);
+    let offered: &[&str] = if end_point.is_some() { &[MECHANISM_PLUS, MECHANISM] } else { &[MECHANISM] };
+    backend::authentication_sasl(client.out(), offered);
     let frame = password(client).await?;
     let first = SaslInitialResponse::parse(frame.body()).map_err(|error| fatal(error.into()))?;
-    if first.mechanism != MECHANISM {
-        let message = "client selected an invalid SASL authentication mechanism";
-        return Err(fatal(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)));
-    }
+    let binding = match (first.mechanism, end_point) {
+        (MECHANISM, None) => ServerBinding::None,
+        (MECHANISM, Some(_)) => ServerBinding::Declined,
+        (MECHANISM_PLUS, Some(end_point)) => ServerBinding::EndPoint(end_point.to_vec()),
+        _ => {
+            let message = "client selected an invalid SASL authentication mechanism";
+            return Err(fatal(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)));
+        }
+    };
     let known = server.users.as_ref().and_then(|users| users.find(user));
     let exchange = match known {
         Some(known) => ServerFirst::new(known.verifier.clone()),
         None => ServerFirst::mock(user, &server.mock_secret),
-    };
+    }
+    .bound(binding);
     let refused = |error: crate::wire::scram::ScramError| fatal(error.to_client(user));
     let (exchange, message) = exchange.respond(first.data.unwrap_or_default()).map_err(refused)?;
     backend::authentication_sasl_continue(client.out(), message.as_bytes());

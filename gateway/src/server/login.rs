@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
-use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::auth::{authenticate, encode_fatal};
+use super::opening::{open, Opened};
 use super::Server;
 use crate::exec::cancel::CancelSlot;
 use crate::exec::client::Client;
@@ -16,10 +15,11 @@ use crate::exec::failure::Failure;
 use crate::exec::gateway::{RecentPlans, PARAMETERS_MAX};
 use crate::exec::search_path::Names;
 use crate::exec::transaction::Transaction;
+use crate::net::Stream;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::settings::{parse_options, Settings};
 use crate::session::Session;
-use crate::wire::startup::{next_startup, StartupMessage, StartupPacket};
+use crate::wire::startup::StartupMessage;
 use crate::wire::{backend, PgError, Severity, SqlState, TxStatus};
 
 /// Database of administrators: SHOW commands only, no shard needed.
@@ -36,43 +36,26 @@ pub enum LoginError {
 /// None: a cancel request, or the client went away.
 pub async fn login(
     server: &Arc<Server>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     too_many: bool,
 ) -> Result<Option<(Session, u32)>, LoginError> {
-    let mut input = BytesMut::new();
-    let startup = loop {
-        match next_startup(&mut input) {
-            Ok(Some(StartupPacket::SslRequest | StartupPacket::GssEncRequest)) => {
-                if !input.is_empty() {
-                    // Sent before it could know the answer: somebody is in between.
-                    return Ok(None);
-                }
-                stream.write_all(b"N").await?;
-            }
-            Ok(Some(StartupPacket::Cancel(request))) => {
-                if let Some(slot) = server.cancels.find(request.process_id, &request.secret) {
-                    slot.cancel().await;
-                }
-                return Ok(None);
-            }
-            Ok(Some(StartupPacket::Startup(startup))) => break startup,
-            Ok(None) => {
-                if stream.read_buf(&mut input).await? == 0 {
-                    return Ok(None);
-                }
-            }
-            Err(error) => return refuse(&mut stream, error.into()).await,
-        }
-    };
+    let Some(Opened { mut stream, input, startup, tls }) = open(server, stream).await? else { return Ok(None) };
     if too_many {
         let error = PgError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .detail("The gateway serves clients_max clients.")
             .hint("Close idle clients, or raise clients_max.");
         return refuse(&mut stream, error).await;
     }
+    if server.gateway.config.tls_required && tls.is_none() {
+        let message = "the gateway accepts encrypted connections only";
+        let error = PgError::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
+            .hint("Connect with sslmode=require or stronger.");
+        return refuse(&mut stream, error).await;
+    }
     let limits = &server.gateway.config.limits;
     let mut client = Client::new(stream, input, limits.startup_bytes_max);
-    match admit(server, &mut client, &startup).await {
+    let end_point = tls.as_ref().and_then(|tls| tls.end_point.as_deref());
+    match admit(server, &mut client, &startup, end_point).await {
         Ok((identity, settings, parameters)) => {
             client.set_frame_bytes_max(limits.frame_bytes_max);
             let cancel = Arc::new(CancelSlot::default());
@@ -110,14 +93,16 @@ pub async fn login(
             if let Some(error) = &error {
                 backend::error_response(client.out(), error);
                 let _gone_anyway = client.flush().await;
+                client.close();
             }
             error.map_or(Ok(None), |error| Err(LoginError::Refused(error)))
         }
     }
 }
 
-async fn refuse<T>(stream: &mut TcpStream, error: PgError) -> Result<Option<T>, LoginError> {
-    stream.write_all(&encode_fatal(&error)).await?;
+pub(super) async fn refuse<T>(stream: &mut Stream, error: PgError) -> Result<Option<T>, LoginError> {
+    stream.send_all(&encode_fatal(&error)).await?;
+    stream.close();
     Err(LoginError::Refused(error))
 }
 
@@ -135,13 +120,18 @@ fn fatal(failure: Failure) -> Option<PgError> {
 
 type Admitted = (Identity, Settings, Vec<(String, String)>);
 
-async fn admit(server: &Server, client: &mut Client, startup: &StartupMessage) -> Result<Admitted, Failure> {
+async fn admit(
+    server: &Server,
+    client: &mut Client,
+    startup: &StartupMessage,
+    end_point: Option<&[u8]>,
+) -> Result<Admitted, Failure> {
     if let Some(negotiation) = startup.negotiation() {
         backend::negotiate_protocol_version(client.out(), negotiation.minor, &negotiation.unsupported_options);
     }
     let user = startup.user().to_owned();
     let database = startup.database().to_owned();
-    let credentials = authenticate(server, client, &user).await?;
+    let credentials = authenticate(server, client, &user, end_point).await?;
     let view = server.gateway.view.current();
     let home = view.as_ref().and_then(|view| view.topology.home_shard().and_then(|id| view.topology.shard(id)));
     let identity = Identity { user: user.clone(), database: database.clone(), credentials };

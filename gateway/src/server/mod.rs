@@ -1,8 +1,9 @@
-//! Accepts clients: listening, the number of clients, shutdown.
+//! Accepts clients: listening, TLS, the number of clients, shutdown.
 
 pub mod auth;
 pub mod cancels;
 pub mod login;
+pub mod opening;
 pub mod users;
 
 use std::net::SocketAddr;
@@ -10,6 +11,8 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use ringway_tls::{ServerTls, TlsError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -23,13 +26,27 @@ pub struct Server {
     pub gateway: Arc<Gateway>,
     pub users: Option<Users>,
     pub cancels: Cancels,
+    /// What the files held when they were last read.
+    pub tls: ArcSwapOption<ServerTls>,
     /// Makes the salts of unknown users.
     pub mock_secret: [u8; 32],
 }
 
 impl Server {
-    pub fn new(gateway: Arc<Gateway>, users: Option<Users>) -> Server {
-        Server { gateway, users, cancels: Cancels::default(), mock_secret: rand::random() }
+    /// Errors: the configuration's TLS files cannot be used.
+    pub fn new(gateway: Arc<Gateway>, users: Option<Users>) -> Result<Server, TlsError> {
+        let tls = ArcSwapOption::empty();
+        let server = Server { gateway, users, cancels: Cancels::default(), tls, mock_secret: rand::random() };
+        server.read_tls()?;
+        Ok(server)
+    }
+
+    /// Reads certificate, key and authorities for the connections that come from now on. On an error all stays as it was.
+    pub fn read_tls(&self) -> Result<(), TlsError> {
+        if let Some(files) = &self.gateway.config.tls {
+            self.tls.store(Some(Arc::new(ServerTls::read(files)?)));
+        }
+        Ok(())
     }
 }
 
@@ -99,6 +116,7 @@ async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, tok
         crate::wire::backend::error_response(session.executor.client.out(), error);
         let _gone_anyway = session.executor.client.flush().await;
     }
+    session.executor.client.close();
     session.close().await;
     server.cancels.remove(key);
 }

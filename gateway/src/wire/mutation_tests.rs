@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::backend::{self, CommandTag, CopyResponse, ErrorFields, FieldDescription, Notification, PgError};
 use super::frontend::{self, FrontendMessage, SaslInitialResponse};
-use super::scram::{ClientFirst, Credential, ScramKeys, ServerFirst, Verifier};
+use super::scram::{ClientBinding, ClientFirst, Credential, ScramKeys, ServerFirst, Verifier};
 use super::startup::next_startup;
 use super::{next_frame, Format, Frame, FrameScanner, Scanned, SqlState, Target, TxStatus};
 
@@ -204,7 +204,7 @@ fn startup_packets_of_any_bytes() {
 fn scram_messages_of_any_bytes() {
     let keys = ScramKeys::derive("pencil", b"0123456789abcdef", 1).unwrap();
     let verifier = keys.verifier();
-    let client = || ClientFirst::with_nonce(Credential::Keys(keys.clone()), "", "abc".to_owned());
+    let client = || ClientFirst::with_nonce(Credential::Keys(keys.clone()), ClientBinding::None, "", "abc".to_owned());
     let server = || ServerFirst::new(verifier.clone()).respond_with_nonce(b"n,,n=,r=abc", "def");
     let (_, first) = client();
     let (_, challenge) = server().unwrap();

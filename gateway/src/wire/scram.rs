@@ -4,8 +4,8 @@
 //! successful exchange. The client's half ([`client::ClientFirst`]) proves a password, or such a learnt key
 //! ([`ScramKeys`]), to a server that has the same verifier; so no password is stored anywhere.
 //!
-//! What is absent: channel binding (offer [`MECHANISM`] only), authorization identities, and the user's name, which
-//! PostgreSQL takes from the startup packet.
+//! Channel binding is `tls-server-end-point` (RFC 5929); the bytes that it binds to are given by whoever holds the
+//! connection. What is absent: authorization identities, and the user's name, which PostgreSQL takes from the startup packet.
 
 pub mod client;
 mod keys;
@@ -15,15 +15,17 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientFinal, ClientFirst, Credential};
+pub use client::{ClientBinding, ClientFinal, ClientFirst, Credential};
 pub use keys::{ScramKeys, Verifier, VerifierError, DEFAULT_ITERATIONS, ITERATIONS_MAX};
 pub use message::MESSAGE_BYTES_MAX;
-pub use server::{Accepted, ServerFinal, ServerFirst};
+pub use server::{Accepted, ServerBinding, ServerFinal, ServerFirst};
 
 use super::{PgError, SqlState};
 
-/// The only mechanism that is spoken.
+/// Without channel binding.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+/// With channel binding: under TLS only.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
 /// Why an exchange failed. Texts never hold anything secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,8 +37,17 @@ pub enum ScramError {
     Malformed(&'static str),
     #[error("client uses authorization identity, but it is not supported")]
     AuthorizationIdentity,
-    #[error("client selected channel binding, which {MECHANISM} does not have")]
+    #[error(
+        "client selected {MECHANISM} without channel binding, but the SCRAM message includes channel binding data"
+    )]
     ChannelBinding,
+    #[error("client selected {MECHANISM_PLUS}, but the SCRAM message does not include channel binding data")]
+    NoChannelBinding,
+    #[error("unsupported SCRAM channel-binding type")]
+    ChannelBindingType,
+    /// The client did not see that the mechanism with channel binding was offered: somebody took it out of the offer.
+    #[error("SCRAM channel binding negotiation error")]
+    Downgrade,
     #[error("client requires an unsupported SCRAM extension")]
     MandatoryExtension,
     /// The peer answers another exchange.
@@ -71,6 +82,11 @@ impl ScramError {
             ScramError::AuthorizationIdentity | ScramError::MandatoryExtension => {
                 PgError::fatal(SqlState::FEATURE_NOT_SUPPORTED, self.to_string())
             }
+            ScramError::Downgrade => PgError::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, self.to_string())
+                .detail(
+                    "The client supports SCRAM channel binding but thinks the server does not. However, this server \
+                     does support channel binding.",
+                ),
             ScramError::ChannelBindingCheck => {
                 PgError::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, self.to_string())
             }

@@ -204,9 +204,10 @@ impl From<PgConnectError> for MoveError {
     fn from(error: PgConnectError) -> Self {
         match &error {
             PgConnectError::Dsn(_) => MoveError::Fatal(error.to_string()),
-            PgConnectError::NoSuchShard(_) | PgConnectError::Timeout { .. } | PgConnectError::Refused { .. } => {
-                MoveError::Postgres { code: None, text: error.to_string() }
-            }
+            PgConnectError::NoSuchShard(_)
+            | PgConnectError::Tls { .. }
+            | PgConnectError::Timeout { .. }
+            | PgConnectError::Refused { .. } => MoveError::Postgres { code: None, text: error.to_string() },
         }
     }
 }

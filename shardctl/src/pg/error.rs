@@ -8,6 +8,8 @@ pub enum PgConnectError {
     Dsn(String),
     #[error("there is no shard {0}")]
     NoSuchShard(String),
+    #[error("shard {shard} cannot be reached by TLS: {reason}")]
+    Tls { shard: String, reason: String },
     #[error("shard {shard} did not answer within {seconds} s")]
     Timeout { shard: String, seconds: u64 },
     #[error("shard {shard} cannot be reached: {}", message_of(source))]

@@ -4,12 +4,15 @@
 //! with its owner. Statements are the callers' business; so are their bounds.
 
 mod error;
+pub mod tls;
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use ringway_tls::{client_config, SslMode, TlsParameters};
 use ringway_topology::service::STARTUP_OPTIONS;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::config;
+use tokio_postgres::{Client, Config};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,14 +50,32 @@ impl DerefMut for ServiceClient {
     }
 }
 
-/// What a DSN says, checked. The text of a DSN that cannot be read is in no error: it may hold a password.
-pub fn parse_dsn(dsn: &str) -> Result<Config, PgConnectError> {
-    dsn.parse::<Config>().map_err(|error| PgConnectError::Dsn(message_of(&error)))
+/// What a DSN says, checked.
+pub struct Dsn {
+    pub config: Config,
+    pub tls: TlsParameters,
+}
+
+/// The text of a DSN that cannot be read is in no error: it may hold a password.
+pub fn parse_dsn(dsn: &str) -> Result<Dsn, PgConnectError> {
+    let (rest, tls) = TlsParameters::split(dsn).map_err(|error| PgConnectError::Dsn(error.to_string()))?;
+    let mut config = rest.parse::<Config>().map_err(|error| PgConnectError::Dsn(message_of(&error)))?;
+    // What is verified is the connector's matter.
+    config.ssl_mode(match tls.mode {
+        SslMode::Disable => config::SslMode::Disable,
+        SslMode::Prefer => config::SslMode::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => config::SslMode::Require,
+    });
+    Ok(Dsn { config, tls })
 }
 
 /// Connects as the service role. `label` (a shard's name) is for messages; `tasks` owns the connection's task.
 pub async fn connect(dsn: &str, label: &str, tasks: &TaskTracker) -> Result<ServiceClient, PgConnectError> {
-    let mut config = parse_dsn(dsn)?;
+    let Dsn { mut config, tls } = parse_dsn(dsn)?;
+    let setting_up = tokio::task::spawn_blocking(move || client_config(&tls));
+    let unusable = |reason| PgConnectError::Tls { shard: label.to_owned(), reason };
+    let tls = setting_up.await.map_err(|error| unusable(error.to_string()))?;
+    let tls = tls::Tls(tls.map_err(|error| unusable(error.to_string()))?);
     let options = match config.get_options() {
         Some(own) => format!("{own} {STARTUP_OPTIONS} {MORE_OPTIONS}"),
         None => format!("{STARTUP_OPTIONS} {MORE_OPTIONS}"),
@@ -69,7 +90,7 @@ pub async fn connect(dsn: &str, label: &str, tasks: &TaskTracker) -> Result<Serv
     if config.get_application_name().is_none() {
         config.application_name("ringway control plane");
     }
-    let connecting = tokio::time::timeout(CONNECT_MAX, config.connect(NoTls));
+    let connecting = tokio::time::timeout(CONNECT_MAX, config.connect(tls));
     let (client, mut connection) = connecting
         .await
         .map_err(|_| PgConnectError::Timeout { shard: label.to_owned(), seconds: CONNECT_MAX.as_secs() })?

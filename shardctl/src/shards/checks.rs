@@ -78,7 +78,7 @@ pub async fn connect(control: &Control, dsn: &str, name: &str) -> Result<Service
     };
     // Already the settings of its sessions are for superusers.
     let lacks_rights = matches!(&refused, PgConnectError::Refused { source, .. } if is_code(source, "42501"));
-    let role = pg::parse_dsn(dsn)?.get_user().map(str::to_owned);
+    let role = pg::parse_dsn(dsn)?.config.get_user().map(str::to_owned);
     match role {
         Some(role) if lacks_rights => {
             Err(ControlError::Precondition(format!("{name} cannot be a shard: {}", not_superuser(&role))))

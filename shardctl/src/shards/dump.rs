@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{ChannelBinding, Host, SslNegotiation};
 
 use super::checks::Server;
 use crate::control::ControlError;
@@ -20,13 +20,13 @@ const PROGRAM_DIRECTORIES: &str = "/usr/lib/postgresql";
 /// The schema of the database behind `dsn`, to be run in one transaction.
 pub async fn schema(dsn: &str, server: &Server) -> Result<String, ControlError> {
     let program = find_program(server.major()).await?;
-    let config = pg::parse_dsn(dsn)?;
+    let parsed = pg::parse_dsn(dsn)?;
     let mut command = Command::new(&program);
     command.args(["--schema-only", "--exclude-schema=ringway", "--no-publications", "--no-subscriptions"]);
     command.arg("--no-tablespaces").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.kill_on_drop(true);
     // By the environment: a password in arguments could be read by everybody on this machine.
-    for (name, value) in environment(&config)? {
+    for (name, value) in environment(&parsed)? {
         command.env(name, value);
     }
     let output = tokio::time::timeout(DUMP_MAX, command.output())
@@ -42,13 +42,21 @@ pub async fn schema(dsn: &str, server: &Server) -> Result<String, ControlError> 
     Ok(without_guards(&text))
 }
 
-fn environment(config: &tokio_postgres::Config) -> Result<Vec<(&'static str, String)>, ControlError> {
+fn environment(dsn: &pg::Dsn) -> Result<Vec<(&'static str, String)>, ControlError> {
+    let config = &dsn.config;
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host.clone(),
         Some(Host::Unix(directory)) => directory.display().to_string(),
         None => return Err(ControlError::Invalid("the connection string names no host".into())),
     };
-    let mut variables = vec![("PGHOST", host), ("PGCLIENTENCODING", "UTF8".to_owned())];
+    let mut variables = dsn.tls.environment();
+    variables.extend([("PGHOST", host), ("PGCLIENTENCODING", "UTF8".to_owned())]);
+    if config.get_ssl_negotiation() == SslNegotiation::Direct {
+        variables.push(("PGSSLNEGOTIATION", "direct".to_owned()));
+    }
+    if config.get_channel_binding() == ChannelBinding::Require {
+        variables.push(("PGCHANNELBINDING", "require".to_owned()));
+    }
     if let Some(port) = config.get_ports().first() {
         variables.push(("PGPORT", port.to_string()));
     }
@@ -133,6 +141,22 @@ pub fn same_schema(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pg_dump_connects_as_we_do() {
+        let dsn = "postgresql://u:p%40q@h:5433/db?sslmode=verify-full&sslrootcert=/ca&channel_binding=require";
+        let variables = environment(&pg::parse_dsn(dsn).unwrap()).unwrap();
+        for (name, value) in [
+            ("PGHOST", "h"),
+            ("PGPORT", "5433"),
+            ("PGPASSWORD", "p@q"),
+            ("PGSSLMODE", "verify-full"),
+            ("PGSSLROOTCERT", "/ca"),
+            ("PGCHANNELBINDING", "require"),
+        ] {
+            assert!(variables.contains(&(name, value.to_owned())), "{name}: {variables:?}");
+        }
+    }
 
     #[test]
     fn guards_stay_out() {

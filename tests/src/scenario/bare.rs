@@ -64,6 +64,24 @@ impl Bare {
             (1..=shards).map(|n| LocalPostgres::launch(PostgresConfig::test(directory.path().join(format!("s{n}"))))),
         )
         .await?;
+        let bare = Bare::serve(directory, servers, environment).await?;
+        super::sql::connect(&bare.servers[0].dsn("postgres"))
+            .await?
+            .batch_execute(schema)
+            .await
+            .context("the schema")?;
+        for (index, server) in bare.servers.iter().enumerate() {
+            bare.shardctl(&["shard", "add", &format!("s{}", index + 1), &server.dsn(SERVICE_ROLE)]).await?;
+        }
+        Ok(bare)
+    }
+
+    /// A control plane in `directory`, and servers that are no shards yet.
+    pub async fn serve(
+        directory: tempfile::TempDir,
+        servers: Vec<LocalPostgres>,
+        environment: Vec<(String, String)>,
+    ) -> Result<Bare> {
         let grpc_port = free_port()?;
         let serve = Serve {
             program: binaries()?.join("shardctl"),
@@ -87,14 +105,6 @@ impl Bare {
         until("a control plane", READY_MAX, || async { bare.topology().await.map(|_| true) })
             .await
             .with_context(|| bare.log())?;
-        super::sql::connect(&bare.servers[0].dsn("postgres"))
-            .await?
-            .batch_execute(schema)
-            .await
-            .context("the schema")?;
-        for (index, server) in bare.servers.iter().enumerate() {
-            bare.shardctl(&["shard", "add", &format!("s{}", index + 1), &server.dsn(SERVICE_ROLE)]).await?;
-        }
         Ok(bare)
     }
 

@@ -25,12 +25,17 @@ pub struct Gateway {
 impl Gateway {
     /// Waits until it listens; `options` come after the usual ones.
     pub async fn start(cluster: &Cluster, options: &[&str]) -> Result<Gateway> {
+        Gateway::start_at(&cluster.grpc(), options).await
+    }
+
+    /// The same for a control plane of its own.
+    pub async fn start_at(grpc: &str, options: &[&str]) -> Result<Gateway> {
         let directory = tempfile::tempdir()?;
         let port = free_port()?;
         let log = directory.path().join("gateway.log");
         let out = std::fs::File::create(&log)?;
         let child = Command::new(binaries()?.join("ringway-gateway"))
-            .args(["--topology", &cluster.grpc(), "--listen", &format!("127.0.0.1:{port}"), "--data"])
+            .args(["--topology", grpc, "--listen", &format!("127.0.0.1:{port}"), "--data"])
             .arg(directory.path().join("snapshot"))
             .args(options)
             .stdin(Stdio::null())

@@ -2,6 +2,7 @@
 //! control plane, fault points, and checks that read the shards directly.
 
 pub mod bare;
+pub mod certificates;
 pub mod faults;
 pub mod gateway;
 pub mod mover;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{bail, ensure, Context as _, Result};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -30,8 +30,9 @@ impl Message {
     }
 }
 
-pub struct Raw {
-    stream: TcpStream,
+/// A connection, under TLS perhaps.
+pub struct Raw<S = TcpStream> {
+    stream: S,
 }
 
 /// A frame with a type byte.
@@ -64,6 +65,16 @@ impl Raw {
         Ok(raw)
     }
 
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub fn over(stream: S) -> Raw<S> {
+        Raw { stream }
+    }
+
     pub async fn startup(&mut self, parameters: &[(&str, &str)]) -> Result<()> {
         let mut body = 196_608u32.to_be_bytes().to_vec();
         for (name, value) in parameters {
@@ -76,9 +87,12 @@ impl Raw {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        let sending = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
         // A server that closes at once is not an error of the sender's: what it said last is still to be read.
-        let _ =
-            tokio::time::timeout(ANSWER_MAX, self.stream.write_all(bytes)).await.context("the server does not read")?;
+        let _ = tokio::time::timeout(ANSWER_MAX, sending).await.context("the server does not read")?;
         Ok(())
     }
 
@@ -86,6 +100,11 @@ impl Raw {
     pub async fn finish(&mut self) -> Result<()> {
         self.stream.shutdown().await?;
         Ok(())
+    }
+
+    /// What is no message: the answer to a request for encryption.
+    pub async fn byte(&mut self) -> Result<u8> {
+        Ok(tokio::time::timeout(ANSWER_MAX, self.stream.read_u8()).await.context("no answer")??)
     }
 
     /// None at the end of the stream.

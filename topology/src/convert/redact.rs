@@ -86,6 +86,11 @@ mod tests {
             ("postgres://u:secret@h:5432/db", "postgres://u@h:5432/db"),
             ("postgresql://u@h/db?sslmode=disable", "postgresql://u@h/db?sslmode=disable"),
             ("postgresql://h/db", "postgresql://h/db"),
+            (
+                "postgresql://u:secret@h/db?sslmode=verify-full&sslrootcert=/ca.pem&sslcert=/c&sslkey=/k&sslpassword=secret",
+                "postgresql://u@h/db?sslmode=verify-full&sslrootcert=/ca.pem&sslcert=/c&sslkey=/k",
+            ),
+            ("host=h sslmode=verify-ca sslrootcert='/my ca' password=secret", "host=h sslmode=verify-ca sslrootcert='/my ca'"),
             ("postgresql://u:se/c@r@h1:1,h2:2/db?password=secret&a=b", "postgresql://u@h1:1,h2:2/db?a=b"),
             ("postgresql://u:secret@h/db?PASSWORD=secret", "postgresql://u@h/db"),
             ("host=h password=secret user=u", "host=h user=u"),

@@ -3,11 +3,39 @@
 use std::fmt;
 
 use super::keys::{constant_time_eq, hmac, sha256, xor, Key, ScramKeys};
-use super::message::{encode, nonce, parse_server_final, ServerFirstMessage};
+use super::message::{encode, nonce, parse_server_final, ServerFirstMessage, GS2_END_POINT, GS2_NONE, GS2_NOT_OFFERED};
 use super::ScramError;
 
-/// `n,,` in base64: no channel binding.
-const CHANNEL_BINDING: &str = "c=biws";
+/// What binds the client's half to its connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ClientBinding {
+    /// No TLS, or a certificate without an end point.
+    #[default]
+    None,
+    /// It could be bound; the server has not offered it.
+    NotOffered,
+    /// Bound: `tls-server-end-point`. For [`super::MECHANISM_PLUS`].
+    EndPoint(Vec<u8>),
+}
+
+impl ClientBinding {
+    fn gs2_header(&self) -> &'static str {
+        match self {
+            ClientBinding::None => GS2_NONE,
+            ClientBinding::NotOffered => GS2_NOT_OFFERED,
+            ClientBinding::EndPoint(_) => GS2_END_POINT,
+        }
+    }
+
+    /// The value of `c=` before base64.
+    fn input(&self) -> Vec<u8> {
+        let mut input = self.gs2_header().as_bytes().to_vec();
+        if let ClientBinding::EndPoint(end_point) = self {
+            input.extend_from_slice(end_point);
+        }
+        input
+    }
+}
 
 /// What the client knows. Debug does not show it.
 #[derive(Clone)]
@@ -31,6 +59,7 @@ impl fmt::Debug for Credential {
 #[derive(Debug)]
 pub struct ClientFirst {
     credential: Credential,
+    binding: ClientBinding,
     nonce: String,
     bare: String,
 }
@@ -48,16 +77,27 @@ impl fmt::Debug for ClientFinal {
 }
 
 impl ClientFirst {
-    /// Begins an exchange. Returns what comes next and the client-first message: send it in SASLInitialResponse with
-    /// [`super::MECHANISM`]. The user's name is left empty, as libpq does: servers take it from the startup packet.
+    /// Begins an exchange without channel binding. Returns what comes next and the client-first message: send it in
+    /// SASLInitialResponse with [`super::MECHANISM`]. The user's name is left empty, as libpq does: servers take it from the
+    /// startup packet.
     pub fn new(credential: Credential) -> (Self, String) {
-        ClientFirst::with_nonce(credential, "", nonce())
+        ClientFirst::bound(credential, ClientBinding::None)
     }
 
-    pub(in crate::wire) fn with_nonce(credential: Credential, user: &str, nonce: String) -> (Self, String) {
+    /// The same with [`super::MECHANISM_PLUS`] if the binding is one, [`super::MECHANISM`] otherwise.
+    pub fn bound(credential: Credential, binding: ClientBinding) -> (Self, String) {
+        ClientFirst::with_nonce(credential, binding, "", nonce())
+    }
+
+    pub(in crate::wire) fn with_nonce(
+        credential: Credential,
+        binding: ClientBinding,
+        user: &str,
+        nonce: String,
+    ) -> (Self, String) {
         let bare = format!("n={user},r={nonce}");
-        let message = format!("n,,{bare}");
-        (ClientFirst { credential, nonce, bare }, message)
+        let message = format!("{}{bare}", binding.gs2_header());
+        (ClientFirst { credential, binding, nonce, bare }, message)
     }
 
     /// Takes the server-first message (the data of AuthenticationSASLContinue). Returns what comes next and the
@@ -74,7 +114,7 @@ impl ClientFirst {
             Credential::Keys(keys) if keys.salt == first.salt && keys.iterations == first.iterations => keys,
             Credential::Keys(_) => return Err(ScramError::OtherVerifier),
         };
-        let without_proof = format!("{CHANNEL_BINDING},r={}", first.nonce);
+        let without_proof = format!("c={},r={}", encode(&self.binding.input()), first.nonce);
         let signed: [&[u8]; 5] = [self.bare.as_bytes(), b",", server_first, b",", without_proof.as_bytes()];
         let proof = xor(&keys.client_key, &hmac(&sha256(&keys.client_key), &signed));
         let message = format!("{without_proof},p={}", encode(&proof));

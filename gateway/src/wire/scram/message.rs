@@ -9,8 +9,20 @@ use super::ScramError;
 /// The longest message that is looked at; PostgreSQL's limit.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// The gs2 headers without channel binding: the client cannot do it, or believes that the server cannot.
-const GS2_HEADERS: [&str; 2] = ["n,,", "y,,"];
+/// The gs2 headers: the client cannot bind to a channel, believes that the server cannot, or does.
+const GS2_HEADERS: [(&str, Gs2); 3] =
+    [(GS2_NONE, Gs2::None), (GS2_NOT_OFFERED, Gs2::NotOffered), (GS2_END_POINT, Gs2::EndPoint)];
+pub(super) const GS2_NONE: &str = "n,,";
+pub(super) const GS2_NOT_OFFERED: &str = "y,,";
+pub(super) const GS2_END_POINT: &str = "p=tls-server-end-point,,";
+
+/// What a client says of channel binding (RFC 5802, section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gs2 {
+    None,
+    NotOffered,
+    EndPoint,
+}
 
 /// A random nonce of 18 bytes in base64, as PostgreSQL makes them.
 pub(super) fn nonce() -> String {
@@ -18,6 +30,7 @@ pub(super) fn nonce() -> String {
 }
 
 pub(super) struct ClientFirstMessage<'a> {
+    pub(super) gs2: Gs2,
     pub(super) gs2_header: &'static str,
     pub(super) bare: &'a str,
     pub(super) nonce: &'a str,
@@ -70,23 +83,23 @@ impl<'a> ClientFirstMessage<'a> {
         let message = text(message)?;
         let (flag, rest) = message.split_once(',').ok_or(ScramError::Malformed("no gs2 header"))?;
         match flag {
-            "n" | "y" => {}
-            _ if flag.starts_with("p=") => return Err(ScramError::ChannelBinding),
+            "n" | "y" | "p=tls-server-end-point" => {}
+            _ if flag.starts_with("p=") => return Err(ScramError::ChannelBindingType),
             _ => return Err(ScramError::Malformed("unexpected channel-binding flag")),
         }
         if rest.starts_with("a=") {
             return Err(ScramError::AuthorizationIdentity);
         }
-        let (gs2_header, bare) = GS2_HEADERS
+        let (gs2_header, gs2, bare) = GS2_HEADERS
             .iter()
-            .find_map(|header| Some((*header, message.strip_prefix(header)?)))
+            .find_map(|(header, gs2)| Some((*header, *gs2, message.strip_prefix(header)?)))
             .ok_or(ScramError::Malformed("no gs2 header"))?;
         if bare.starts_with("m=") {
             return Err(ScramError::MandatoryExtension);
         }
         let (_user, rest) = attribute(Some(bare), "n=", "no user name")?;
         let (nonce, _extensions) = attribute(rest, "r=", "no nonce")?;
-        Ok(ClientFirstMessage { gs2_header, bare, nonce: checked_nonce(nonce)? })
+        Ok(ClientFirstMessage { gs2, gs2_header, bare, nonce: checked_nonce(nonce)? })
     }
 }
 

@@ -25,7 +25,8 @@ fn exchange(server: ServerFirst, credential: Credential) -> (Result<ScramKeys, S
 #[test]
 fn rfc_7677_vector() {
     let verifier = ScramKeys::derive("pencil", SALT, 4096).unwrap().verifier();
-    let (client, first) = ClientFirst::with_nonce(password("pencil"), "user", CLIENT_NONCE.to_owned());
+    let (client, first) =
+        ClientFirst::with_nonce(password("pencil"), ClientBinding::None, "user", CLIENT_NONCE.to_owned());
     assert_eq!(first, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
     let (server, challenge) = ServerFirst::new(verifier).respond_with_nonce(first.as_bytes(), SERVER_NONCE).unwrap();
     assert_eq!(challenge, "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
@@ -68,7 +69,7 @@ fn passwords_are_prepared_as_postgresql_does() {
 fn unknown_users_look_like_wrong_passwords() {
     let secret = [7; 32];
     let challenge = |user| {
-        let (_, first) = ClientFirst::with_nonce(password("x"), "", CLIENT_NONCE.to_owned());
+        let (_, first) = ClientFirst::with_nonce(password("x"), ClientBinding::None, "", CLIENT_NONCE.to_owned());
         ServerFirst::mock(user, &secret).respond_with_nonce(first.as_bytes(), SERVER_NONCE).unwrap().1
     };
     assert_eq!(challenge("a"), challenge("a"), "the salt of a user does not change");
@@ -104,6 +105,7 @@ fn verifiers_read_and_write_postgresqls_form() {
 fn what_a_client_may_not_send_first() {
     let refuse = |message: &str| ServerFirst::mock("a", &[0; 32]).respond(message.as_bytes()).unwrap_err();
     assert_eq!(refuse("p=tls-server-end-point,,n=,r=abc"), ScramError::ChannelBinding);
+    assert_eq!(refuse("p=tls-unique,,n=,r=abc"), ScramError::ChannelBindingType);
     assert_eq!(refuse("n,a=root,n=,r=abc"), ScramError::AuthorizationIdentity);
     assert_eq!(refuse("n,,m=x,n=,r=abc"), ScramError::MandatoryExtension);
     assert_eq!(refuse("n,,n=,r="), ScramError::Malformed("invalid nonce"));
@@ -139,7 +141,7 @@ fn encode_zeros() -> String {
 #[test]
 fn what_a_server_may_not_send() {
     let refuse = |message: &str| {
-        let (client, _) = ClientFirst::with_nonce(password("x"), "", "abc".to_owned());
+        let (client, _) = ClientFirst::with_nonce(password("x"), ClientBinding::None, "", "abc".to_owned());
         client.respond(message.as_bytes()).unwrap_err()
     };
     assert_eq!(refuse("r=abc,s=AAAA,i=1"), ScramError::Nonce);
@@ -147,10 +149,40 @@ fn what_a_server_may_not_send() {
     assert_eq!(refuse("r=abcdef,s=AAAA,i=4000000000"), ScramError::Iterations(4_000_000_000));
     assert_eq!(refuse("r=abcdef,s=AAAA,i=0"), ScramError::Malformed("invalid iteration count"));
     assert_eq!(refuse("r=abcdef,s=,i=1"), ScramError::Malformed("empty salt"));
-    let (client, _) = ClientFirst::with_nonce(password("x"), "", "abc".to_owned());
+    let (client, _) = ClientFirst::with_nonce(password("x"), ClientBinding::None, "", "abc".to_owned());
     let (client, _) = client.respond(b"r=abcdef,s=AAAA,i=1").unwrap();
     assert_eq!(client.finish(format!("v={}", encode_zeros()).as_bytes()), Err(ScramError::ServerSignature));
-    let (client, _) = ClientFirst::with_nonce(password("x"), "", "abc".to_owned());
+    let (client, _) = ClientFirst::with_nonce(password("x"), ClientBinding::None, "", "abc".to_owned());
     let (client, _) = client.respond(b"r=abcdef,s=AAAA,i=1").unwrap();
     assert_eq!(client.finish(b"e=other-error"), Err(ScramError::Refused));
+}
+
+#[test]
+fn channel_binding_is_what_both_ends_see() {
+    let server = |binding: &ServerBinding| ServerFirst::new(Verifier::generate("pencil")).bound(binding.clone());
+    let client = |binding: &ClientBinding| ClientFirst::bound(password("pencil"), binding.clone());
+    let outcome = |ours: &ServerBinding, theirs: &ClientBinding| -> Result<(), ScramError> {
+        let (client, first) = client(theirs);
+        let (server, challenge) = server(ours).respond(first.as_bytes())?;
+        let (client, last) = client.respond(challenge.as_bytes())?;
+        client.finish(server.respond(last.as_bytes())?.message.as_bytes()).map(|_| ())
+    };
+    let (here, there) = (vec![1; 32], vec![2; 32]);
+    let bound = ServerBinding::EndPoint(here.clone());
+    for (ours, theirs, expected) in [
+        (&ServerBinding::None, ClientBinding::None, Ok(())),
+        (&ServerBinding::None, ClientBinding::NotOffered, Ok(())),
+        (&ServerBinding::None, ClientBinding::EndPoint(here.clone()), Err(ScramError::ChannelBinding)),
+        (&ServerBinding::Declined, ClientBinding::None, Ok(())),
+        (&ServerBinding::Declined, ClientBinding::NotOffered, Err(ScramError::Downgrade)),
+        (&ServerBinding::Declined, ClientBinding::EndPoint(here.clone()), Err(ScramError::ChannelBinding)),
+        (&bound, ClientBinding::None, Err(ScramError::NoChannelBinding)),
+        (&bound, ClientBinding::NotOffered, Err(ScramError::NoChannelBinding)),
+        (&bound, ClientBinding::EndPoint(here), Ok(())),
+        (&bound, ClientBinding::EndPoint(there), Err(ScramError::ChannelBindingCheck)),
+    ] {
+        assert_eq!(outcome(ours, &theirs), expected, "{ours:?} {theirs:?}");
+    }
+    let error = ScramError::Downgrade.to_client("a");
+    assert_eq!(error.to_string(), "SCRAM channel binding negotiation error (SQLSTATE 28000)");
 }
