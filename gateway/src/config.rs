@@ -1,7 +1,11 @@
 //! Configuration: command line, `RINGWAY_*` variables and a TOML file, checked once into [`Config`], then trusted.
 //!
-//! The command line and the environment win over the file. Nothing here opens a file but the ones that are named.
+//! The command line and the environment win over the file. Nothing here opens a file but the ones that are named. RELOAD and
+//! SIGHUP load it again from the same options: [`Config::live`] is what may change then.
 
+pub mod pools;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,10 +13,12 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
 use ringway_tls::ServerFiles;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use pools::{PoolMode, PoolOptions, PoolRules};
 
 /// The gateway of a Ringway cluster: what applications connect to.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Default, Parser)]
 #[command(name = "ringway-gateway", version)]
 pub struct Options {
     /// Where the topology comes from: the control plane's address, http://HOST:PORT (file:PATH for a fixed cluster).
@@ -42,7 +48,19 @@ pub struct Options {
     /// Refuse clients that do not use TLS.
     #[arg(long, env = "RINGWAY_TLS_REQUIRED", action = clap::ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     pub tls_required: bool,
-    /// TOML file with these options (underscores for dashes) and a [limits] table.
+    /// How long a client keeps a connection to a shard; [users.NAME] and [databases.NAME] tables of the file may differ.
+    #[arg(long, env = "RINGWAY_POOL_MODE", value_enum)]
+    pub pool_mode: Option<PoolMode>,
+    /// Roles that may use all of the database "ringway"; with --auth trust on loopback, "postgres" if none is named.
+    #[arg(long, env = "RINGWAY_ADMIN_USERS", value_name = "ROLE,...", value_delimiter = ',')]
+    pub admin_users: Option<Vec<String>>,
+    /// Roles that may use SHOW in the database "ringway".
+    #[arg(long, env = "RINGWAY_STATS_USERS", value_name = "ROLE,...", value_delimiter = ',')]
+    pub stats_users: Option<Vec<String>>,
+    /// Let another gateway listen on the same address (SO_REUSEPORT), so that it can take over before this one ends.
+    #[arg(long, env = "RINGWAY_REUSE_PORT")]
+    pub reuse_port: bool,
+    /// TOML file with these options (underscores for dashes) and tables [limits], [users.NAME] and [databases.NAME].
     #[arg(long, env = "RINGWAY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Secret that the control plane asks gateways for.
@@ -55,7 +73,7 @@ pub struct Options {
     pub fault_file: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMode {
     /// Every client is who it says it is. For development on loopback.
@@ -73,7 +91,17 @@ struct File {
     listen: Option<String>,
     data: Option<PathBuf>,
     auth: Option<AuthMode>,
-    users: Option<PathBuf>,
+    /// The users file, or a table of pool settings by role.
+    users: Option<toml::Value>,
+    /// The users file, when `users` is a table.
+    users_file: Option<PathBuf>,
+    #[serde(default)]
+    databases: BTreeMap<String, PoolOptions>,
+    pool_mode: Option<PoolMode>,
+    admin_users: Option<Vec<String>>,
+    stats_users: Option<Vec<String>>,
+    #[serde(default)]
+    reuse_port: bool,
     secret: Option<String>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
@@ -84,8 +112,19 @@ struct File {
     limits: Limits,
 }
 
+impl File {
+    /// The users file, and pool settings by role.
+    fn users(&mut self) -> Result<(Option<PathBuf>, BTreeMap<String, PoolOptions>), toml::de::Error> {
+        match self.users.take() {
+            None => Ok((self.users_file.take(), BTreeMap::new())),
+            Some(toml::Value::String(path)) => Ok((Some(PathBuf::from(path)), BTreeMap::new())),
+            Some(table) => Ok((self.users_file.take(), table.try_into()?)),
+        }
+    }
+}
+
 /// Every bound of the gateway, with its unit last.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Longest message of a client, as PostgreSQL's own.
@@ -103,7 +142,13 @@ pub struct Limits {
     /// Further connections for transactions that already hold one on another shard, so that they cannot wait for each other.
     pub pool_reserve_max: usize,
     pub pool_waiters_max: usize,
+    /// Connections that a pool in use keeps open.
+    pub pool_size_min: usize,
     pub pool_idle_ms: u64,
+    /// Age at which a connection to a shard is closed when it is at rest; 0: never.
+    pub server_lifetime_ms: u64,
+    /// How long PAUSE waits for connections in use, and statements for RESUME.
+    pub pause_timeout_ms: u64,
     /// Prepared statements of one client.
     pub client_statements_max: usize,
     /// Prepared statements that are kept on one connection to a shard.
@@ -143,7 +188,10 @@ impl Default for Limits {
             pool_size_max: 50,
             pool_reserve_max: 25,
             pool_waiters_max: 1_000,
+            pool_size_min: 0,
             pool_idle_ms: 300_000,
+            server_lifetime_ms: 3_600_000,
+            pause_timeout_ms: 120_000,
             client_statements_max: 10_000,
             server_statements_max: 500,
             statement_cache_entries_max: 5_000,
@@ -164,12 +212,6 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub fn checkout_timeout(&self) -> Duration {
-        Duration::from_millis(self.checkout_timeout_ms)
-    }
-    pub fn connect_timeout(&self) -> Duration {
-        Duration::from_millis(self.connect_timeout_ms)
-    }
     pub fn hold_timeout(&self) -> Duration {
         Duration::from_millis(self.hold_timeout_ms)
     }
@@ -202,7 +244,48 @@ pub struct Config {
     pub tls: Option<ServerFiles>,
     pub tls_required: bool,
     pub fault_file: Option<PathBuf>,
+    pub reuse_port: bool,
     pub limits: Limits,
+    pub live: Live,
+    /// What it was made from.
+    pub options: Options,
+}
+
+/// What may change while the gateway runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    pub pools: PoolRules,
+    /// They may do everything in the administrative database.
+    pub admin_users: BTreeSet<String>,
+    /// They may look at everything there.
+    pub stats_users: BTreeSet<String>,
+    pub clients_max: usize,
+    pub drain_timeout_ms: u64,
+}
+
+/// Limits that [`Live`] carries: they hold at once after RELOAD.
+const LIVE_LIMITS: &[&str] = &[
+    "clients_max",
+    "checkout_timeout_ms",
+    "connect_timeout_ms",
+    "pool_size_max",
+    "pool_size_min",
+    "pool_reserve_max",
+    "pool_waiters_max",
+    "pool_idle_ms",
+    "server_lifetime_ms",
+    "pause_timeout_ms",
+    "drain_timeout_ms",
+];
+
+/// A setting as SHOW CONFIG tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub key: String,
+    pub value: String,
+    pub default: String,
+    /// Holds at once after RELOAD.
+    pub changeable: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -227,11 +310,14 @@ pub enum ConfigError {
     NoClientAuthorities,
     #[error("limit {0} must not be 0")]
     ZeroLimit(&'static str),
+    #[error("{place}: pool_size_max ({size_max}) must not be 0, nor less than pool_size_min ({size_min})")]
+    PoolSize { place: String, size_min: usize, size_max: usize },
 }
 
 impl Config {
     pub fn load(options: Options) -> Result<Config, ConfigError> {
-        let file = match &options.config {
+        let origin = options.clone();
+        let mut file = match &options.config {
             None => File::default(),
             Some(path) => {
                 let text =
@@ -239,6 +325,9 @@ impl Config {
                 toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.clone(), source })?
             }
         };
+        let (users_file, pools_of_users) = file
+            .users()
+            .map_err(|source| ConfigError::Parse { path: options.config.clone().unwrap_or_default(), source })?;
         let topology = options.topology.or(file.topology).ok_or(ConfigError::NoTopology)?;
         let topology = match topology.strip_prefix("file:") {
             Some(path) => TopologySource::File(PathBuf::from(path)),
@@ -249,7 +338,7 @@ impl Config {
         };
         let listen = options.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:6432".to_owned());
         let listen: SocketAddr = listen.parse().map_err(|_| ConfigError::BadListen(listen))?;
-        let users = options.users.or(file.users);
+        let users = options.users.or(users_file);
         let auth = options.auth.or(file.auth);
         let auth = auth.unwrap_or(if users.is_some() { AuthMode::Scram } else { AuthMode::Trust });
         if auth == AuthMode::Scram && users.is_none() {
@@ -269,7 +358,6 @@ impl Config {
         };
         let limits = file.limits;
         for (name, value) in [
-            ("pool_size_max", limits.pool_size_max),
             ("clients_max", limits.clients_max),
             ("statement_cache_entries_max", limits.statement_cache_entries_max),
             ("server_statements_max", limits.server_statements_max),
@@ -281,6 +369,20 @@ impl Config {
                 return Err(ConfigError::ZeroLimit(name));
             }
         }
+        let pool_mode = options.pool_mode.or(file.pool_mode).unwrap_or_default();
+        let named = |users: Option<Vec<String>>| users.map(|users| users.into_iter().collect::<BTreeSet<String>>());
+        // Trust lets everybody in as anybody: beyond this machine nobody administrates by default.
+        let nobody = || match auth {
+            AuthMode::Trust if listen.ip().is_loopback() => BTreeSet::from(["postgres".to_owned()]),
+            _ => BTreeSet::new(),
+        };
+        let live = Live {
+            pools: PoolRules::new(pool_mode, &limits, pools_of_users, file.databases)?,
+            admin_users: named(options.admin_users.or(file.admin_users)).unwrap_or_else(nobody),
+            stats_users: named(options.stats_users.or(file.stats_users)).unwrap_or_default(),
+            clients_max: limits.clients_max,
+            drain_timeout_ms: limits.drain_timeout_ms,
+        };
         Ok(Config {
             topology,
             listen,
@@ -291,8 +393,76 @@ impl Config {
             tls,
             tls_required,
             fault_file: options.fault_file,
+            reuse_port: options.reuse_port || file.reuse_port,
             limits,
+            live,
+            options: origin,
         })
+    }
+
+    /// Every setting but secrets, in the order of their names.
+    pub fn entries(&self) -> Vec<Entry> {
+        let list = |users: &BTreeSet<String>| users.iter().cloned().collect::<Vec<_>>().join(",");
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let auth = match self.auth {
+            AuthMode::Trust => "trust",
+            AuthMode::Scram => "scram",
+            AuthMode::Cert => "cert",
+        };
+        let topology = match &self.topology {
+            TopologySource::ControlPlane(endpoint) => endpoint.clone(),
+            TopologySource::File(path) => format!("file:{}", path.display()),
+        };
+        let mode = self.live.pools.of("", "").mode.name();
+        let entry = |key: &str, value: String, default: &str, changeable| Entry {
+            key: key.to_owned(),
+            value,
+            default: default.to_owned(),
+            changeable,
+        };
+        let tls = |file: fn(&ServerFiles) -> Option<&PathBuf>| path(&self.tls.as_ref().and_then(file).cloned());
+        let mut entries = vec![
+            entry("admin_users", list(&self.live.admin_users), "", true),
+            entry("auth", auth.to_owned(), "trust", false),
+            entry("config", path(&self.options.config), "", false),
+            entry("data", path(&self.data), "", false),
+            entry("listen", self.listen.to_string(), "127.0.0.1:6432", false),
+            entry("pool_mode", mode.to_owned(), "transaction", true),
+            entry("reuse_port", self.reuse_port.to_string(), "false", false),
+            entry("stats_users", list(&self.live.stats_users), "", true),
+            entry("tls_cert", tls(|files| Some(&files.certificate)), "", false),
+            entry("tls_client_ca", tls(|files| files.client_authorities.as_ref()), "", false),
+            entry("tls_key", tls(|files| Some(&files.key)), "", false),
+            entry("tls_required", self.tls_required.to_string(), "false", false),
+            entry("topology", topology, "", false),
+            entry("users", path(&self.users), "", false),
+        ];
+        let table = |limits: &Limits| serde_json::to_value(limits).unwrap_or_default();
+        let defaults = table(&Limits::default());
+        if let serde_json::Value::Object(limits) = table(&self.limits) {
+            for (key, value) in limits {
+                let default = defaults.get(&key).map(ToString::to_string).unwrap_or_default();
+                let changeable = LIVE_LIMITS.contains(&key.as_str());
+                entries.push(Entry { value: value.to_string(), default, changeable, key });
+            }
+        }
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        entries
+    }
+
+    /// Settings of `newer` that differ and hold only after a restart.
+    pub fn needs_restart(&self, newer: &Config) -> Vec<String> {
+        let mut keys: Vec<String> = self
+            .entries()
+            .into_iter()
+            .zip(newer.entries())
+            .filter(|(old, new)| !old.changeable && old.value != new.value)
+            .map(|(old, _)| old.key)
+            .collect();
+        if self.secret != newer.secret {
+            keys.push("secret".to_owned());
+        }
+        keys
     }
 }
 
@@ -316,6 +486,34 @@ mod tests {
         assert_eq!(config.listen.port(), 2);
         assert_eq!(config.limits.pool_size_max, 7);
         assert_eq!(config.limits.hold_timeout_ms, 10_000);
+    }
+
+    #[test]
+    fn pools_administrators_and_what_needs_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.toml");
+        let write = |text: &str| std::fs::write(&path, format!("topology = \"http://a:1\"\n{text}")).unwrap();
+        let load = || Config::load(options(&["--config", path.to_str().unwrap()]));
+        write("");
+        let first = load().unwrap();
+        assert_eq!(first.live.admin_users, BTreeSet::from(["postgres".to_owned()]));
+        write("admin_users = [\"ann\"]\n[limits]\nclients_max = 3\nhold_timeout_ms = 7\n[users.ann]\npool_mode = \"session\"\n");
+        let second = load().unwrap();
+        assert_eq!(second.live.pools.of("ann", "app").mode, PoolMode::Session);
+        assert_eq!(second.live.admin_users, BTreeSet::from(["ann".to_owned()]));
+        assert_eq!(second.live.clients_max, 3);
+        assert_eq!(first.needs_restart(&second), ["hold_timeout_ms"]);
+        write("users = \"/u\"\n");
+        let third = load().unwrap();
+        assert_eq!((third.users, third.auth), (Some(PathBuf::from("/u")), AuthMode::Scram));
+        assert!(third.live.admin_users.is_empty());
+        write("[users.ann]\npool_mod = \"session\"\n");
+        assert!(matches!(load(), Err(ConfigError::Parse { source, .. }) if source.to_string().contains("pool_mod")));
+        let public = Config::load(options(&["--topology", "http://x:1", "--listen", "0.0.0.0:1"])).unwrap();
+        assert!(public.live.admin_users.is_empty());
+        let named = ["--topology", "http://x:1", "--admin-users", "a,b", "--stats-users", "c"];
+        let named = Config::load(options(&named)).unwrap().live;
+        assert_eq!((named.admin_users.len(), named.stats_users.len()), (2, 1));
     }
 
     #[test]

@@ -11,4 +11,5 @@ pub mod pool;
 pub mod server;
 pub mod session;
 pub mod sql;
+pub mod users;
 pub mod wire;

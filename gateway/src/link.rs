@@ -117,6 +117,8 @@ impl Follower {
                     self.report();
                     self.gateway.pools.reap();
                     takeover::prepare(&self.gateway);
+                    takeover::fill_up(&self.gateway);
+                    self.gateway.statistics.tick(&self.gateway.pools);
                     if self.catalog_wanted.is_some() {
                         self.retry_catalog().await;
                     }

@@ -8,11 +8,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::Code;
 
 use super::answers::{collect, queue_call};
+use super::console::{may_look, not_allowed};
 use super::describe::text_field;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::show;
+use super::show::{self, Subject};
 use super::view::ControlPlane;
 use crate::plan::types::AdminCommand;
 use crate::wire::backend::{self, FieldDescription};
@@ -150,20 +151,20 @@ async fn changed(
 }
 
 fn show_cluster(executor: &mut Executor, run: &Run<'_>, what: &str) -> Result<Completed, Failure> {
-    let view = executor.enter()?;
+    executor.enter()?;
     executor.slot.reads();
     let gateway = std::sync::Arc::clone(&executor.gateway);
-    let Some(rows) = show::rows(what, &gateway, &view.topology) else {
-        return Err(PgError::new(
-            SqlState::UNDEFINED_OBJECT,
-            format!("there is nothing to show by the name \"{what}\""),
-        )
-        .hint(
-            "Known: ringway.shards, ringway.moves, ringway.tables, ringway.ring, ringway.epoch, POOLS, STATS, VERSION.",
-        )
-        .into());
-    };
-    result(executor, run, show::fields(what), &rows);
+    let subject = Subject::named(what).ok_or_else(|| show::unknown(what))?;
+    if !subject.is_public() && !may_look(&gateway, &executor.identity.user) {
+        return Err(not_allowed(&executor.identity.user, &format!("look at {what}")).into());
+    }
+    let table = subject.table(&gateway);
+    let formats = run.bound.parsed()?.map(|bind| bind.result_formats);
+    let out = executor.client.out();
+    if run.describe {
+        backend::row_description(out, &table.fields());
+    }
+    table.encode_rows(out, formats);
     Ok(Completed { tag: Some("SHOW".into()), ..Completed::default() })
 }
 

@@ -1,6 +1,7 @@
 //! The client's socket: frames in, bytes out. An idle client holds no buffers.
 
 use std::io;
+use std::task::{ready, Context, Poll};
 
 use bytes::BytesMut;
 
@@ -11,6 +12,8 @@ use crate::wire::{next_frame, Frame, FrameHeader, PgError, SqlState};
 const READ_BYTES: usize = 16 << 10;
 /// More than this is written past the output buffer.
 const GATHER_BYTES: usize = 16 << 10;
+/// What a client sends ahead of its answers is read up to this, to see whether it is still there.
+const AHEAD_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Debug)]
 pub struct Client {
@@ -22,6 +25,8 @@ pub struct Client {
     mark: Option<usize>,
     /// Forwarded bytes are kept here instead of being sent, within the bound.
     capture: Option<Capture>,
+    /// It does not matter for now whether the client is still there.
+    unwatched: bool,
 }
 
 /// Forwarded bytes, within a bound.
@@ -35,7 +40,7 @@ pub struct Capture {
 
 impl Client {
     pub fn new(stream: Stream, input: BytesMut, frame_bytes_max: usize) -> Client {
-        Client { stream, input, out: BytesMut::new(), frame_bytes_max, mark: None, capture: None }
+        Client { stream, input, out: BytesMut::new(), frame_bytes_max, mark: None, capture: None, unwatched: false }
     }
 
     /// What the next [`Self::flush`] sends.
@@ -89,6 +94,31 @@ impl Client {
             self.input = BytesMut::new();
         }
         Ok(self.stream.receive(&mut self.input, READ_BYTES).await.map_err(gone)? > 0)
+    }
+
+    /// Ready when the client has gone, while it is not its turn to speak. What it says nevertheless is kept for later.
+    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.unwatched {
+            return Poll::Pending;
+        }
+        while self.input.len() < AHEAD_BYTES_MAX {
+            // No buffer and no system call while nothing comes.
+            match ready!(self.stream.poll_receive(context, &mut self.input, (READ_BYTES, READ_BYTES))) {
+                Ok(read) if read > 0 => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Returns when the client has gone. Cancel-safe.
+    pub async fn gone(&mut self) {
+        std::future::poll_fn(|context| self.poll_gone(context)).await
+    }
+
+    /// Work that is better finished, whether the client is still there or not, begins or has ended.
+    pub fn watch(&mut self, watched: bool) {
+        self.unwatched = !watched;
     }
 
     /// Bytes of a server, in order with what is in the output buffer.

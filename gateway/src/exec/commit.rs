@@ -132,7 +132,9 @@ async fn commit_one(executor: &mut Executor, mut participant: Participant) -> Re
     let mut outcome = Outcome::default();
     let mut expects = VecDeque::new();
     let connection = &mut participant.connection;
+    executor.client.watch(false);
     let pumped = pump(connection, &mut executor.client, &mut expects, Show::ROWS, None, &mut outcome).await;
+    executor.client.watch(true);
     if let Err(failure) = pumped {
         return Err(match failure {
             Failure::Gone(error) => Failure::Gone(error),

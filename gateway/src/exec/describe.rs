@@ -196,7 +196,9 @@ fn admin_fields(command: &AdminCommand) -> Option<Vec<FieldDescription>> {
         AdminCommand::CreateDistributedTable { .. } => vec![text_field("create_distributed_table")],
         AdminCommand::CreateReferenceTable { .. } => vec![text_field("create_reference_table")],
         AdminCommand::UndistributeTable { .. } => vec![text_field("undistribute_table")],
-        AdminCommand::ShowCluster { what } => super::show::fields(what),
+        AdminCommand::ShowCluster { what } => {
+            super::show::Subject::named(what).map(|subject| subject.fields()).unwrap_or_default()
+        }
         AdminCommand::PinShard { .. } => return Some(Vec::new()),
     })
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use ringway_topology::ids::ShardId;
+use ringway_topology::ids::{GatewayId, ShardId};
+use ringway_topology::service::{gateway_lock_object, GATEWAY_LOCK_CLASS};
 
 use super::cancel::CancelSlot;
 use super::client::Client;
+use super::clients::{Activity, ClientEntry};
 use super::failure::Failure;
 use super::gateway::{Gateway, Planned, RecentPlans};
 use super::inflight::Slot;
@@ -16,11 +18,12 @@ use super::search_path::Names;
 use super::statistics::Statistics;
 use super::transaction::{Block, Participant, Transaction};
 use super::view::View;
+use crate::config::pools::PoolMode;
 use crate::plan::clock::Readings;
 use crate::plan::types::{Access, Isolation};
 use crate::pool::credentials::Credentials;
 use crate::pool::settings::Settings;
-use crate::pool::{Claim, Pool, ReadyConn};
+use crate::pool::{timeout, Claim, Pool, ReadyConn};
 use crate::wire::{PgError, SqlState};
 
 /// Who the client is.
@@ -58,6 +61,16 @@ pub struct Executor {
     pub recent: RecentPlans,
     /// Of the session's role, as the shards were when it last asked.
     pub pools: Vec<Arc<Pool>>,
+    pub entry: Arc<ClientEntry>,
+    pub mode: PoolMode,
+    pub timeouts: Timeouts,
+}
+
+/// When the session's end comes by itself, as its settings say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    pub idle_session: Option<Duration>,
+    pub idle_in_transaction: Option<Duration>,
 }
 
 /// A connection in use by one statement; `in_transaction`: it goes back to the transaction.
@@ -71,6 +84,7 @@ impl Executor {
     /// A statement begins: the topology that it sees.
     pub fn enter(&mut self) -> Result<Arc<View>, Failure> {
         Statistics::count(&self.gateway.statistics.statements);
+        self.entry.set(Activity::Active);
         let gateway = &self.gateway;
         let of_transaction = self.transaction.view.clone();
         let view =
@@ -110,6 +124,8 @@ impl Executor {
             self.slot.leave_statement();
         } else {
             self.slot.leave_transaction();
+            self.entry.set(Activity::Idle);
+            Statistics::count(&self.gateway.statistics.transactions);
         }
     }
 
@@ -153,10 +169,15 @@ impl Executor {
         } else {
             Claim::Further
         };
+        self.entry.set(Activity::Waiting);
         let mut connection = tokio::select! {
+            biased;
             connection = pool.checkout(claim) => connection?,
             () = self.cancel.requested() => return Err(cancelled().into()),
+            () = self.client.gone() => return Err(Failure::Gone(None)),
         };
+        self.entry.set(Activity::Active);
+        connection.works_for(self.entry.number);
         self.cancel.add(&connection);
         apply_settings(&mut connection, settings).await?;
         Ok(connection)
@@ -256,7 +277,8 @@ impl Executor {
         if self.transaction.participants.is_empty() {
             self.cancel.clear().await;
         }
-        if self.pins.contains(&connection.shard()) && !connection.broken {
+        let keeps = self.mode == PoolMode::Session || self.pins.contains(&connection.shard());
+        if keeps && !connection.broken {
             self.pinned.insert(connection.shard(), connection);
         }
     }
@@ -266,6 +288,19 @@ impl Executor {
         if !self.pins.contains(&shard) {
             self.pins.push(shard);
         }
+    }
+
+    /// The session ends: its own connections go back as new if it is a session-mode one's, and are closed otherwise.
+    pub async fn end_pinned(&mut self) {
+        let left_behind = std::mem::take(&mut self.pins);
+        let renewing = std::mem::take(&mut self.pinned).into_iter().map(|(shard, mut connection)| {
+            let gateway = self.gateway.id;
+            let renew = !left_behind.contains(&shard) && connection.is_clean();
+            async move {
+                connection.broken |= !renew || renewed(&mut connection, gateway).await.is_err();
+            }
+        });
+        futures_util::future::join_all(renewing).await;
     }
 
     /// The session's own connections are closed: nobody else may see what it left there.
@@ -298,6 +333,11 @@ impl Executor {
 
     /// The settings changed: names resolve by another path.
     pub fn settings_changed(&mut self) {
+        let timeout = |name| self.setting(name).and_then(super::search_path::value).and_then(|v| timeout::parse(&v));
+        self.timeouts = Timeouts {
+            idle_session: timeout("idle_session_timeout"),
+            idle_in_transaction: timeout("idle_in_transaction_session_timeout"),
+        };
         self.names = Names::of(|name| self.settings.get(name), &self.identity.user);
         let local = self.transaction.local_settings != Settings::default();
         self.transaction.names = local.then(|| Names::of(|name| self.setting(name), &self.identity.user));
@@ -319,6 +359,30 @@ async fn apply_settings(connection: &mut ReadyConn, settings: &Settings) -> Resu
     connection.settings = None;
     connection.query(&statements).await?;
     connection.settings = Some(settings.clone());
+    Ok(())
+}
+
+/// DISCARD ALL in parts: the gateway's own advisory lock is never free meanwhile.
+async fn renewed(connection: &mut ReadyConn, gateway: GatewayId) -> Result<(), Failure> {
+    const RENEW_MAX: Duration = Duration::from_secs(5);
+    let lock = format!("({GATEWAY_LOCK_CLASS}, {})", gateway_lock_object(gateway));
+    connection.queue_query(
+        "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; UNLISTEN *; DISCARD PLANS; \
+         DISCARD TEMP; DISCARD SEQUENCES",
+    );
+    connection.queue_query(&format!(
+        "SELECT pg_catalog.pg_advisory_xact_lock_shared{lock}; SELECT pg_catalog.pg_advisory_unlock_all(); \
+         SELECT pg_catalog.pg_advisory_lock_shared{lock}"
+    ));
+    let error = match tokio::time::timeout(RENEW_MAX, connection.settle()).await {
+        Ok(settled) => settled?,
+        Err(_) => return Err(PgError::internal("a connection could not be reset in time").into()),
+    };
+    if let Some(error) = error {
+        return Err(Failure::Server(error));
+    }
+    connection.settings = Some(Settings::default());
+    connection.prepared.clear();
     Ok(())
 }
 

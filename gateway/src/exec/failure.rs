@@ -54,6 +54,8 @@ impl From<PoolError> for Failure {
                 .hint("Shorten transactions, or raise pool_size_max and the shard's max_connections."),
             PoolError::TooManyWaiters { .. } => PgError::new(SqlState::TOO_MANY_CONNECTIONS, message)
                 .hint("The cluster is overloaded: use fewer clients, or raise pool_size_max and pool_waiters_max."),
+            PoolError::Paused { .. } => PgError::new(SqlState::CANNOT_CONNECT_NOW, message)
+                .hint("An administrator has paused it, and ends that with RESUME in the database \"ringway\"."),
             PoolError::NoPassword { .. } => PgError::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
                 .hint("Start the gateway with --users, so that it can prove itself with the client's own key."),
             PoolError::NotProven { .. } => PgError::new(SqlState::INVALID_PASSWORD, message).hint(

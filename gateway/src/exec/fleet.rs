@@ -143,19 +143,20 @@ impl Fleet {
                 return Ok(None);
             }
             let ships = &mut self.ships;
+            let client = &mut executor.client;
             poll_fn(|context| {
                 let mut any = false;
                 for ship in ships.iter_mut().filter(|ship| !ship.done) {
                     match ship.lent.participant.connection.poll_fill(context) {
                         Poll::Ready(Ok(())) => any = true,
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                         Poll::Pending => {}
                     }
                 }
                 if any {
                     Poll::Ready(Ok(()))
                 } else {
-                    Poll::Pending
+                    client.poll_gone(context).map(|()| Err(Failure::Gone(None)))
                 }
             })
             .await?;
@@ -165,7 +166,11 @@ impl Fleet {
     /// The next message of one shard; None when it has answered.
     pub async fn next_of(&mut self, executor: &mut Executor, index: usize) -> Result<Option<Message>, Failure> {
         while !self.ships[index].done {
-            let message = self.ships[index].lent.participant.connection.message().await?;
+            let connection = &mut *self.ships[index].lent.participant.connection;
+            let Some(message) = connection.take_message() else {
+                super::pump::fill(connection, &mut executor.client).await?;
+                continue;
+            };
             if let Some(message) = self.seen(executor, index, message) {
                 return Ok(Some(message));
             }

@@ -44,9 +44,13 @@ pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>)
                 executor.transaction.failed = true;
                 return Err(failure);
             }
+            if matches!(failure, Failure::Gone(_)) {
+                // The session's end cancels what the shard still runs.
+                return Err(failure);
+            }
             executor.cancel.clear().await;
             // A connection that was idle too long, or ended with a lease: a read runs again on another one.
-            if repeatable && executor.client.can_rewind() && !matches!(failure, Failure::Gone(_)) {
+            if repeatable && executor.client.can_rewind() {
                 return Ok(Outcome { lease_lost: true, ..Outcome::default() });
             }
             return Err(failure);

@@ -6,13 +6,14 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use lru::LruCache;
 use ringway_topology::ids::{GatewayId, ShardId};
 use ringway_topology::service::Gid;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::clients::Clients;
 use super::describe::{Description, DescriptionKey};
 use super::faults::Faults;
 use super::inflight::InFlight;
@@ -20,11 +21,13 @@ use super::sick::Sick;
 use super::statistics::Statistics;
 use super::view::{ControlPlane, View, Views};
 use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::plan::context::PlanContext;
 use crate::plan::types::Plan;
 use crate::pool::connection::StatementId;
+use crate::pool::endpoint::Endpoint;
 use crate::pool::Pools;
+use crate::users::Users;
 use crate::wire::{PgError, SqlState};
 
 #[derive(Debug)]
@@ -98,7 +101,20 @@ pub struct Gateway {
     pub statistics: Statistics,
     pub faults: Faults,
     pub tasks: TaskTracker,
+    /// What RELOAD has changed.
+    pub live: ArcSwap<Live>,
+    /// As it was loaded last.
+    pub loaded: ArcSwap<Config>,
+    pub users: ArcSwapOption<Users>,
+    /// The configuration has been read again.
+    pub reloaded: tokio::sync::Notify,
+    pub clients: Clients,
+    /// No client is let in any more.
+    pub closing: CancellationToken,
+    /// Clients that are idle end, the others have `drain_timeout_ms`.
     pub shutdown: CancellationToken,
+    /// Every client ends.
+    pub abort: CancellationToken,
     pub sick: Sick,
     /// Statements that wait for a cutover.
     pub held: AtomicUsize,
@@ -128,12 +144,19 @@ impl Gateway {
             id,
             view: Views::new(control_plane),
             catalog: ArcSwapOption::empty(),
-            pools: Pools::new(id, config.limits.clone()),
+            pools: Pools::new(id, config.live.pools.clone(), config.limits.server_statements_max),
             inflight: Arc::default(),
             statistics: Statistics::default(),
             faults: Faults::new(config.fault_file.clone()),
             tasks: TaskTracker::new(),
+            live: ArcSwap::from_pointee(config.live.clone()),
+            loaded: ArcSwap::from_pointee(config.clone()),
+            users: ArcSwapOption::empty(),
+            reloaded: tokio::sync::Notify::new(),
+            clients: Clients::default(),
+            closing: CancellationToken::new(),
             shutdown: CancellationToken::new(),
+            abort: CancellationToken::new(),
             sick: Sick::default(),
             held: AtomicUsize::new(0),
             forget,
@@ -146,6 +169,13 @@ impl Gateway {
             parameters: Mutex::default(),
             config,
         }
+    }
+
+    /// The database that the cluster serves; None: it has no shard yet.
+    pub fn database(&self) -> Option<String> {
+        let view = self.view.current()?;
+        let home = view.topology.home_shard().and_then(|id| view.topology.shard(id))?;
+        Endpoint::parse(&home.name, &home.dsn).ok().map(|endpoint| endpoint.database)
     }
 
     pub fn description(&self, key: &DescriptionKey) -> Option<Arc<Description>> {

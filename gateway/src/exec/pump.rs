@@ -4,6 +4,8 @@
 //! CommandComplete where the gateway gives its own. Rows are never decoded.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::Poll;
 
 use bytes::{BufMut, Bytes};
 use ringway_topology::client::LeaseClock;
@@ -119,7 +121,7 @@ pub async fn pump(
     let mut fresh = connection.input().is_empty();
     while connection.outstanding > 0 {
         if std::mem::replace(&mut fresh, true) {
-            connection.fill().await?;
+            fill(connection, client).await?;
         }
         if let Some(lease) = lease {
             if !pump.outcome.forwarded && !lease.is_live() {
@@ -186,6 +188,15 @@ pub async fn pump(
         }
     }
     Ok(())
+}
+
+/// Receives some bytes of a shard; fails if the client goes away meanwhile. Cancel-safe.
+pub async fn fill(connection: &mut ServerConnection, client: &mut Client) -> Result<(), Failure> {
+    poll_fn(|context| match connection.poll_fill(context) {
+        Poll::Ready(filled) => Poll::Ready(filled.map_err(Failure::from)),
+        Poll::Pending => client.poll_gone(context).map(|()| Err(Failure::Gone(None))),
+    })
+    .await
 }
 
 /// What a client is told of a shard's last words.

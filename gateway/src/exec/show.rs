@@ -1,12 +1,17 @@
-//! `SHOW ringway.*`, `SHOW POOLS`, `SHOW STATS`, ...: small results of the gateway's own, all of text columns.
+//! `SHOW ringway.*`, `SHOW POOLS`, `SHOW STATS`, ...: small results of the gateway's own.
+//!
+//! Names of subjects and columns are PgBouncer's where it has the same thing.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod pools;
 
+use bytes::BytesMut;
 use ringway_topology::model::{ShardState, TableKind, Topology};
 
 use super::describe::text_field;
 use super::gateway::Gateway;
-use crate::wire::backend::FieldDescription;
+use crate::wire::backend::{self, FieldDescription};
+use crate::wire::frontend::Formats;
+use crate::wire::{Format, PgError, SqlState};
 
 /// What can be shown, by its name in lower case without the `ringway.` in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +21,83 @@ pub enum Subject {
     Tables,
     Ring,
     Epoch,
-    Pools,
-    Stats,
     Version,
+    Pools,
+    Clients,
+    Servers,
+    Stats,
+    StatsTotals,
+    Databases,
+    Users,
+    Lists,
+    Config,
+    Help,
+}
+
+const INT8_OID: u32 = 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    Text(&'static str),
+    /// bigint
+    Number(&'static str),
+}
+
+use Column::{Number, Text};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cell {
+    Text(String),
+    Number(i64),
+    Null,
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Cell {
+        Cell::Text(text.into())
+    }
+}
+
+/// A count, as a cell.
+fn number(count: impl TryInto<i64>) -> Cell {
+    Cell::Number(count.try_into().unwrap_or(i64::MAX))
+}
+
+/// A result.
+#[derive(Clone, Debug)]
+pub struct Table {
+    columns: &'static [Column],
+    pub rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    pub fn fields(&self) -> Vec<FieldDescription> {
+        fields(self.columns)
+    }
+
+    /// DataRow messages. `formats`: of Bind; None: text.
+    pub fn encode_rows(&self, out: &mut BytesMut, formats: Option<Formats<'_>>) {
+        for row in &self.rows {
+            let values = row.iter().enumerate().map(|(index, cell)| {
+                let format = formats.map_or(Format::Text, |formats| formats.get(index));
+                match (cell, format) {
+                    (Cell::Null, _) => None,
+                    (Cell::Text(text), _) => Some(text.as_bytes().to_vec()),
+                    (Cell::Number(number), Format::Text) => Some(number.to_string().into_bytes()),
+                    (Cell::Number(number), Format::Binary) => Some(number.to_be_bytes().to_vec()),
+                }
+            });
+            backend::data_row(out, values);
+        }
+    }
+}
+
+fn fields(columns: &[Column]) -> Vec<FieldDescription> {
+    let field = |column: &Column| match column {
+        Text(name) => text_field(name),
+        Number(name) => FieldDescription { type_oid: INT8_OID, typlen: 8, ..text_field(name) },
+    };
+    columns.iter().map(field).collect()
 }
 
 impl Subject {
@@ -30,49 +109,79 @@ impl Subject {
             "tables" => Subject::Tables,
             "ring" => Subject::Ring,
             "epoch" => Subject::Epoch,
-            "pools" => Subject::Pools,
-            "stats" => Subject::Stats,
             "version" => Subject::Version,
+            "pools" => Subject::Pools,
+            "clients" => Subject::Clients,
+            "servers" => Subject::Servers,
+            "stats" => Subject::Stats,
+            "stats_totals" => Subject::StatsTotals,
+            "databases" => Subject::Databases,
+            "users" => Subject::Users,
+            "lists" => Subject::Lists,
+            "config" => Subject::Config,
+            "help" => Subject::Help,
             _ => return None,
         })
     }
 
-    fn columns(self) -> &'static [&'static str] {
+    /// The cluster is everybody's to look at; who uses it how is the administrators'.
+    pub fn is_public(self) -> bool {
+        use Subject::*;
+        matches!(self, Shards | Moves | Tables | Ring | Epoch | Version)
+    }
+
+    pub fn fields(self) -> Vec<FieldDescription> {
+        fields(self.columns())
+    }
+
+    fn columns(self) -> &'static [Column] {
         match self {
-            Subject::Shards => &["number", "name", "state", "dsn"],
-            Subject::Moves => &["id", "kind", "source", "target", "phase", "arcs", "mirror", "hold"],
-            Subject::Tables => &["schema", "name", "kind", "key", "type", "keyspace"],
-            Subject::Ring => &["keyspace", "arc", "shard"],
-            Subject::Epoch => &["epoch"],
-            Subject::Pools => &["shard", "role", "in_use", "idle", "waiting"],
-            Subject::Stats => &["name", "value"],
-            Subject::Version => &["version"],
+            Subject::Shards => &[Text("number"), Text("name"), Text("state"), Text("dsn")],
+            Subject::Moves => &[
+                Text("id"),
+                Text("kind"),
+                Text("source"),
+                Text("target"),
+                Text("phase"),
+                Text("arcs"),
+                Text("mirror"),
+                Text("hold"),
+            ],
+            Subject::Tables => {
+                &[Text("schema"), Text("name"), Text("kind"), Text("key"), Text("type"), Text("keyspace")]
+            }
+            Subject::Ring => &[Text("keyspace"), Text("arc"), Text("shard")],
+            Subject::Epoch => &[Text("epoch")],
+            Subject::Version => &[Text("version")],
+            _ => pools::columns(self),
         }
     }
 
-    fn rows(self, gateway: &Gateway, topology: &Topology) -> Vec<Vec<String>> {
-        match self {
-            Subject::Shards => shards(topology),
-            Subject::Moves => moves(topology),
-            Subject::Tables => tables(topology),
-            Subject::Ring => ring(topology),
-            Subject::Epoch => vec![vec![topology.epoch.0.to_string()]],
-            Subject::Pools => pools(gateway, topology),
-            Subject::Stats => stats(gateway),
-            Subject::Version => vec![vec![format!("Ringway {}", env!("CARGO_PKG_VERSION"))]],
-        }
+    pub fn table(self, gateway: &Gateway) -> Table {
+        let view = gateway.view.current();
+        let topology = view.as_ref().map(|view| &*view.topology);
+        let of_cluster = |rows: fn(&Topology) -> Vec<Vec<String>>| {
+            let rows = topology.map(rows).unwrap_or_default();
+            rows.into_iter().map(|row| row.into_iter().map(Cell::Text).collect()).collect()
+        };
+        let rows = match self {
+            Subject::Shards => of_cluster(shards),
+            Subject::Moves => of_cluster(moves),
+            Subject::Tables => of_cluster(tables),
+            Subject::Ring => of_cluster(ring),
+            Subject::Epoch => of_cluster(|topology| vec![vec![topology.epoch.0.to_string()]]),
+            Subject::Version => vec![vec![format!("Ringway {}", env!("CARGO_PKG_VERSION")).into()]],
+            _ => pools::rows(self, gateway, topology),
+        };
+        Table { columns: self.columns(), rows }
     }
 }
 
-/// The columns of the result; none for an unknown subject.
-pub fn fields(what: &str) -> Vec<FieldDescription> {
-    let columns = Subject::named(what).map(Subject::columns).unwrap_or_default();
-    columns.iter().map(|name| text_field(name)).collect()
-}
-
-/// None for an unknown subject.
-pub fn rows(what: &str, gateway: &Gateway, topology: &Topology) -> Option<Vec<Vec<String>>> {
-    Some(Subject::named(what)?.rows(gateway, topology))
+pub fn unknown(what: &str) -> PgError {
+    PgError::new(SqlState::UNDEFINED_OBJECT, format!("there is nothing to show by the name \"{what}\"")).hint(
+        "Known: ringway.shards, ringway.moves, ringway.tables, ringway.ring, ringway.epoch, POOLS, CLIENTS, SERVERS, STATS, \
+         STATS_TOTALS, DATABASES, USERS, LISTS, CONFIG, VERSION, HELP.",
+    )
 }
 
 fn shard_name(topology: &Topology, id: ringway_topology::ids::ShardId) -> String {
@@ -149,34 +258,6 @@ fn ring(topology: &Topology) -> Vec<Vec<String>> {
         }
     }
     rows
-}
-
-fn pools(gateway: &Gateway, topology: &Topology) -> Vec<Vec<String>> {
-    let rows = gateway.pools.all().into_iter().map(|pool| {
-        let idle = pool.idle_count();
-        let in_use = pool.connections.load(Ordering::Relaxed).saturating_sub(idle);
-        vec![
-            shard_name(topology, pool.shard),
-            pool.role.clone(),
-            in_use.to_string(),
-            idle.to_string(),
-            pool.waiting_count().to_string(),
-        ]
-    });
-    rows.collect()
-}
-
-fn stats(gateway: &Gateway) -> Vec<Vec<String>> {
-    let statistics = &gateway.statistics;
-    let counters: [(&str, &AtomicU64); 6] = [
-        ("clients", &statistics.clients),
-        ("statements", &statistics.statements),
-        ("single_shard", &statistics.single_shard),
-        ("fan_out", &statistics.fan_out),
-        ("distributed_commits", &statistics.distributed_commits),
-        ("errors", &statistics.errors),
-    ];
-    counters.iter().map(|(name, value)| vec![(*name).to_owned(), value.load(Ordering::Relaxed).to_string()]).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Ahead of a cutover: either end of a move may become the owner of its rows within milliseconds, and a new connection's first
 //! statement takes longer than that. So each end has connections for as many as the other has, which have met the tables before.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +34,7 @@ pub fn prepare(gateway: &Arc<Gateway>) {
                 tasks.spawn(async move {
                     // All of them before one is given back: an idle one would be taken for enough.
                     let mut opened = Vec::new();
-                    while pool.connections.load(Ordering::Relaxed) < wanted {
+                    while pool.total() < wanted {
                         let Some(mut connection) = pool.warm(wanted).await else { break };
                         let gid = gateway.gid(pool.shard, 0).to_string();
                         let rehearsal = rehearse(&mut connection, pool.purpose, &view, &moving, &gid);
@@ -48,6 +47,14 @@ pub fn prepare(gateway: &Arc<Gateway>) {
                 });
             }
         }
+    }
+}
+
+/// Opens what pools lack to their smallest size, in the background. Called every second.
+pub fn fill_up(gateway: &Arc<Gateway>) {
+    let Some(view) = gateway.view.current() else { return };
+    for pool in gateway.pools.to_fill(view.topology.members()) {
+        gateway.tasks.spawn(pool.fill_up());
     }
 }
 

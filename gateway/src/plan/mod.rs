@@ -23,6 +23,7 @@ pub mod clock;
 pub mod colocate;
 pub mod computed;
 pub mod concatenate;
+pub mod console;
 pub mod context;
 pub mod copy;
 pub mod ddl;

@@ -462,6 +462,7 @@ fn show(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
         "lists",
         "config",
         "users",
+        "stats_totals",
     ];
     if let Some(what) = name.strip_prefix("ringway.") {
         return Ok(Plan::Admin(AdminCommand::ShowCluster { what: what.to_owned() }));

@@ -62,6 +62,8 @@ pub enum PoolError {
     Timeout { shard: String, waited_ms: u64 },
     #[error("{waiting} statements wait for a connection to shard \"{shard}\" already (pool_waiters_max)")]
     TooManyWaiters { shard: String, waiting: usize },
+    #[error("database \"{database}\" has been paused for {waited_ms} ms (pause_timeout_ms)")]
+    Paused { database: String, waited_ms: u64 },
     #[error("the gateway has no password for role \"{role}\" on shard \"{shard}\"")]
     NoPassword { shard: String, role: String },
     #[error("the gateway cannot prove itself as role \"{role}\" to shard \"{shard}\": {reason}")]

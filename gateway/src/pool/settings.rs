@@ -6,6 +6,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringway_topology::model::{quote_ident, quote_literal};
 
@@ -15,6 +16,7 @@ pub struct Settings {
     /// Setting's name in lower case, and the statement that sets it.
     entries: Arc<BTreeMap<String, String>>,
     hash: u64,
+    idle_session_timeout: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -35,7 +37,19 @@ impl Settings {
     fn from_entries(entries: BTreeMap<String, String>) -> Settings {
         let mut hasher = DefaultHasher::new();
         entries.hash(&mut hasher);
-        Settings { entries: Arc::new(entries), hash: hasher.finish() }
+        // The first number that follows the name, however the statement is written.
+        let idle_session_timeout = entries.get("idle_session_timeout").and_then(|statement| {
+            let (_, value) = statement.rsplit_once("idle_session_timeout")?;
+            let value = &value[value.find(|c: char| c.is_ascii_digit())?..];
+            super::timeout::parse(value.split(['\'', ',', ';']).next().unwrap_or_default())
+        });
+        Settings { entries: Arc::new(entries), hash: hasher.finish(), idle_session_timeout }
+    }
+
+    /// When a server with these settings ends a session that is idle. For the pools: they do not use such a connection at the
+    /// last moment.
+    pub fn idle_session_timeout(&self) -> Option<Duration> {
+        self.idle_session_timeout
     }
 
     pub fn hash(&self) -> u64 {
@@ -187,6 +201,22 @@ mod tests {
             two.statements_from(&one),
             "RESET \"application_name\"; RESET SESSION AUTHORIZATION; RESET TIME ZONE; SET ROLE app"
         );
+    }
+
+    #[test]
+    fn servers_that_end_idle_sessions_are_known() {
+        for (statement, expected) in [
+            ("SET idle_session_timeout TO '2s'", Some(2_000)),
+            ("SET SESSION idle_session_timeout = 1500", Some(1_500)),
+            ("SELECT pg_catalog.set_config('idle_session_timeout', '1min', false)", Some(60_000)),
+            ("SET idle_session_timeout TO DEFAULT", None),
+            ("SET idle_session_timeout = 0", None),
+        ] {
+            let mut settings = Settings::default();
+            settings.set("idle_session_timeout", statement.into());
+            assert_eq!(settings.idle_session_timeout(), expected.map(Duration::from_millis), "{statement}");
+        }
+        assert_eq!(Settings::default().idle_session_timeout(), None);
     }
 
     #[test]

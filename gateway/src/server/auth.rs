@@ -31,7 +31,8 @@ pub async fn authenticate(
         }
         AuthMode::Cert => {
             backend::authentication_ok(client.out());
-            let known = server.users.as_ref().and_then(|users| users.find(user));
+            let users = server.gateway.users.load_full();
+            let known = users.as_ref().and_then(|users| users.find(user));
             Ok(known.and_then(|known| known.password.clone()).map_or(Credentials::None, Credentials::Password))
         }
         AuthMode::Scram => scram(server, client, user, end_point).await,
@@ -74,7 +75,8 @@ async fn scram(
             return Err(fatal(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)));
         }
     };
-    let known = server.users.as_ref().and_then(|users| users.find(user));
+    let users = server.gateway.users.load_full();
+    let known = users.as_ref().and_then(|users| users.find(user));
     let exchange = match known {
         Some(known) => ServerFirst::new(known.verifier.clone()),
         None => ServerFirst::mock(user, &server.mock_secret),

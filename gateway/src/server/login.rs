@@ -10,7 +10,9 @@ use super::opening::{open, Opened};
 use super::Server;
 use crate::exec::cancel::CancelSlot;
 use crate::exec::client::Client;
-use crate::exec::executor::{Executor, Identity};
+use crate::exec::clients::ClientEntry;
+use crate::exec::console::{may_look, not_allowed};
+use crate::exec::executor::{Executor, Identity, Timeouts};
 use crate::exec::failure::Failure;
 use crate::exec::gateway::{RecentPlans, PARAMETERS_MAX};
 use crate::exec::search_path::Names;
@@ -22,7 +24,7 @@ use crate::session::Session;
 use crate::wire::startup::StartupMessage;
 use crate::wire::{backend, PgError, Severity, SqlState, TxStatus};
 
-/// Database of administrators: SHOW commands only, no shard needed.
+/// Database of administrators: commands of the gateway's own, no shard needed.
 pub const ADMIN_DATABASE: &str = "ringway";
 
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,7 @@ pub async fn login(
     stream: TcpStream,
     too_many: bool,
 ) -> Result<Option<(Session, u32)>, LoginError> {
+    let address = stream.peer_addr().ok();
     let Some(Opened { mut stream, input, startup, tls }) = open(server, stream).await? else { return Ok(None) };
     if too_many {
         let error = PgError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
@@ -60,12 +63,20 @@ pub async fn login(
             client.set_frame_bytes_max(limits.frame_bytes_max);
             let cancel = Arc::new(CancelSlot::default());
             let (number, secret) = server.cancels.add(Arc::clone(&cancel));
+            let gateway = Arc::clone(&server.gateway);
+            let kill = gateway.abort.child_token();
+            let mut entry = ClientEntry::new(number, &identity.user, &identity.database, Arc::clone(&cancel), kill);
+            entry.application_name = application_name(&startup);
+            entry.address = address;
+            let entry = Arc::new(entry);
+            gateway.clients.add(Arc::clone(&entry));
+            let console = identity.database == ADMIN_DATABASE;
+            let mode = gateway.pools.settings_of(&identity.user, &identity.database).mode;
             for (name, value) in parameters {
                 backend::parameter_status(client.out(), &name, &value);
             }
             backend::backend_key_data(client.out(), number, &secret);
             backend::ready_for_query(client.out(), TxStatus::Idle);
-            let gateway = Arc::clone(&server.gateway);
             let mut executor = Executor {
                 slot: gateway.inflight.slot(),
                 gateway,
@@ -84,9 +95,14 @@ pub async fn login(
                 cancel,
                 recent: RecentPlans::default(),
                 pools: Vec::new(),
+                entry,
+                mode,
+                timeouts: Timeouts::default(),
             };
             executor.settings_changed();
-            Ok(Some((Session::new(executor), number)))
+            let mut session = Session::new(executor);
+            session.console = console;
+            Ok(Some((session, number)))
         }
         Err(failure) => {
             let error = fatal(failure);
@@ -148,17 +164,17 @@ async fn admit(
         }
     }
     let settings = settings(startup);
-    let Some(home) = home else {
-        if database == ADMIN_DATABASE {
-            return Ok((identity, settings, admin_parameters()));
+    if database == ADMIN_DATABASE {
+        if !may_look(&server.gateway, &user) {
+            return Err(not_allowed(&user, "use the administrative database").into());
         }
+        return Ok((identity, settings, admin_parameters()));
+    }
+    let Some(home) = home else {
         return Err(PgError::fatal(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet")
             .hint("Add one: \"shardctl shard add NAME DSN\".")
             .into());
     };
-    if database == ADMIN_DATABASE {
-        return Ok((identity, settings, admin_parameters()));
-    }
     let endpoint = Endpoint::parse(&home.name, &home.dsn)?;
     if endpoint.database != database {
         return Err(PgError::fatal(SqlState::INVALID_CATALOG_NAME, format!("database \"{database}\" does not exist"))
@@ -202,6 +218,11 @@ async fn admit(
     cache.insert(key, parameters.clone());
     drop(cache);
     Ok((identity, settings, parameters))
+}
+
+fn application_name(startup: &StartupMessage) -> Box<str> {
+    let named = startup.parameters().find(|(name, _)| *name == "application_name");
+    named.map(|(_, value)| value).unwrap_or_default().into()
 }
 
 fn settings(startup: &StartupMessage) -> Settings {

@@ -4,7 +4,6 @@ pub mod auth;
 pub mod cancels;
 pub mod login;
 pub mod opening;
-pub mod users;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -13,18 +12,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use ringway_tls::{ServerTls, TlsError};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::exec::failure::Failure;
 use crate::exec::gateway::Gateway;
 use cancels::Cancels;
-use users::Users;
 
 /// What every connection of the listener needs.
 pub struct Server {
     pub gateway: Arc<Gateway>,
-    pub users: Option<Users>,
     pub cancels: Cancels,
     /// What the files held when they were last read.
     pub tls: ArcSwapOption<ServerTls>,
@@ -34,9 +31,9 @@ pub struct Server {
 
 impl Server {
     /// Errors: the configuration's TLS files cannot be used.
-    pub fn new(gateway: Arc<Gateway>, users: Option<Users>) -> Result<Server, TlsError> {
+    pub fn new(gateway: Arc<Gateway>) -> Result<Server, TlsError> {
         let tls = ArcSwapOption::empty();
-        let server = Server { gateway, users, cancels: Cancels::default(), tls, mock_secret: rand::random() };
+        let server = Server { gateway, cancels: Cancels::default(), tls, mock_secret: rand::random() };
         server.read_tls()?;
         Ok(server)
     }
@@ -50,18 +47,35 @@ impl Server {
     }
 }
 
-/// Serves until the token is cancelled; then waits for open transactions, within `drain_timeout_ms`.
-pub async fn serve(server: Arc<Server>, listener: TcpListener, token: CancellationToken) {
+/// Binds, and lets another gateway do the same if `reuse_port`: from when this one stops listening on, clients reach the other.
+pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListener> {
+    const BACKLOG: u32 = 1024;
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    if reuse_port {
+        socket.set_reuseport(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves until the gateway closes, and then until the last client has left. Once it shuts down, idle clients are told to
+/// leave, and the others have `drain_timeout_ms` to end their transactions.
+pub async fn serve(server: Arc<Server>, listener: TcpListener) {
+    let gateway = Arc::clone(&server.gateway);
     let sessions = tokio_util::task::TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = token.cancelled() => break,
+            () = gateway.closing.cancelled() => break,
         };
         match accepted {
             Ok((stream, address)) => {
                 let server = Arc::clone(&server);
-                let token = token.clone();
+                let token = gateway.shutdown.clone();
                 sessions.spawn(async move { client(server, stream, address, token).await });
             }
             Err(error) => {
@@ -72,11 +86,28 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, token: Cancellati
     }
     drop(listener);
     sessions.close();
-    let grace = Duration::from_millis(server.gateway.config.limits.drain_timeout_ms);
-    if tokio::time::timeout(grace, sessions.wait()).await.is_err() {
-        tracing::warn!(clients = sessions.len(), "clients are cut off (drain_timeout_ms)");
+    tokio::select! {
+        () = sessions.wait() => return,
+        () = gateway.shutdown.cancelled() => {}
+    }
+    let grace = Duration::from_millis(gateway.live.load().drain_timeout_ms);
+    tokio::select! {
+        drained = tokio::time::timeout(grace, sessions.wait()) => match drained {
+            Ok(()) => return,
+            Err(_) => tracing::warn!(clients = sessions.len(), "clients are cut off (drain_timeout_ms)"),
+        },
+        () = gateway.abort.cancelled() => {}
+    }
+    gateway.abort.cancel();
+    let cancelling = gateway.clients.all().into_iter().map(|client| async move { client.kill().await });
+    let ending = async { tokio::join!(futures_util::future::join_all(cancelling), sessions.wait()) };
+    if tokio::time::timeout(KILL_GRACE + KILL_GRACE, ending).await.is_err() {
+        tracing::warn!(clients = sessions.len(), "clients have not ended");
     }
 }
+
+/// What a session that is killed has to come to an end; it is cut off then.
+const KILL_GRACE: Duration = Duration::from_secs(2);
 
 struct Counted<'a>(&'a Gateway);
 
@@ -89,7 +120,7 @@ impl Drop for Counted<'_> {
 async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, token: CancellationToken) {
     let clients = server.gateway.statistics.clients.fetch_add(1, Ordering::Relaxed);
     let _counted = Counted(&server.gateway);
-    let too_many = clients >= server.gateway.config.limits.clients_max as u64;
+    let too_many = clients >= server.gateway.live.load().clients_max as u64;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
@@ -111,12 +142,44 @@ async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, tok
             return;
         }
     };
-    let result = session.run(&token).await;
+    let entry = Arc::clone(&session.executor.entry);
+    let result = tokio::select! {
+        biased;
+        result = session.run(&token) => result,
+        () = overdue(&entry.kill) => Err(Failure::Gone(None)),
+    };
+    let working = matches!(result, Err(Failure::Gone(None)));
     if let Err(Failure::Gone(Some(error))) = &result {
         crate::wire::backend::error_response(session.executor.client.out(), error);
         let _gone_anyway = session.executor.client.flush().await;
     }
     session.executor.client.close();
-    session.close().await;
+    session.close(working).await;
+    server.gateway.clients.remove(key);
     server.cancels.remove(key);
+}
+
+/// Returns when a session should have ended by now.
+async fn overdue(kill: &CancellationToken) {
+    kill.cancelled().await;
+    tokio::time::sleep(KILL_GRACE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten thousand of them are idle most of the time: what is rare and large is in boxes of its own.
+    #[test]
+    fn a_clients_task_is_small() {
+        const TASK_BYTES_MAX: usize = 6 << 10;
+        fn size<F: std::future::Future>(
+            _: impl Fn(Arc<Server>, TcpStream, SocketAddr, CancellationToken) -> F,
+        ) -> usize {
+            std::mem::size_of::<F>()
+        }
+        let bytes = size(client);
+        assert!(bytes <= TASK_BYTES_MAX, "{bytes} bytes");
+        println!("a client's task: {bytes} bytes");
+    }
 }

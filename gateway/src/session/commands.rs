@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::Session;
+use crate::config::pools::PoolMode;
 use crate::exec::answers::ask;
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
@@ -42,6 +43,7 @@ impl Session {
                 return Ok(());
             }
             SessionCommand::Begin { modes, tag } => {
+                self.check_mode()?;
                 self.begin(modes);
                 tag
             }
@@ -112,6 +114,17 @@ impl Session {
                 };
             }
         }
+    }
+
+    fn check_mode(&self) -> Result<(), Failure> {
+        if self.executor.mode != PoolMode::Statement {
+            return Ok(());
+        }
+        Err(PgError::refused(
+            "transaction blocks are not allowed in statement pooling mode",
+            "Send every statement by itself, or have pool_mode = \"transaction\" set for this role or database.",
+        )
+        .into())
     }
 
     async fn commit(&mut self, chain: bool) -> Result<&'static str, Failure> {

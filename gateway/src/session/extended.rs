@@ -139,7 +139,7 @@ impl Session {
         Ok(())
     }
 
-    fn statement_named(&self, name: &str) -> Result<Arc<Statement>, Failure> {
+    pub(super) fn statement_named(&self, name: &str) -> Result<Arc<Statement>, Failure> {
         self.statements.get(name).cloned().ok_or_else(|| {
             let message = if name.is_empty() {
                 "unnamed prepared statement does not exist".to_owned()
@@ -163,7 +163,7 @@ impl Session {
         Ok(())
     }
 
-    fn portal_named(&self, name: &str) -> Result<Portal, Failure> {
+    pub(super) fn portal_named(&self, name: &str) -> Result<Portal, Failure> {
         self.portals.get(name).cloned().ok_or_else(|| {
             PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{name}\" does not exist")).into()
         })
@@ -192,9 +192,9 @@ impl Session {
             return Ok(crate::exec::describe::Description::default());
         }
         if let Some(inner) = self.executed_statement(statement)? {
-            return describe(&mut self.executor, &inner).await;
+            return Box::pin(describe(&mut self.executor, &inner)).await;
         }
-        describe(&mut self.executor, statement).await
+        Box::pin(describe(&mut self.executor, statement)).await
     }
 
     /// The statement that EXECUTE stands for.
@@ -207,7 +207,7 @@ impl Session {
         }
     }
 
-    fn close_named(&mut self, frame: &Frame) -> Result<(), Failure> {
+    pub(super) fn close_named(&mut self, frame: &Frame) -> Result<(), Failure> {
         let (target, name) = frontend::parse_target("Close", frame.body()).map_err(PgError::from)?;
         match target {
             Target::Statement => {
@@ -255,7 +255,7 @@ impl Session {
                 self.executor.begin_implicit();
             }
             self.executor.slot.reads();
-            return self.command(command, &portal.bound.values()?, None).await;
+            return Box::pin(self.command(command, &portal.bound.values()?, None)).await;
         }
         check_not_failed(&self.executor)?;
         let outside = match plan {
@@ -267,7 +267,7 @@ impl Session {
             self.executor.begin_implicit();
         }
         let run = Run { bound: &portal.bound, describe: false, rows_max: execute.rows_max, portal: execute.portal };
-        let mut completed = dispatch::run(&mut self.executor, run).await?;
+        let mut completed = Box::pin(dispatch::run(&mut self.executor, run)).await?;
         if let (Some(rows), Some(tag)) = (completed.buffered.take(), &completed.tag) {
             let buffered = Buffered { rows, tag: tag.clone() };
             self.next_rows(execute.portal, buffered, execute.rows_max);

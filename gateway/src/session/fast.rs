@@ -313,7 +313,7 @@ impl Session {
             self.executor.client.rewind();
             if let Some(admitted) = &pipeline.admitted {
                 if outcome.kept_back {
-                    dispatch::again(&mut self.executor, admitted, started).await?;
+                    Box::pin(dispatch::again(&mut self.executor, admitted, started)).await?;
                 }
             }
             return Ok(false);

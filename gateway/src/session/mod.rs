@@ -1,6 +1,7 @@
 //! Drives one client: reads its messages, keeps its statements and portals, and has plans run.
 
 pub mod commands;
+pub mod console;
 pub mod extended;
 pub mod fast;
 pub mod settings;
@@ -8,7 +9,8 @@ pub mod simple;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -16,10 +18,12 @@ use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
 use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
-use crate::exec::transaction::Block;
+use crate::exec::transaction::{Block, Participant};
+use crate::pool::connection::ServerConnection;
+use crate::pool::error::field;
 use crate::pool::ReadyConn;
 use crate::wire::tag::client as tag;
-use crate::wire::{backend, Frame, PgError, SqlState};
+use crate::wire::{backend, Frame, PgError, Severity, SqlState};
 use ringway_topology::ids::ShardId;
 
 /// A bound statement, waiting to be executed.
@@ -52,6 +56,8 @@ pub struct Session {
     pub skipping: bool,
     /// Commits whose other halves are still to be finished.
     pub after: Vec<commit::AfterCommit>,
+    /// Of the administrative database.
+    pub console: bool,
 }
 
 impl Session {
@@ -64,6 +70,7 @@ impl Session {
             batch_bytes: 0,
             skipping: false,
             after: Vec::new(),
+            console: false,
         }
     }
 
@@ -76,15 +83,18 @@ impl Session {
                     self.executor.client.flush().await?;
                     self.executor.client.trim();
                     let idle = !self.executor.transaction.is_open() && self.batch.is_empty();
-                    let Executor { client, pinned, .. } = &mut self.executor;
+                    let limit = self.limit();
+                    let Executor { client, pinned, transaction, entry, .. } = &mut self.executor;
                     let next = tokio::select! {
+                        biased;
                         frame = client.frame() => frame?,
-                        told = notices(pinned) => {
-                            let told = told.map_err(|_| Failure::Gone(Some(Box::new(session_lost()))))?;
-                            self.executor.client.forward(&told).await?;
+                        told = notices(pinned, &mut transaction.participants) => {
+                            self.executor.client.forward(&told?).await?;
                             continue;
                         }
-                        () = shutdown.cancelled(), if idle => return Err(Failure::Gone(Some(Box::new(shutting_down())))),
+                        () = shutdown.cancelled(), if idle => return Err(ended(shutting_down())),
+                        () = entry.kill.cancelled() => return Err(ended(shutting_down())),
+                        error = expired(limit) => return Err(ended(error)),
                     };
                     match next {
                         Some(frame) => frame,
@@ -98,7 +108,22 @@ impl Session {
         }
     }
 
+    /// How long the session may be idle from now on, and what it is told then.
+    fn limit(&self) -> Option<(Duration, fn() -> PgError)> {
+        if !self.batch.is_empty() {
+            return None;
+        }
+        let timeouts = self.executor.timeouts;
+        match self.executor.transaction.is_open() {
+            true => timeouts.idle_in_transaction.map(|limit| (limit, idle_in_transaction as fn() -> PgError)),
+            false => timeouts.idle_session.map(|limit| (limit, idle_session as fn() -> PgError)),
+        }
+    }
+
     async fn message(&mut self, frame: Frame) -> Result<bool, Failure> {
+        if self.console {
+            return Box::pin(self.console_message(frame)).await;
+        }
         match frame.tag() {
             tag::QUERY => {
                 self.skipping = false;
@@ -157,10 +182,10 @@ impl Session {
         }
         self.portals.clear();
         if self.executor.transaction.failed {
-            commit::roll_back(&mut self.executor).await;
+            Box::pin(commit::roll_back(&mut self.executor)).await;
             return Ok(commit::AfterCommit::default());
         }
-        commit::commit(&mut self.executor).await
+        Box::pin(commit::commit(&mut self.executor)).await
     }
 
     /// What is owed after a commit, once the client has its answer and before its next statement.
@@ -169,38 +194,53 @@ impl Session {
             if !after.is_empty() {
                 // A client that is gone does not keep the rest from being finished.
                 let flushed = self.executor.client.flush().await;
-                commit::finish(&mut self.executor, after).await;
+                Box::pin(commit::finish(&mut self.executor, after)).await;
                 flushed?;
             }
         }
         Ok(())
     }
 
-    /// Gives everything back that the session holds.
-    pub async fn close(&mut self) {
-        if self.executor.transaction.is_open() {
-            commit::roll_back(&mut self.executor).await;
+    /// Gives everything back that the session holds. `working`: a statement may still run for it.
+    pub async fn close(&mut self, working: bool) {
+        if working {
+            self.executor.cancel.cancel().await;
         }
-        self.executor.close_pinned();
+        if self.executor.transaction.is_open() {
+            Box::pin(commit::roll_back(&mut self.executor)).await;
+        }
+        Box::pin(self.executor.end_pinned()).await;
         self.executor.cancel.clear().await;
         self.executor.slot.leave_transaction();
     }
 }
 
-/// What a pinned connection says while the session is idle: notifications. Waits for ever when there is nothing. Cancel-safe.
-async fn notices(pinned: &mut BTreeMap<ShardId, ReadyConn>) -> Result<BytesMut, Failure> {
+/// What the session's connections say while it is idle: notifications of pinned ones, and the end of a transaction that has
+/// been idle for too long. Waits for ever when there is nothing. Cancel-safe.
+async fn notices(
+    pinned: &mut BTreeMap<ShardId, ReadyConn>,
+    participants: &mut BTreeMap<ShardId, Participant>,
+) -> Result<BytesMut, Failure> {
     std::future::poll_fn(|context| {
+        for participant in participants.values_mut() {
+            if let Some(error) = timed_out(&mut participant.connection, context) {
+                return Poll::Ready(Err(ended(error)));
+            }
+        }
         for connection in pinned.values_mut() {
             let mut told = BytesMut::new();
             loop {
                 while let Some(message) = connection.take_message() {
+                    if let Some(error) = last_words(message.tag, message.body()) {
+                        return Poll::Ready(Err(ended(error)));
+                    }
                     if matches!(message.tag, b'A' | b'N' | b'S') {
                         told.extend_from_slice(&message.raw);
                     }
                 }
                 match connection.poll_fill(context) {
                     Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(ended(session_lost()))),
                     Poll::Pending => break,
                 }
             }
@@ -211,6 +251,66 @@ async fn notices(pinned: &mut BTreeMap<ShardId, ReadyConn>) -> Result<BytesMut, 
         Poll::Pending
     })
     .await
+}
+
+/// The error with which a server ends a session.
+fn last_words(tag: u8, body: &[u8]) -> Option<PgError> {
+    if tag != b'E' || !matches!(field(body, b'V'), Some("FATAL" | "PANIC")) {
+        return None;
+    }
+    let fields = crate::wire::ErrorFields::parse(body).ok()?;
+    Some(PgError::from(&fields).severity(Severity::Fatal))
+}
+
+/// A shard has ended a transaction because it was idle, or open, for too long. What else it says is left for the next
+/// statement, which tells it to the client.
+fn timed_out(connection: &mut ServerConnection, context: &mut Context<'_>) -> Option<PgError> {
+    const TRANSACTION_TIMEOUT: &str = "25P04";
+    while !connection.broken {
+        match connection.poll_fill(context) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => break,
+            Poll::Pending => return None,
+        }
+    }
+    let mut position = 0;
+    while let Some((tag, length)) = connection.header_at(position) {
+        let body = connection.input().get(position + 5..position + length)?;
+        let error = last_words(tag, body);
+        if let Some(error) = error.filter(|error| {
+            error.code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT || error.code.as_str() == TRANSACTION_TIMEOUT
+        }) {
+            return Some(error);
+        }
+        position += length;
+    }
+    None
+}
+
+async fn expired(limit: Option<(Duration, fn() -> PgError)>) -> PgError {
+    match limit {
+        Some((limit, error)) => {
+            tokio::time::sleep(limit).await;
+            error()
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn idle_session() -> PgError {
+    PgError::fatal(SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
+}
+
+fn idle_in_transaction() -> PgError {
+    PgError::fatal(
+        SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        "terminating connection due to idle-in-transaction timeout",
+    )
+}
+
+/// The session ends with this error.
+fn ended(error: PgError) -> Failure {
+    Failure::Gone(Some(Box::new(error)))
 }
 
 /// What the session kept on its own connection to a shard is gone.

@@ -125,7 +125,7 @@ impl Session {
             let outcome = forward(&mut self.executor, &admitted.view, request).await?;
             if outcome.kept_back {
                 self.executor.client.rewind();
-                dispatch::again(&mut self.executor, &admitted, started).await?;
+                Box::pin(dispatch::again(&mut self.executor, &admitted, started)).await?;
                 continue;
             }
             if outcome.lease_lost {
@@ -187,7 +187,7 @@ impl Session {
         };
         if let Plan::Session(command) = plan {
             self.executor.slot.reads();
-            return self.command(command, &[], Some(text)).await;
+            return Box::pin(self.command(command, &[], Some(text))).await;
         }
         check_not_failed(&self.executor)?;
         let bound = Bound {
@@ -195,7 +195,7 @@ impl Session {
             bind: None,
         };
         let run = Run { bound: &bound, describe: true, rows_max: 0, portal: "" };
-        let completed = dispatch::run(&mut self.executor, run).await?;
+        let completed = Box::pin(dispatch::run(&mut self.executor, run)).await?;
         if last {
             let after = self.end_implicit().await?;
             self.after.push(after);

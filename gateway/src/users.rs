@@ -49,6 +49,10 @@ impl Users {
         Ok(Users { users })
     }
 
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.users.keys().map(String::as_str)
+    }
+
     pub fn find(&self, name: &str) -> Option<&User> {
         self.users.get(name)
     }
