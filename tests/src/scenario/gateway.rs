@@ -28,10 +28,18 @@ impl Gateway {
         Gateway::start_at(&cluster.grpc(), options).await
     }
 
+    /// The same on a port of the caller's choice.
+    pub async fn start_on(cluster: &Cluster, port: u16, options: &[&str]) -> Result<Gateway> {
+        Gateway::launch(&cluster.grpc(), port, options).await
+    }
+
     /// The same for a control plane of its own.
     pub async fn start_at(grpc: &str, options: &[&str]) -> Result<Gateway> {
+        Gateway::launch(grpc, free_port()?, options).await
+    }
+
+    async fn launch(grpc: &str, port: u16, options: &[&str]) -> Result<Gateway> {
         let directory = tempfile::tempdir()?;
-        let port = free_port()?;
         let log = directory.path().join("gateway.log");
         let out = std::fs::File::create(&log)?;
         let child = Command::new(binaries()?.join("ringway-gateway"))
@@ -62,6 +70,19 @@ impl Gateway {
 
     pub fn dsn(&self, role: &str) -> String {
         format!("postgresql://{role}@127.0.0.1:{}/app", self.port)
+    }
+
+    /// Of the administrative database.
+    pub fn console(&self, role: &str) -> String {
+        format!("postgresql://{role}@127.0.0.1:{}/ringway", self.port)
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self, bound: Duration) -> Result<std::process::ExitStatus> {
+        match tokio::time::timeout(bound, self.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => anyhow::bail!("the gateway did not end within {bound:?}: {}", self.log()),
+        }
     }
 
     pub fn process(&self) -> Result<ProcessId> {
