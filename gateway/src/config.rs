@@ -435,7 +435,7 @@ impl Config {
             entry("tls_key", tls(|files| Some(&files.key)), "", false),
             entry("tls_required", self.tls_required.to_string(), "false", false),
             entry("topology", topology, "", false),
-            entry("users", path(&self.users), "", false),
+            entry("users", path(&self.users), "", true),
         ];
         let table = |limits: &Limits| serde_json::to_value(limits).unwrap_or_default();
         let defaults = table(&Limits::default());

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::auth::{authenticate, encode_fatal};
 use super::opening::{open, Opened};
-use super::Server;
+use super::{Room, Server};
 use crate::exec::cancel::CancelSlot;
 use crate::exec::client::Client;
 use crate::exec::clients::ClientEntry;
@@ -39,11 +39,11 @@ pub enum LoginError {
 pub async fn login(
     server: &Arc<Server>,
     stream: TcpStream,
-    too_many: bool,
+    room: Room,
 ) -> Result<Option<(Session, u32)>, LoginError> {
     let address = stream.peer_addr().ok();
     let Some(Opened { mut stream, input, startup, tls }) = open(server, stream).await? else { return Ok(None) };
-    if too_many {
+    if room != Room::Everybody && (room == Room::Nobody || startup.database() != ADMIN_DATABASE) {
         let error = PgError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .detail("The gateway serves clients_max clients.")
             .hint("Close idle clients, or raise clients_max.");

@@ -109,6 +109,26 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener) {
 /// What a session that is killed has to come to an end; it is cut off then.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 
+/// Who may still come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Everybody,
+    /// `clients_max` is reached: administrators have to be able to look at why.
+    Administrators,
+    Nobody,
+}
+
+impl Room {
+    fn of(clients: u64, clients_max: u64) -> Room {
+        const ADMINISTRATORS_MAX: u64 = 10;
+        match clients.checked_sub(clients_max) {
+            None => Room::Everybody,
+            Some(more) if more < ADMINISTRATORS_MAX => Room::Administrators,
+            Some(_) => Room::Nobody,
+        }
+    }
+}
+
 struct Counted<'a>(&'a Gateway);
 
 impl Drop for Counted<'_> {
@@ -120,12 +140,12 @@ impl Drop for Counted<'_> {
 async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, token: CancellationToken) {
     let clients = server.gateway.statistics.clients.fetch_add(1, Ordering::Relaxed);
     let _counted = Counted(&server.gateway);
-    let too_many = clients >= server.gateway.live.load().clients_max as u64;
+    let room = Room::of(clients, server.gateway.live.load().clients_max as u64);
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let limit = Duration::from_millis(server.gateway.config.limits.startup_timeout_ms);
-    let login = tokio::time::timeout(limit, login::login(&server, stream, too_many));
+    let login = tokio::time::timeout(limit, login::login(&server, stream, room));
     let login = tokio::select! {
         login = login => login,
         () = token.cancelled() => return,

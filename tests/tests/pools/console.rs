@@ -200,6 +200,8 @@ pub async fn reload(cluster: &Cluster, keys: &Keys) -> Result<()> {
     let one = configured.client("app").await?;
     let two = configured.client("app").await?;
     expect(tokio_postgres::connect(&configured.gateway.dsn("app"), NoTls).await.map(|_| ()), "53300")?;
+    // Administrators get in nevertheless.
+    sql::connect(&configured.gateway.console("postgres")).await?;
     configured.rewrite(
         "stats_users = [\"app\"]\n[limits]\npool_size_max = 2\nhold_timeout_ms = 9000\n[users.app]\npool_mode = \"session\"\n",
     )?;
@@ -222,6 +224,14 @@ pub async fn reload(cluster: &Cluster, keys: &Keys) -> Result<()> {
     let pools = table(&console, "SHOW POOLS", &["user", "pool_mode"]).await?;
     ensure!(pools.contains(&vec!["app".into(), "session".into()]), "{pools:?}");
     sql::connect(&configured.gateway.console("app")).await?;
+    // SIGHUP does the same.
+    configured.rewrite("[limits]\npool_size_max = 3\n[users.app]\npool_mode = \"session\"\n")?;
+    configured.gateway.process()?.signal(rustix::process::Signal::HUP)?;
+    until("the new size", SOON, || async {
+        let config = table(&console, "SHOW CONFIG", &["key", "value"]).await?;
+        Ok(config.contains(&vec!["pool_size_max".into(), "3".into()]))
+    })
+    .await?;
     // A file that is wrong changes nothing.
     configured.rewrite("[users.app]\npool_mod = \"session\"\n")?;
     let (code, message) = sql::failure(&console, "RELOAD").await?;
