@@ -36,11 +36,7 @@ pub enum LoginError {
 }
 
 /// None: a cancel request, or the client went away.
-pub async fn login(
-    server: &Arc<Server>,
-    stream: TcpStream,
-    room: Room,
-) -> Result<Option<(Session, u32)>, LoginError> {
+pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Result<Option<(Session, u32)>, LoginError> {
     let address = stream.peer_addr().ok();
     let Some(Opened { mut stream, input, startup, tls }) = open(server, stream).await? else { return Ok(None) };
     if room != Room::Everybody && (room == Room::Nobody || startup.database() != ADMIN_DATABASE) {
