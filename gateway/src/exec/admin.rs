@@ -8,7 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::Code;
 
 use super::answers::{collect, queue_call};
-use super::describe::text_field;
+use super::describe::void_field;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
@@ -145,7 +145,7 @@ async fn changed(
     for warning in warnings {
         backend::notice_response(executor.client.out(), &PgError::warning(warning.clone()));
     }
-    result(executor, run, vec![text_field(function)], &[vec![String::new()]]);
+    result(executor, run, vec![void_field(function)], &[vec![String::new()]]);
     Ok(Completed { tag: Some("SELECT 1".into()), ..Completed::default() })
 }
 

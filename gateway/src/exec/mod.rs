@@ -13,6 +13,7 @@ pub mod commit;
 pub mod computed;
 pub mod copy_in;
 pub mod copy_out;
+pub mod cursors;
 pub mod ddl;
 pub mod describe;
 pub mod dispatch;

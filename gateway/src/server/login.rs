@@ -16,6 +16,7 @@ use crate::exec::gateway::{RecentPlans, PARAMETERS_MAX};
 use crate::exec::search_path::Names;
 use crate::exec::transaction::Transaction;
 use crate::net::Stream;
+use crate::plan::session::check_setting;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::settings::{parse_options, Settings};
 use crate::session::Session;
@@ -78,6 +79,7 @@ pub async fn login(
                 pinned: BTreeMap::new(),
                 pins: Vec::new(),
                 has_temporary: false,
+                held_cursors: BTreeMap::new(),
                 only_shard: None,
                 statement_began: std::time::SystemTime::now(),
                 last_shard: None,
@@ -147,7 +149,7 @@ async fn admit(
             .into());
         }
     }
-    let settings = settings(startup);
+    let settings = settings(startup)?;
     let Some(home) = home else {
         if database == ADMIN_DATABASE {
             return Ok((identity, settings, admin_parameters()));
@@ -204,21 +206,26 @@ async fn admit(
     Ok((identity, settings, parameters))
 }
 
-fn settings(startup: &StartupMessage) -> Settings {
+fn settings(startup: &StartupMessage) -> Result<Settings, PgError> {
     let mut settings = Settings::default();
+    let mut set = |name: &str, value: &str| {
+        check_setting(&name.to_ascii_lowercase(), Some(value))?;
+        settings.set_value(name, value);
+        Ok::<(), PgError>(())
+    };
     for (name, value) in startup.parameters() {
         match name {
             "user" | "database" | "replication" => {}
             "options" => {
                 for (name, value) in parse_options(value) {
-                    settings.set_value(&name, &value);
+                    set(&name, &value)?;
                 }
             }
             name if name.starts_with("_pq_.") => {}
-            name => settings.set_value(name, value),
+            name => set(name, value)?,
         }
     }
-    settings
+    Ok(settings)
 }
 
 fn admin_parameters() -> Vec<(String, String)> {

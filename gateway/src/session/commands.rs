@@ -58,7 +58,15 @@ impl Session {
                 self.set_from_current(name, *local, sql).await?;
                 "SET"
             }
-            SessionCommand::SetConfig { items, .. } => return self.set_config(items, values, simple.is_some()).await,
+            SessionCommand::SetConfig { items, only_known, sql } => {
+                if let Some(name) = only_known {
+                    let known = format!("SELECT 1 FROM pg_catalog.pg_settings WHERE name = {}", quote_literal(name));
+                    if self.ask_any(&known).await?.is_none() {
+                        return self.pass(sql, simple.is_some()).await;
+                    }
+                }
+                return self.set_config(items, values, simple.is_some()).await;
+            }
             SessionCommand::Reset { name, sql } => {
                 self.reset(name.as_deref(), sql).await?;
                 "RESET"
@@ -314,6 +322,12 @@ impl Session {
     }
 
     async fn type_oid(&mut self, name: &str) -> Result<u32, Failure> {
+        let sql = format!("SELECT {}::pg_catalog.regtype::pg_catalog.oid", quote_literal(name));
+        Ok(self.ask_any(&sql).await?.and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// The first value that any shard gives, in the session's transaction.
+    pub(super) async fn ask_any(&mut self, sql: &str) -> Result<Option<String>, Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
         let open = self.executor.transaction.participants.keys().next().copied();
@@ -322,14 +336,12 @@ impl Session {
         let prefix = std::mem::take(&mut lent.participant.prefix);
         lent.participant.connection.flush().await?;
         let opened = crate::exec::forward::drain_prefix(&mut lent.participant.connection, prefix).await?;
-        let sql = format!("SELECT {}::pg_catalog.regtype::pg_catalog.oid", quote_literal(name));
-        let answers = ask(&mut lent.participant.connection, &sql).await?;
+        let answers = ask(&mut lent.participant.connection, sql).await?;
         self.executor.give_back(lent, &Default::default()).await;
         if let Some(error) = opened {
             return Err(Failure::Server(error));
         }
-        let answers = answers.check()?;
-        Ok(answers.value().and_then(|text| text.parse().ok()).unwrap_or(0))
+        Ok(answers.check()?.value())
     }
 
     /// EXECUTE: its arguments are evaluated by a shard, and bound as text.
