@@ -260,12 +260,11 @@ fn set(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
     } else if text.word(1, "session") && !is_assignment(text, 2) && !text.word(2, "authorization") {
         cursor.at += 1;
         if text.word(2, "characteristics") {
-            // SET SESSION CHARACTERISTICS AS TRANSACTION: defaults of later transactions.
-            return Err(refused(
-                "SET SESSION CHARACTERISTICS is not supported",
-                "The defaults of transactions are settings.",
-                "Use SET default_transaction_isolation, default_transaction_read_only.",
-            ));
+            cursor.at += 1;
+            if !(cursor.take("as") && cursor.take("transaction")) || cursor.done() {
+                return Err(cursor.unexpected());
+            }
+            return Ok(Plan::Session(SessionCommand::SetCharacteristics { modes: modes(&mut cursor)? }));
         }
     }
     let names = cursor.text.word(cursor.at, "names") && !is_assignment(text, cursor.at + 1);

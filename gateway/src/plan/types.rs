@@ -106,6 +106,10 @@ pub enum SessionCommand {
     SetTransaction {
         modes: TransactionModes,
     },
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION modes: the defaults of later transactions, which are settings.
+    SetCharacteristics {
+        modes: TransactionModes,
+    },
     SetConstraints {
         sql: String,
     },

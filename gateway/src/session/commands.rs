@@ -14,7 +14,7 @@ use crate::exec::forward::{forward, Request};
 use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
 use crate::plan::route::Parameter;
-use crate::plan::types::{Access, Discard, Plan, SessionCommand, TransactionModes};
+use crate::plan::types::{Access, Discard, Isolation, Plan, SessionCommand, TransactionModes};
 use crate::pool::connection::ServerConnection;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 use ringway_topology::model::{quote_ident, quote_literal};
@@ -74,6 +74,13 @@ impl Session {
             SessionCommand::Show { sql, .. } => return self.pass(sql, simple.is_some()).await,
             SessionCommand::SetTransaction { modes } => {
                 self.set_transaction(modes).await?;
+                "SET"
+            }
+            SessionCommand::SetCharacteristics { modes } => {
+                for (name, value) in default_modes(modes) {
+                    let sql = format!("SET {name} TO {}", quote_literal(&value));
+                    self.set(name, false, Some(&value), &sql).await?;
+                }
                 "SET"
             }
             SessionCommand::SetConstraints { sql } => {
@@ -481,4 +488,23 @@ impl Session {
         let outcome = forward(&mut self.executor, &view, request).await?;
         outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
     }
+}
+
+/// The settings that give later transactions these modes.
+fn default_modes(modes: &TransactionModes) -> Vec<(&'static str, String)> {
+    let isolation = modes.isolation.map(|isolation| match isolation {
+        Isolation::ReadUncommitted => "read uncommitted",
+        Isolation::ReadCommitted => "read committed",
+        Isolation::RepeatableRead => "repeatable read",
+        Isolation::Serializable => "serializable",
+    });
+    let switch = |on: bool| if on { "on" } else { "off" };
+    [
+        ("default_transaction_isolation", isolation),
+        ("default_transaction_read_only", modes.read_only.map(switch)),
+        ("default_transaction_deferrable", modes.deferrable.map(switch)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?.to_owned())))
+    .collect()
 }

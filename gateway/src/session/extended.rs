@@ -259,6 +259,7 @@ impl Session {
                 SessionCommand::Set { .. }
                     | SessionCommand::SetFromCurrent { .. }
                     | SessionCommand::SetConfig { .. }
+                    | SessionCommand::SetCharacteristics { .. }
                     | SessionCommand::Reset { .. }
             );
             if sets && !lone {
@@ -306,7 +307,11 @@ impl Session {
         }
         let finished = buffered.rows.is_empty();
         if finished {
-            let tag = crate::merge::command_tag::with_count(&buffered.tag, u64::from(shown));
+            // A SELECT counts what this Execute has shown; the others, what they did.
+            let tag = match buffered.tag.starts_with("SELECT") {
+                true => crate::merge::command_tag::with_count(&buffered.tag, u64::from(shown)),
+                false => buffered.tag.clone(),
+            };
             backend::command_complete(self.executor.client.out(), &tag);
         } else {
             backend::portal_suspended(self.executor.client.out());
