@@ -5,6 +5,8 @@
 
 #[path = "drivers/script.rs"]
 mod script;
+#[path = "drivers/tokio_postgres.rs"]
+mod tokio_postgres_driver;
 #[path = "drivers/transcript.rs"]
 mod transcript;
 
@@ -32,10 +34,14 @@ const LEFT: &str =
                     AND nspname NOT IN ('public', 'information_schema', 'ringway')";
 
 const DRIVERS: &[(&str, Runtime, &str)] = &[
+    ("tokio-postgres", Runtime::Here, ""),
     ("psycopg", Runtime::Python, "python/psycopg_driver.py"),
     ("asyncpg", Runtime::Python, "python/asyncpg_driver.py"),
     ("SQLAlchemy", Runtime::Python, "python/sqlalchemy_driver.py"),
+    ("Django", Runtime::Python, "python/django_driver.py"),
     ("node-postgres", Runtime::Node, "node/pg.js"),
+    ("knex", Runtime::Node, "node/knex.js"),
+    ("JDBC", Runtime::Java, "java/Jdbc.java"),
     ("psql", Runtime::Psql, "psql/scenario.sql"),
     ("pg_dump", Runtime::Python, "python/pg_dump.py"),
     ("pgbench", Runtime::Python, "python/pgbench.py"),

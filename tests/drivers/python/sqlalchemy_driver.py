@@ -111,7 +111,7 @@ def order(number, i, **more):
 
 
 def synchronous(dsn):
-    engine = create_engine(dsn.replace("postgresql://", "postgresql+psycopg://"), pool_size=2)
+    engine = create_engine(dsn.replace("postgresql://", "postgresql+psycopg://"), pool_use_lifo=True)
 
     with t.step("create_all and distribute"):
         Base.metadata.create_all(engine)
@@ -261,7 +261,7 @@ def synchronous(dsn):
 
 
 async def asynchronous(dsn):
-    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://"), pool_size=2)
+    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://"), pool_use_lifo=True)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
 
     with t.step("asyncpg: a unit of work"):

@@ -24,6 +24,8 @@ pub struct Installed {
 /// What runs a script.
 #[derive(Clone, Copy, Debug)]
 pub enum Runtime {
+    /// No script: [`crate::tokio_postgres_driver`].
+    Here,
     Python,
     Node,
     Java,
@@ -51,6 +53,10 @@ impl Installed {
     pub async fn run(&self, runtime: Runtime, script: &str, dsn: &str, single: &str) -> Result<String> {
         let script = self.sources.join(script);
         let mut command = match runtime {
+            Runtime::Here => {
+                let run = crate::tokio_postgres_driver::run(dsn);
+                return tokio::time::timeout(SCRIPT_MAX, run).await.context("the driver has not ended")?;
+            }
             Runtime::Python => {
                 let mut command = Command::new(self.dir.join("python/bin/python"));
                 command.arg(script).args([dsn, single]);
