@@ -10,7 +10,7 @@ QUICK_SUITES = tidy tokens auth tls bad_input cli schema_changes computed_keys i
 LONG_SUITES = differential split direct_writer stale_gateway sick_target faults engine_faults
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: demo test up down bench build postgresql install fmt lint
+.PHONY: demo test test-drivers up down bench build postgresql install fmt lint
 
 # The live split, with its audit.
 demo: postgresql
@@ -30,7 +30,14 @@ test: postgresql lint
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --no-fail-fast -p ringway-proto -p ringway-topology -p ringway-tls -p ringway-gateway -p shardctl
 	$(CARGO) test --locked --no-fail-fast -p ringway-tests $(QUICK_SUITES:%=--test %)
+	$(CARGO) test --locked --no-fail-fast -p ringway-tests --test drivers -- --nocapture
 	$(CARGO) test --locked --no-fail-fast -p ringway-tests $(LONG_SUITES:%=--test %)
+
+# Drivers, ORMs and PostgreSQL's own programs, through the gateway and against one PostgreSQL. Installs the drivers that are missing.
+# RINGWAY_DRIVERS=psycopg,JDBC chooses some.
+test-drivers: postgresql
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked -p ringway-tests --test drivers -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::answers::{collect, queue_call};
 use super::console::{may_look, not_allowed};
-use super::describe::text_field;
+use super::describe::void_field;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
@@ -146,7 +146,7 @@ async fn changed(
     for warning in warnings {
         backend::notice_response(executor.client.out(), &PgError::warning(warning.clone()));
     }
-    result(executor, run, vec![text_field(function)], &[vec![String::new()]]);
+    result(executor, run, vec![void_field(function)], &[vec![String::new()]]);
     Ok(Completed { tag: Some("SELECT 1".into()), ..Completed::default() })
 }
 

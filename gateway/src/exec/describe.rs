@@ -5,19 +5,22 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::bound::Statement;
+use super::cursors::{self, CursorCommand};
 use super::executor::Executor;
 use super::failure::Failure;
 use super::view::View;
 use crate::plan::types::Access;
 use crate::plan::types::{AdminCommand, Plan, SessionCommand};
+use crate::pool::connection::{ServerConnection, StatementId};
 use crate::pool::error::ServerError;
 use crate::wire::backend::{self, FieldDescription};
 use crate::wire::frontend::{self, Formats};
-use crate::wire::{Format, Target};
+use crate::wire::{Format, PgError, SqlState, Target};
 use ringway_topology::ids::ShardId;
 
 /// Types of a text column.
 pub const TEXT_OID: u32 = 25;
+const VOID_OID: u32 = 2278;
 
 #[derive(Clone, Debug, Default)]
 pub struct Description {
@@ -36,6 +39,12 @@ impl Description {
     /// `T` or `n`, with the formats that Bind asked for.
     pub fn encode_portal(&self, out: &mut BytesMut, formats: Option<Formats<'_>>) {
         self.encode_fields(out, |index| formats.map_or(Format::Text, |formats| formats.get(index)));
+    }
+
+    /// `T` or `n`, with the formats that the server said.
+    pub fn encode_as_it_is(&self, out: &mut BytesMut) {
+        let fields = self.fields.as_deref().unwrap_or_default();
+        self.encode_fields(out, |index| fields.get(index).map_or(Format::Text, |field| field.format));
     }
 
     fn encode_fields(&self, out: &mut BytesMut, format: impl Fn(usize) -> Format) {
@@ -66,6 +75,11 @@ pub fn text_field(name: &str) -> FieldDescription {
     }
 }
 
+/// The result of the gateway's own functions, which give nothing.
+pub fn void_field(name: &str) -> FieldDescription {
+    FieldDescription { type_oid: VOID_OID, typlen: 4, ..text_field(name) }
+}
+
 /// What a description depends on, besides temporary objects and schema changes that are not committed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DescriptionKey {
@@ -79,7 +93,8 @@ pub struct DescriptionKey {
 fn key(executor: &Executor, statement: &Statement) -> Option<DescriptionKey> {
     let transaction = &executor.transaction;
     let own = transaction.failed || transaction.schema_changed || executor.only_shard.is_some();
-    if own || !executor.pins.is_empty() {
+    // What FETCH gives depends on the cursor.
+    if own || !executor.pins.is_empty() || cursors::command(&statement.sql).is_some() {
         return None;
     }
     Some(DescriptionKey {
@@ -114,7 +129,11 @@ async fn ask_any(executor: &mut Executor, statement: &Arc<Statement>) -> Result<
     }
     let home = view.topology.home_shard();
     let open = executor.transaction.participants.keys().next().copied();
-    let Some(shard) = executor.only_shard.or(open).or(executor.last_shard).or(home) else {
+    let cursor = match cursors::command(&statement.sql) {
+        Some(CursorCommand::Read { name }) => executor.cursor_shard(&name),
+        _ => None,
+    };
+    let Some(shard) = executor.only_shard.or(cursor).or(open).or(executor.last_shard).or(home) else {
         return Err(crate::wire::PgError::new(
             crate::wire::SqlState::CANNOT_CONNECT_NOW,
             "the cluster has no shard yet",
@@ -124,6 +143,29 @@ async fn ask_any(executor: &mut Executor, statement: &Arc<Statement>) -> Result<
     ask(executor, &view, shard, statement).await
 }
 
+/// What to say of a statement that the gateway refuses: the error that a shard finds in it (its syntax, its names), if it finds one.
+pub async fn refusal(executor: &mut Executor, refused: &PgError, sql: &Arc<str>, types: &[u32]) -> Failure {
+    if refused.code != SqlState::FEATURE_NOT_SUPPORTED || executor.transaction.failed {
+        return Failure::Error(Box::new(refused.clone()));
+    }
+    let statement = Statement { sql: Arc::clone(sql), types: types.to_vec(), id: StatementId(0) };
+    match ask_first(executor, &statement).await {
+        Err(Failure::Server(error)) if error.code().starts_with("42") => Failure::Server(error),
+        Err(Failure::Gone(error)) => Failure::Gone(error),
+        _ => Failure::Error(Box::new(refused.clone())),
+    }
+}
+
+async fn ask_first(executor: &mut Executor, statement: &Statement) -> Result<Description, Failure> {
+    let view = executor.enter()?;
+    executor.slot.reads();
+    let open = executor.transaction.participants.keys().next().copied();
+    match executor.only_shard.or(open).or(view.topology.home_shard()) {
+        Some(shard) => ask(executor, &view, shard, statement).await,
+        None => Ok(Description::default()),
+    }
+}
+
 /// Asks this shard.
 pub async fn ask(
     executor: &mut Executor,
@@ -131,11 +173,31 @@ pub async fn ask(
     shard: ShardId,
     statement: &Statement,
 ) -> Result<Description, Failure> {
+    let request = |connection: &mut ServerConnection| {
+        frontend::parse(connection.output(), "", &statement.sql, &statement.types);
+        frontend::describe(connection.output(), Target::Statement, "");
+        connection.unnamed = None;
+    };
+    ask_by(executor, view, shard, &request).await
+}
+
+/// A cursor of DECLARE by its name, which is a portal's name too.
+pub async fn cursor(executor: &mut Executor, shard: ShardId, name: &str) -> Result<Description, Failure> {
+    let view = executor.enter()?;
+    executor.slot.reads();
+    let request = |connection: &mut ServerConnection| frontend::describe(connection.output(), Target::Portal, name);
+    ask_by(executor, &view, shard, &request).await
+}
+
+async fn ask_by(
+    executor: &mut Executor,
+    view: &View,
+    shard: ShardId,
+    request: &(dyn Fn(&mut ServerConnection) + Send + Sync),
+) -> Result<Description, Failure> {
     let mut lent = executor.lend(view, shard, Access::Read).await?;
     let connection = &mut *lent.participant.connection;
-    frontend::parse(connection.output(), "", &statement.sql, &statement.types);
-    frontend::describe(connection.output(), Target::Statement, "");
-    connection.unnamed = None;
+    request(connection);
     connection.queue_sync();
     let prefix = std::mem::take(&mut lent.participant.prefix);
     let mut error = match super::forward::drain_prefix(connection, prefix).await {
@@ -193,9 +255,9 @@ fn own(plan: &Plan) -> Option<Description> {
 
 fn admin_fields(command: &AdminCommand) -> Option<Vec<FieldDescription>> {
     Some(match command {
-        AdminCommand::CreateDistributedTable { .. } => vec![text_field("create_distributed_table")],
-        AdminCommand::CreateReferenceTable { .. } => vec![text_field("create_reference_table")],
-        AdminCommand::UndistributeTable { .. } => vec![text_field("undistribute_table")],
+        AdminCommand::CreateDistributedTable { .. } => vec![void_field("create_distributed_table")],
+        AdminCommand::CreateReferenceTable { .. } => vec![void_field("create_reference_table")],
+        AdminCommand::UndistributeTable { .. } => vec![void_field("undistribute_table")],
         AdminCommand::ShowCluster { what } => {
             super::show::Subject::named(what).map(|subject| subject.fields()).unwrap_or_default()
         }

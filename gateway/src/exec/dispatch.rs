@@ -7,8 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 
+use super::answers::ask;
 use super::bound::{queue_execute, Bound};
 use super::commit;
+use super::cursors::{self, CursorCommand};
 use super::executor::Executor;
 use super::failure::Failure;
 use super::faults::FaultPoint;
@@ -18,6 +20,7 @@ use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
 use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert, insert_select};
+use crate::plan::refuse::cursor_over_shards;
 use crate::plan::types::{Access, Home, InsertSelect, MultiShard, Plan, Query};
 use crate::wire::{PgError, SqlState};
 use ringway_topology::ids::ShardId;
@@ -66,6 +69,9 @@ pub async fn run(executor: &mut Executor, run: Run<'_>) -> Result<Completed, Fai
             Err(Failure::Server(error)) => matches!(error.code(), sqlstate::CLOSED_ARCS | sqlstate::FENCED),
             _ => false,
         };
+        if let Err(Failure::Server(error)) = &result {
+            executor.gateway.forget_outdated(&bound.statement, error);
+        }
         if !fenced || !may_run_again(executor) {
             executor.transaction.statements += 1;
             if result.is_err() && executor.transaction.is_open() {
@@ -137,7 +143,7 @@ pub fn needs_transaction(executor: &Executor, admitted: &Admitted) -> bool {
 fn runs_in_transactions(plan: &Plan) -> bool {
     match plan {
         Plan::Ddl(ddl) => ddl.kind != crate::plan::types::DdlKind::ShardByShard,
-        Plan::Home(_) | Plan::Session(_) | Plan::Admin(_) => false,
+        Plan::Home(_) | Plan::Cursor(_) | Plan::Session(_) | Plan::Admin(_) => false,
         _ => true,
     }
 }
@@ -149,6 +155,7 @@ async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) ->
         Plan::ComputedKeys(keys) => computed::run(executor, run, admitted, keys).await,
         Plan::InsertSelect(insert) => insert_select(executor, run, admitted, insert).await,
         Plan::Home(home) => self::home(executor, run, admitted, home).await,
+        Plan::Cursor(cursor) => declare(executor, run, admitted, &cursor.sql).await,
         Plan::Ddl(ddl) => ddl::run(executor, run, admitted, ddl).await,
         Plan::CopyIn(copy) => copy_in::run(executor, run, admitted, copy).await,
         Plan::CopyOut(copy) => copy_out::run(executor, run, admitted, copy).await,
@@ -222,27 +229,75 @@ async fn home(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, home:
     let Some(shard) = admitted.placement.single() else {
         return Err(PgError::internal("a statement for the home shard was placed on several").into());
     };
-    if home.pins {
-        // DECLARE: the cursor reads what it began with until its transaction ends.
-        executor.slot.keeps_snapshot();
-    }
-    if home.pins && outlives_transaction(&home.sql) {
-        executor.pin(shard);
+    match cursors::command(&home.sql) {
+        Some(CursorCommand::Declare { .. }) => return declare(executor, run, admitted, &home.sql).await,
+        Some(CursorCommand::Read { name }) => return at_cursor(executor, run, admitted, &name, shard).await,
+        Some(CursorCommand::Close { name }) => {
+            let completed = at_cursor(executor, run, admitted, &name, shard).await?;
+            executor.forget_cursor(&name);
+            return Ok(completed);
+        }
+        Some(CursorCommand::CloseAll) => close_cursors(executor, admitted, shard).await?,
+        None if home.pins => {
+            executor.slot.keeps_snapshot();
+            executor.pin(shard);
+        }
+        None => {}
     }
     single(executor, run, admitted, shard, None).await
 }
 
-/// Cursors end with their transaction, which keeps the connection anyway, unless they are WITH HOLD.
-fn outlives_transaction(sql: &str) -> bool {
-    let words = sql.to_ascii_lowercase();
-    let mut words = words.split_whitespace();
-    match words.next() {
-        Some("fetch" | "move" | "close") => false,
-        Some("declare") => {
-            words.zip(sql.to_ascii_lowercase().split_whitespace().skip(2)).any(|pair| pair == ("with", "hold"))
-        }
-        _ => true,
+/// The cursor reads what it began with until its transaction ends, or longer.
+async fn declare(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, sql: &str) -> Result<Completed, Failure> {
+    let Some(shard) = admitted.placement.single() else { return Err(cursor_over_shards().into()) };
+    executor.slot.keeps_snapshot();
+    let command = cursors::command(sql);
+    if matches!(command, Some(CursorCommand::Declare { hold: true, .. })) {
+        executor.pin(shard);
     }
+    let completed = single(executor, run, admitted, shard, None).await?;
+    if let Some(CursorCommand::Declare { name, hold }) = command {
+        executor.keep_cursor(name, hold, shard);
+    }
+    Ok(completed)
+}
+
+/// FETCH, MOVE, CLOSE: where the cursor is.
+async fn at_cursor(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    name: &str,
+    home: ShardId,
+) -> Result<Completed, Failure> {
+    match executor.cursor_shard(name) {
+        Some(shard) if shard != home => {
+            // Only queries that read are held to keys.
+            let admitted = Admitted { access: Access::Read, ..admitted.clone() };
+            single(executor, run, &admitted, shard, None).await
+        }
+        _ => single(executor, run, admitted, home, None).await,
+    }
+}
+
+/// CLOSE ALL on the other shards that have some.
+async fn close_cursors(executor: &mut Executor, admitted: &Admitted, home: ShardId) -> Result<(), Failure> {
+    for shard in executor.forget_cursors() {
+        if shard == home {
+            continue;
+        }
+        let mut lent = executor.lend(&admitted.view, shard, Access::Read).await?;
+        let prefix = std::mem::take(&mut lent.participant.prefix);
+        lent.participant.connection.flush().await?;
+        let opened = super::forward::drain_prefix(&mut lent.participant.connection, prefix).await?;
+        let answers = ask(&mut lent.participant.connection, "CLOSE ALL").await;
+        executor.give_back(lent, &Outcome::default()).await;
+        if let Some(error) = opened {
+            return Err(Failure::Server(error));
+        }
+        answers?.check()?;
+    }
+    Ok(())
 }
 
 /// One shard; `text` replaces the statement's own.

@@ -50,6 +50,8 @@ pub struct Executor {
     pub pins: Vec<ShardId>,
     /// The session has made temporary objects.
     pub has_temporary: bool,
+    /// Cursors WITH HOLD, and where they are.
+    pub held_cursors: BTreeMap<String, ShardId>,
     /// `SET ringway.shard`.
     pub only_shard: Option<ShardId>,
     /// By this gateway's clock.
@@ -235,7 +237,8 @@ impl Executor {
             || self.settings.get("default_transaction_isolation").is_some_and(|set| {
                 self.transaction.isolation().is_none() && set.to_ascii_lowercase().contains("serializable")
             });
-        let others = !self.transaction.participants.is_empty();
+        let read_only = self.transaction.modes.read_only == Some(true);
+        let others = !self.transaction.participants.is_empty() && !read_only;
         let writes =
             lent.participant.wrote || self.transaction.participants.values().any(|participant| participant.wrote);
         if serializable && others && writes {
@@ -307,6 +310,7 @@ impl Executor {
     pub fn close_pinned(&mut self) {
         self.pins.clear();
         self.has_temporary = false;
+        self.held_cursors.clear();
         for (_, mut connection) in std::mem::take(&mut self.pinned) {
             connection.broken = true;
         }

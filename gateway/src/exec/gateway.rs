@@ -13,6 +13,7 @@ use ringway_topology::service::Gid;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bound::Statement;
 use super::clients::Clients;
 use super::describe::{Description, DescriptionKey};
 use super::faults::Faults;
@@ -26,6 +27,7 @@ use crate::plan::context::PlanContext;
 use crate::plan::types::Plan;
 use crate::pool::connection::StatementId;
 use crate::pool::endpoint::Endpoint;
+use crate::pool::error::ServerError;
 use crate::pool::Pools;
 use crate::users::Users;
 use crate::wire::{PgError, SqlState};
@@ -87,7 +89,7 @@ struct PlanKey {
 }
 
 /// Text and declared parameter types.
-type StatementKey = (Arc<str>, Vec<u32>);
+type StatementKey = (Arc<str>, Vec<u32>, Option<u64>);
 /// Role and the settings' hash.
 type LoginKey = (String, u64);
 
@@ -200,10 +202,11 @@ impl Gateway {
         Gid { anchor, anchor_xid, gateway: self.id.0, number }
     }
 
-    /// The name by which every connection knows this text with these parameter types.
+    /// The name by which every connection knows this text with these parameter types, from one schema change to the next: who
+    /// prepares it later has another statement, which gives what the tables are then.
     pub fn statement_id(&self, sql: &Arc<str>, types: &[u32]) -> StatementId {
         let mut ids = self.statement_ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (Arc::clone(sql), types.to_vec());
+        let key = (Arc::clone(sql), types.to_vec(), self.catalog_version());
         if let Some(id) = ids.get(&key) {
             return *id;
         }
@@ -237,6 +240,14 @@ impl Gateway {
             recent.1 = (place + 1) % RECENT_PLANS;
         }
         Ok(planned)
+    }
+
+    /// A shard says that a prepared statement's result has changed, and will go on saying so: who prepares it anew gets a new one.
+    pub fn forget_outdated(&self, statement: &Statement, error: &ServerError) {
+        if error.code() == "0A000" && error.field(b'R') == Some("RevalidateCachedQuery") {
+            let key = (Arc::clone(&statement.sql), statement.types.clone(), self.catalog_version());
+            self.statement_ids.lock().unwrap_or_else(PoisonError::into_inner).pop(&key);
+        }
     }
 
     /// The plan of one statement's text, cached. `one_shard`: of a session that `SET ringway.shard` holds to one.

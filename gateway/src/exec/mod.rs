@@ -15,6 +15,7 @@ pub mod computed;
 pub mod console;
 pub mod copy_in;
 pub mod copy_out;
+pub mod cursors;
 pub mod ddl;
 pub mod describe;
 pub mod dispatch;

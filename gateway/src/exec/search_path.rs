@@ -2,7 +2,7 @@
 //!
 //! Settings are kept as the statements that made them; they are read here as the planner reads them.
 
-use crate::plan::types::{Plan, SessionCommand, SettingArgument};
+use crate::plan::types::{ConfigItem, Plan, SessionCommand, SetConfig, SettingArgument};
 use crate::sql::lexer::truncate;
 use crate::sql::parse::Text;
 
@@ -34,9 +34,9 @@ pub fn value(statement: &str) -> Option<String> {
     let plan = crate::plan::session::plan(&text).or_else(|| crate::plan::set_config::plan(&text))?;
     match plan.ok()? {
         Plan::Session(SessionCommand::Set { value, .. }) => value,
-        Plan::Session(SessionCommand::SetConfig { items, .. }) => match items.into_iter().next()?.value {
-            SettingArgument::Literal(value) => value,
-            SettingArgument::Parameter(_) => None,
+        Plan::Session(SessionCommand::SetConfig { items, .. }) => match items.into_iter().next()? {
+            ConfigItem::Set(SetConfig { value: SettingArgument::Literal(value), .. }) => value,
+            _ => None,
         },
         _ => None,
     }

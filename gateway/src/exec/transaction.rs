@@ -70,6 +70,8 @@ pub struct Transaction {
     pub view: Option<Arc<View>>,
     /// When it began, by this gateway's clock.
     pub began: Option<std::time::SystemTime>,
+    /// Cursors that end with it, and where they are.
+    pub cursors: BTreeMap<String, ShardId>,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
 }

@@ -145,6 +145,12 @@ pub fn default_values(analysis: &Analysis<'_>, table: &ResolvedTable) -> Result<
     Ok(plan.finish())
 }
 
+/// The shard key's name, what it is when it is not given, and whether it is an identity.
+pub fn default_of(analysis: &Analysis<'_>, table: &ResolvedTable) -> Result<(String, String, bool), PgError> {
+    let key = Key::of(analysis, table)?;
+    Ok((key.column.name.clone(), key.default(analysis, table)?, key.column.identity))
+}
+
 struct Key<'a> {
     column: &'a Column,
     key_type: KeyType,

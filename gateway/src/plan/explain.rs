@@ -108,6 +108,7 @@ pub fn render(plan: &Plan, route: Option<&Route>, topology: &Topology) -> Vec<St
             }
         )),
         Plan::CopyOut(_) => lines.push("Tier: copy out".to_owned()),
+        Plan::Cursor(_) => lines.push("Tier: single shard".to_owned()),
         Plan::Explain(explain) => return render(&explain.inner, route, topology),
         Plan::Query(query) => query_lines(query, route, topology, &mut lines),
     }

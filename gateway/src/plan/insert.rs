@@ -101,7 +101,9 @@ pub fn plan(
             values
         }
         _ => {
-            let place = place.ok_or_else(without_key)?;
+            let Some(place) = place else {
+                return super::insert_select::with_default_key(analysis, insert, &table, without_key());
+            };
             let together = insert_select(analysis, insert, &table, place, calls, returns_rows, &with_facts);
             if analysis.context.one_shard {
                 return together;

@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 
+use ringway_topology::model::quote_ident;
 use sqlparser::ast::{Insert, Query as SqlQuery};
 
 use super::analysis::Analysis;
+use super::computed;
 use super::context::{Placed, ResolvedTable};
 use super::refuse::refused;
 use super::types::{Access, InsertSelect, MultiShard, Plan, Targets};
@@ -88,6 +90,38 @@ pub fn plan(
         key_type: *key_type,
         typmod: relation.and_then(|relation| relation.column(key_column)).map_or(-1, |column| column.typmod),
     })
+}
+
+/// Every row's key is the column's default, which the query then gives as its last column: one shard computes it, in the order
+/// of the rows.
+pub fn with_default_key(
+    analysis: &Analysis<'_>,
+    insert: &Insert,
+    table: &ResolvedTable,
+    without_key: PgError,
+) -> Result<Plan, PgError> {
+    let text = analysis.text;
+    let (column, default, identity) = computed::default_of(analysis, table)?;
+    let first = insert.columns.first().and_then(|name| text.object_name(name)).map(|(first, _)| first);
+    let list = first.and_then(|first| first.checked_sub(1)).and_then(|open| text.closing(open));
+    let (Some(list), Some(extent)) = (list, Extent::find(text, insert)) else { return Err(without_key) };
+    let start = |lexeme: usize| text.lexemes.get(lexeme).map_or(text.sql.len(), |lexeme| lexeme.start);
+    let overriding = match identity && list + 1 == extent.query {
+        true => "OVERRIDING SYSTEM VALUE ",
+        false => "",
+    };
+    let rewritten = format!(
+        "{}, {}{}{overriding}SELECT q.*, {default} FROM ({}) AS q {}",
+        &text.sql[..start(list)],
+        quote_ident(&column),
+        &text.sql[start(list)..start(extent.query)],
+        text.sql[start(extent.query)..start(extent.tail)].trim_end(),
+        &text.sql[start(extent.tail)..],
+    );
+    match super::plan(&rewritten, analysis.context)? {
+        plan @ Plan::InsertSelect(_) => Ok(plan),
+        _ => Err(without_key),
+    }
 }
 
 /// The plan of the same INSERT with rows whose keys are parameters: everything about it but the query.

@@ -101,7 +101,7 @@ fn statement(context: &PlanContext<'_>, text: &Text<'_>, word: &str) -> Result<P
     }
 }
 
-/// DECLARE name CURSOR FOR query: on the home shard, when its query is.
+/// DECLARE name CURSOR FOR query: on the home shard, when its query is, or on the shard that owns its keys.
 fn cursor(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
     let sql = text.sql;
     let for_ = (0..text.lexemes.len()).find(|&index| text.word(index, "for"));
@@ -112,10 +112,12 @@ fn cursor(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
         Plan::Query(query) if matches!(query.targets, types::Targets::Home | types::Targets::AnyOne) => {
             Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true }))
         }
-        _ => Err(refuse::refused(
-            "a cursor over sharded tables is not supported",
-            "A cursor lives in one server.",
-            "Fetch with LIMIT, or with a row limit of the extended protocol.",
-        )),
+        Plan::Query(query)
+            if matches!(query.targets, types::Targets::Keys(_)) && query.access == types::Access::Read =>
+        {
+            let types::Query { targets, tables, calls_code, .. } = query;
+            Ok(Plan::Cursor(types::Cursor { sql: Arc::from(sql), targets, tables, calls_code }))
+        }
+        _ => Err(refuse::cursor_over_shards()),
     }
 }

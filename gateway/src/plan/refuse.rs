@@ -36,3 +36,11 @@ pub fn not_over_shards(what: impl Into<String>, hint: impl Into<String>) -> PgEr
 /// The hint that helps most often.
 pub const GIVE_THE_KEY: &str = "Hold every sharded table to its shard key (key = value), so that one shard can answer.";
 pub const JOIN_ON_KEYS: &str = "Join sharded tables on their shard keys, or hold each of them to the same key value.";
+
+pub fn cursor_over_shards() -> PgError {
+    refused(
+        "a cursor over rows of several shards is not supported",
+        "A cursor lives in one server.",
+        "Hold its tables to keys of one shard, fetch with LIMIT, or with a row limit of the extended protocol.",
+    )
+}

@@ -157,7 +157,7 @@ fn read(index: usize, oid: u32, format: Format, bytes: &[u8], key_type: KeyType)
             }
         }
     };
-    result.map_err(|error| key_error(index, error))
+    result.map_err(|error| key_error(index, error, if format == Format::Text { bytes } else { &[] }))
 }
 
 /// Text in the server's encoding, without NULs (`pg_verify_mbstr`, `src/backend/utils/mb/mbutils.c`).
@@ -192,8 +192,14 @@ fn mismatch(index: usize, key_type: KeyType) -> PgError {
     )
 }
 
-fn key_error(index: usize, error: KeyError) -> PgError {
+/// `text`: of the value, if it came as text.
+fn key_error(index: usize, error: KeyError, text: &[u8]) -> PgError {
     match error {
+        // As PostgreSQL's own input function says it.
+        KeyError::Invalid { key_type, reason: "invalid input syntax" } if !text.is_empty() => PgError::new(
+            SqlState::INVALID_TEXT_REPRESENTATION,
+            format!("invalid input syntax for type {key_type}: \"{}\"", String::from_utf8_lossy(text)),
+        ),
         KeyError::Invalid { key_type, reason } => {
             let code = match reason {
                 "out of range" => SqlState::NUMERIC_VALUE_OUT_OF_RANGE,

@@ -260,12 +260,11 @@ fn set(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
     } else if text.word(1, "session") && !is_assignment(text, 2) && !text.word(2, "authorization") {
         cursor.at += 1;
         if text.word(2, "characteristics") {
-            // SET SESSION CHARACTERISTICS AS TRANSACTION: defaults of later transactions.
-            return Err(refused(
-                "SET SESSION CHARACTERISTICS is not supported",
-                "The defaults of transactions are settings.",
-                "Use SET default_transaction_isolation, default_transaction_read_only.",
-            ));
+            cursor.at += 1;
+            if !(cursor.take("as") && cursor.take("transaction")) || cursor.done() {
+                return Err(cursor.unexpected());
+            }
+            return Ok(Plan::Session(SessionCommand::SetCharacteristics { modes: modes(&mut cursor)? }));
         }
     }
     let names = cursor.text.word(cursor.at, "names") && !is_assignment(text, cursor.at + 1);
@@ -318,6 +317,13 @@ pub fn check_setting(name: &str, value: Option<&str>) -> Result<(), PgError> {
             "Use E'...' for backslash escapes.",
         ));
     }
+    if name == "client_encoding" && folded.as_deref().is_some_and(|encoding| !is_utf8(encoding)) {
+        return Err(refused(
+            "only the client encoding UTF8 is supported",
+            "The gateway reads statements and keys as UTF-8.",
+            "SET client_encoding TO 'UTF8', and have the driver convert.",
+        ));
+    }
     if name == "session_replication_role" {
         return Err(refused(
             "session_replication_role cannot be set through the gateway",
@@ -326,6 +332,12 @@ pub fn check_setting(name: &str, value: Option<&str>) -> Result<(), PgError> {
         ));
     }
     Ok(())
+}
+
+/// As PostgreSQL reads names of encodings: letters and digits count. SQL_ASCII converts nothing.
+fn is_utf8(encoding: &str) -> bool {
+    let name: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
+    matches!(name.as_str(), "utf8" | "unicode" | "sqlascii" | "default" | "")
 }
 
 fn is_assignment(text: &Text<'_>, at: usize) -> bool {

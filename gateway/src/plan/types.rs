@@ -44,6 +44,8 @@ pub enum Plan {
     CopyOut(CopyOut),
     /// EXPLAIN: `inner` decides what is shown.
     Explain(Explain),
+    /// DECLARE CURSOR that keys hold to one shard.
+    Cursor(Cursor),
     /// Goes to the home shard as it is: VACUUM, ANALYZE of single tables, LISTEN, CALL of procedures, DO, ...
     Home(Home),
 }
@@ -87,7 +89,9 @@ pub enum SessionCommand {
     },
     /// SELECT set_config(...), ...; gives a row.
     SetConfig {
-        items: Vec<SetConfig>,
+        items: Vec<ConfigItem>,
+        /// It has no effect, and gives no row, if the server knows no setting of this name.
+        only_known: Option<String>,
         sql: String,
     },
     Reset {
@@ -100,6 +104,10 @@ pub enum SessionCommand {
     },
     /// SET TRANSACTION modes.
     SetTransaction {
+        modes: TransactionModes,
+    },
+    /// SET SESSION CHARACTERISTICS AS TRANSACTION modes: the defaults of later transactions, which are settings.
+    SetCharacteristics {
         modes: TransactionModes,
     },
     SetConstraints {
@@ -120,6 +128,22 @@ pub enum SessionCommand {
     Deallocate {
         name: Option<String>,
     },
+}
+
+/// What stands in the select list beside or with calls of set_config. PostgreSQL computes them in their order.
+#[derive(Clone, Debug)]
+pub enum ConfigItem {
+    Set(SetConfig),
+    Current(CurrentSetting),
+}
+
+/// One call of current_setting, and the name of its column.
+#[derive(Clone, Debug)]
+pub struct CurrentSetting {
+    pub name: SettingArgument,
+    /// NULL for a setting that is not known, and no error. PostgreSQL reads the argument.
+    pub missing_ok: Option<SettingArgument>,
+    pub alias: String,
 }
 
 /// One call of set_config, and the name of its column.
@@ -483,6 +507,17 @@ pub struct Explain {
     pub inner_sql: Arc<str>,
     /// Byte offset in `sql` where the explained statement begins.
     pub inner_start: usize,
+}
+
+/// DECLARE ... CURSOR FOR a query that keys hold to one shard.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    pub sql: Arc<str>,
+    pub targets: Targets,
+    /// See [`Query::tables`].
+    pub tables: Vec<TableName>,
+    /// See [`Query::calls_code`].
+    pub calls_code: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -101,7 +101,6 @@ fn queue_startup(connection: &mut ServerConnection, request: &ConnectRequest<'_>
     put("database", &request.endpoint.database);
     match request.purpose {
         Purpose::Application => {
-            put("application_name", "ringway-gateway");
             // What the planner takes them to be, whatever the server's configuration or ALTER ROLE ... SET says.
             put("search_path", "\"$user\", public");
             put("role", "none");

@@ -18,6 +18,7 @@ use crate::exec::gateway::{RecentPlans, PARAMETERS_MAX};
 use crate::exec::search_path::Names;
 use crate::exec::transaction::Transaction;
 use crate::net::Stream;
+use crate::plan::session::check_setting;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::settings::{parse_options, Settings};
 use crate::session::Session;
@@ -85,6 +86,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 pinned: BTreeMap::new(),
                 pins: Vec::new(),
                 has_temporary: false,
+                held_cursors: BTreeMap::new(),
                 only_shard: None,
                 statement_began: std::time::SystemTime::now(),
                 last_shard: None,
@@ -159,7 +161,7 @@ async fn admit(
             .into());
         }
     }
-    let settings = settings(startup);
+    let settings = settings(startup)?;
     if database == ADMIN_DATABASE {
         if !may_look(&server.gateway, &user) {
             return Err(not_allowed(&user, "use the administrative database").into());
@@ -221,21 +223,26 @@ fn application_name(startup: &StartupMessage) -> Box<str> {
     named.map(|(_, value)| value).unwrap_or_default().into()
 }
 
-fn settings(startup: &StartupMessage) -> Settings {
+fn settings(startup: &StartupMessage) -> Result<Settings, PgError> {
     let mut settings = Settings::default();
+    let mut set = |name: &str, value: &str| {
+        check_setting(&name.to_ascii_lowercase(), Some(value))?;
+        settings.set_value(name, value);
+        Ok::<(), PgError>(())
+    };
     for (name, value) in startup.parameters() {
         match name {
             "user" | "database" | "replication" => {}
             "options" => {
                 for (name, value) in parse_options(value) {
-                    settings.set_value(&name, &value);
+                    set(&name, &value)?;
                 }
             }
             name if name.starts_with("_pq_.") => {}
-            name => settings.set_value(name, value),
+            name => set(name, value)?,
         }
     }
-    settings
+    Ok(settings)
 }
 
 fn admin_parameters() -> Vec<(String, String)> {

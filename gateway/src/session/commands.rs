@@ -15,7 +15,7 @@ use crate::exec::forward::{forward, Request};
 use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
 use crate::plan::route::Parameter;
-use crate::plan::types::{Access, Discard, Plan, SessionCommand, TransactionModes};
+use crate::plan::types::{Access, Discard, Isolation, Plan, SessionCommand, TransactionModes};
 use crate::pool::connection::ServerConnection;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 use ringway_topology::model::{quote_ident, quote_literal};
@@ -60,7 +60,15 @@ impl Session {
                 self.set_from_current(name, *local, sql).await?;
                 "SET"
             }
-            SessionCommand::SetConfig { items, .. } => return self.set_config(items, values, simple.is_some()).await,
+            SessionCommand::SetConfig { items, only_known, sql } => {
+                if let Some(name) = only_known {
+                    let known = format!("SELECT 1 FROM pg_catalog.pg_settings WHERE name = {}", quote_literal(name));
+                    if self.ask_any(&known).await?.is_none() {
+                        return self.pass(sql, simple.is_some()).await;
+                    }
+                }
+                return self.set_config(items, values, simple.is_some()).await;
+            }
             SessionCommand::Reset { name, sql } => {
                 self.reset(name.as_deref(), sql).await?;
                 "RESET"
@@ -68,6 +76,13 @@ impl Session {
             SessionCommand::Show { sql, .. } => return self.pass(sql, simple.is_some()).await,
             SessionCommand::SetTransaction { modes } => {
                 self.set_transaction(modes).await?;
+                "SET"
+            }
+            SessionCommand::SetCharacteristics { modes } => {
+                for (name, value) in default_modes(modes) {
+                    let sql = format!("SET {name} TO {}", quote_literal(&value));
+                    self.set(name, false, Some(&value), &sql).await?;
+                }
                 "SET"
             }
             SessionCommand::SetConstraints { sql } => {
@@ -327,6 +342,12 @@ impl Session {
     }
 
     async fn type_oid(&mut self, name: &str) -> Result<u32, Failure> {
+        let sql = format!("SELECT {}::pg_catalog.regtype::pg_catalog.oid", quote_literal(name));
+        Ok(self.ask_any(&sql).await?.and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// The first value that any shard gives, in the session's transaction.
+    pub(super) async fn ask_any(&mut self, sql: &str) -> Result<Option<String>, Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
         let open = self.executor.transaction.participants.keys().next().copied();
@@ -335,14 +356,12 @@ impl Session {
         let prefix = std::mem::take(&mut lent.participant.prefix);
         lent.participant.connection.flush().await?;
         let opened = crate::exec::forward::drain_prefix(&mut lent.participant.connection, prefix).await?;
-        let sql = format!("SELECT {}::pg_catalog.regtype::pg_catalog.oid", quote_literal(name));
-        let answers = ask(&mut lent.participant.connection, &sql).await?;
+        let answers = ask(&mut lent.participant.connection, sql).await?;
         self.executor.give_back(lent, &Default::default()).await;
         if let Some(error) = opened {
             return Err(Failure::Server(error));
         }
-        let answers = answers.check()?;
-        Ok(answers.value().and_then(|text| text.parse().ok()).unwrap_or(0))
+        Ok(answers.check()?.value())
     }
 
     /// EXECUTE: its arguments are evaluated by a shard, and bound as text.
@@ -482,4 +501,23 @@ impl Session {
         let outcome = forward(&mut self.executor, &view, request).await?;
         outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
     }
+}
+
+/// The settings that give later transactions these modes.
+fn default_modes(modes: &TransactionModes) -> Vec<(&'static str, String)> {
+    let isolation = modes.isolation.map(|isolation| match isolation {
+        Isolation::ReadUncommitted => "read uncommitted",
+        Isolation::ReadCommitted => "read committed",
+        Isolation::RepeatableRead => "repeatable read",
+        Isolation::Serializable => "serializable",
+    });
+    let switch = |on: bool| if on { "on" } else { "off" };
+    [
+        ("default_transaction_isolation", isolation),
+        ("default_transaction_read_only", modes.read_only.map(switch)),
+        ("default_transaction_deferrable", modes.deferrable.map(switch)),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?.to_owned())))
+    .collect()
 }

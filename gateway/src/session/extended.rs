@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Buffered, Portal, Session};
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
-use crate::exec::describe::describe;
+use crate::exec::describe::{describe, refusal};
 use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
@@ -123,7 +123,12 @@ impl Session {
             let view = self.executor.enter()?;
             self.executor.slot.reads();
             let planned = self.executor.plan(text, &view)?;
-            let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
+            let plan = match &planned.plan {
+                Ok(plan) => plan,
+                Err(error) => {
+                    return Err(refusal(&mut self.executor, error, &Arc::from(parse.query), &statement.types).await)
+                }
+            };
             let ends = matches!(
                 plan,
                 Plan::Session(
@@ -178,6 +183,12 @@ impl Session {
                 description.encode_statement(self.executor.client.out());
             }
             Target::Portal => {
+                let cursor = self.executor.cursor_shard(name).filter(|_| !self.portals.contains_key(name));
+                if let Some(shard) = cursor {
+                    let description = crate::exec::describe::cursor(&mut self.executor, shard, name).await?;
+                    description.encode_as_it_is(self.executor.client.out());
+                    return Ok(());
+                }
                 let portal = self.portal_named(name)?;
                 let description = self.description(&portal.bound.statement).await?;
                 let formats = portal.bound.parsed()?.map(|bind| bind.result_formats);
@@ -248,6 +259,7 @@ impl Session {
                 SessionCommand::Set { .. }
                     | SessionCommand::SetFromCurrent { .. }
                     | SessionCommand::SetConfig { .. }
+                    | SessionCommand::SetCharacteristics { .. }
                     | SessionCommand::Reset { .. }
             );
             if sets && !lone {
@@ -295,7 +307,11 @@ impl Session {
         }
         let finished = buffered.rows.is_empty();
         if finished {
-            let tag = crate::merge::command_tag::with_count(&buffered.tag, u64::from(shown));
+            // A SELECT counts what this Execute has shown; the others, what they did.
+            let tag = match buffered.tag.starts_with("SELECT") {
+                true => crate::merge::command_tag::with_count(&buffered.tag, u64::from(shown)),
+                false => buffered.tag.clone(),
+            };
             backend::command_complete(self.executor.client.out(), &tag);
         } else {
             backend::portal_suspended(self.executor.client.out());

@@ -243,10 +243,14 @@ impl Session {
         true
     }
 
-    /// Where a portal is that was bound before: the shard that has it, or, for a cursor that DECLARE has made, the home shard.
+    /// Where a portal is that was bound before: the shard that has it, or, for a cursor that DECLARE or a function has made, the shard
+    /// that has that.
     fn portal_shard(&self, name: &str) -> Option<ShardId> {
         if let Some(portal) = self.portals.get(name) {
             return portal.shard;
+        }
+        if let Some(shard) = self.executor.cursor_shard(name) {
+            return Some(shard);
         }
         if name.is_empty() || self.executor.transaction.block != Block::Explicit {
             return None;
@@ -318,7 +322,12 @@ impl Session {
             }
             return Ok(false);
         }
-        if outcome.error.is_some() {
+        if let Some(error) = &outcome.error {
+            for step in &pipeline.steps {
+                if let Step::Parse { statement, .. } | Step::Bind { statement, .. } = step {
+                    self.executor.gateway.forget_outdated(statement, error);
+                }
+            }
             let answered = sent.saturating_sub(outcome.unanswered);
             let first_lost = parses.iter().find(|(_, ordinal)| *ordinal >= answered).map(|(index, _)| *index);
             if let Some(first_lost) = first_lost {

@@ -11,7 +11,7 @@ use crate::plan::refuse::refused;
 use crate::plan::route::Parameter;
 use crate::plan::session::check_setting;
 use crate::plan::set_config::boolean;
-use crate::plan::types::{SetConfig, SettingArgument};
+use crate::plan::types::{ConfigItem, CurrentSetting, SettingArgument};
 use crate::pool::settings::Settings;
 use crate::wire::{Format, PgError, SqlState};
 use ringway_topology::ids::ShardId;
@@ -58,13 +58,22 @@ impl Session {
     /// SELECT set_config(...): the settings are made as by SET, then the row is asked for.
     pub(super) async fn set_config(
         &mut self,
-        items: &[SetConfig],
+        items: &[ConfigItem],
         values: &[Parameter<'_>],
         describe: bool,
     ) -> Result<(), Failure> {
         let mut list = Vec::with_capacity(items.len());
         let open = self.executor.transaction.is_open();
         for item in items {
+            let item = match item {
+                ConfigItem::Set(item) => item,
+                ConfigItem::Current(item) => {
+                    let text = self.current_setting(item, values).await?;
+                    let literal = text.map_or("NULL".to_owned(), |text| quote_literal(&text));
+                    list.push(format!("{literal}::pg_catalog.text AS {}", quote_ident(&item.alias)));
+                    continue;
+                }
+            };
             let name = argument(&item.name, values)?
                 .ok_or_else(|| PgError::new(SqlState::INVALID_PARAMETER_VALUE, "SET requires parameter name"))?;
             let value = argument(&item.value, values)?;
@@ -102,6 +111,24 @@ impl Session {
             list.push(format!("{told} AS {}", quote_ident(&item.alias)));
         }
         self.pass(&format!("SELECT {}", list.join(", ")), describe).await
+    }
+
+    /// What a setting is at this place of the select list.
+    async fn current_setting(
+        &mut self,
+        item: &CurrentSetting,
+        values: &[Parameter<'_>],
+    ) -> Result<Option<String>, Failure> {
+        let literal = |text: Option<String>| text.map_or("NULL".to_owned(), |text| quote_literal(&text));
+        let name = literal(argument(&item.name, values)?);
+        let sql = match &item.missing_ok {
+            None => format!("SELECT pg_catalog.current_setting({name})"),
+            Some(missing) => {
+                let missing = literal(argument(missing, values)?);
+                format!("SELECT pg_catalog.current_setting({name}, {missing})")
+            }
+        };
+        self.ask_any(&sql).await
     }
 
     pub(super) async fn reset(&mut self, name: Option<&str>, sql: &str) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Session;
 use crate::exec::bound::{Bound, Statement};
+use crate::exec::describe::refusal;
 use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
@@ -15,9 +16,11 @@ use crate::exec::{filter, statistics};
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Plan, Targets};
 use crate::pool::connection::StatementId;
+use crate::sql::lexer::Kind;
 use crate::sql::lift::lift;
+use crate::sql::parse::Text;
 use crate::sql::split::split;
-use crate::wire::{backend, frontend, Format, Frame, PgError};
+use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 
 impl Session {
     pub async fn simple_query(&mut self, frame: Frame) -> Result<(), Failure> {
@@ -85,8 +88,18 @@ impl Session {
                 return Ok(Answered::WithoutReady);
             }
             let admitted = match self.admit_lifted(text).await? {
-                Some(admitted) => admitted,
-                None => admit(&mut self.executor, text, &[]).await?,
+                Some(admitted) => Ok(admitted),
+                None => admit(&mut self.executor, text, &[]).await,
+            };
+            let admitted = match admitted {
+                Err(Failure::Error(error)) if error.code == SqlState::UNDEFINED_PARAMETER => {
+                    return Err(at_parameter(*error, text).into());
+                }
+                Err(Failure::Error(error)) => {
+                    let whole = frontend::parse_query(frame.body()).map_err(PgError::from)?;
+                    return Err(refusal(&mut self.executor, &error, &Arc::from(whole), &[]).await);
+                }
+                admitted => admitted?,
             };
             let plan = admitted.planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
             let shard = match (plan, admitted.placement.single()) {
@@ -182,7 +195,7 @@ impl Session {
             Ok(plan) => plan,
             Err(error) => {
                 check_not_failed(&self.executor)?;
-                return Err(Failure::Error(error.clone()));
+                return Err(refusal(&mut self.executor, error, &planned.sql, &[]).await);
             }
         };
         if let Plan::Session(command) = plan {
@@ -205,6 +218,17 @@ impl Session {
             None => backend::empty_query_response(self.executor.client.out()),
         }
         Ok(())
+    }
+}
+
+/// A simple query has no parameters: the first one is where it is wrong.
+fn at_parameter(error: PgError, text: &str) -> PgError {
+    let parameter = Text::new(text).ok().and_then(|text| {
+        text.lexemes.iter().find(|lexeme| matches!(lexeme.kind, Kind::Parameter(_))).map(|lexeme| lexeme.start)
+    });
+    match parameter.and_then(|start| u32::try_from(text[..start].chars().count() + 1).ok()) {
+        Some(position) => error.position(position),
+        None => error,
     }
 }
 

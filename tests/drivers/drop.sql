@@ -1,0 +1,5 @@
+DROP TABLE events;
+DROP TABLE tenants;
+DROP TABLE kinds;
+DROP TABLE notes;
+DROP TYPE mood;
