@@ -58,6 +58,7 @@ async fn sessions_behave_like_postgresqls() -> Result<()> {
     stages.run("notices", state::notices(&cluster)).await;
     stages.run("portals with limits", protocol::portals(&cluster)).await;
     stages.run("cursors", protocol::cursors(&cluster)).await;
+    stages.run("prepared after a schema change", protocol::prepared_after_a_schema_change(&cluster)).await;
     stages.run("LISTEN and NOTIFY", state::listen(&cluster)).await;
     stages.run("temporary tables and advisory locks", state::pinned(&cluster)).await;
     stages.run("a role without rights, and row-level security", state::security(&cluster)).await;

@@ -240,7 +240,7 @@ pub async fn portals(cluster: &Cluster) -> Result<()> {
 
 pub async fn cursors(cluster: &Cluster) -> Result<()> {
     let client = connect(cluster).await?;
-    let (a, _) = two_shards(cluster).await?;
+    let (a, b) = two_shards(cluster).await?;
     for (what, query, expected) in [
         ("a cursor over no table", "SELECT i FROM generate_series(1, 9) i".to_string(), ["1", "2", "3", "4"]),
         (
@@ -262,6 +262,55 @@ pub async fn cursors(cluster: &Cluster) -> Result<()> {
     }
     let (code, _) = sql::failure(&client, "FETCH 1 FROM c").await?;
     ensure!(code == "34000", "{code}");
+    // Side by side on both shards, with and without HOLD; a name that is free again may go elsewhere.
+    let declare = |name: &str, hold: &str, id: i64| {
+        format!("DECLARE {name} CURSOR {hold} FOR SELECT id, i FROM accounts, generate_series(1, 3) i WHERE id = {id} ORDER BY i")
+    };
+    client.batch_execute(&declare("\"On A\"", "WITH HOLD", a)).await?;
+    client.batch_execute("BEGIN").await?;
+    client.batch_execute(&declare("on_b", "", b)).await?;
+    client.batch_execute(&declare("held_b", "WITH HOLD", b)).await?;
+    for (cursor, id) in [("\"On A\"", a), ("on_b", b), ("held_b", b)] {
+        ensure!(sql::value(&client, &format!("FETCH NEXT FROM {cursor}")).await? == id.to_string(), "{cursor}");
+    }
+    client.batch_execute("CLOSE on_b").await?;
+    client.batch_execute(&declare("on_b", "", a)).await?;
+    let fetched = client.query("FETCH ALL FROM on_b", &[]).await?;
+    ensure!(fetched.len() == 3 && fetched[0].get::<_, i64>(0) == a, "{fetched:?}");
+    client.batch_execute("COMMIT").await?;
+    ensure!(sql::failure(&client, "FETCH 1 FROM on_b").await?.0 == "34000");
+    for (cursor, id) in [("\"On A\"", a), ("held_b", b)] {
+        ensure!(sql::column(&client, &format!("FETCH ALL FROM {cursor}")).await? == [id.to_string(), id.to_string()]);
+    }
+    client.batch_execute("CLOSE ALL").await?;
+    for cursor in ["\"On A\"", "held_b"] {
+        ensure!(sql::failure(&client, &format!("FETCH 1 FROM {cursor}")).await?.0 == "34000", "{cursor}");
+    }
+    Ok(())
+}
+
+/// Who prepares after a schema change gets what the table is then, also where others had prepared the same text.
+pub async fn prepared_after_a_schema_change(cluster: &Cluster) -> Result<()> {
+    let (a, b) = two_shards(cluster).await?;
+    let (before, after) = (connect(cluster).await?, connect(cluster).await?);
+    before.batch_execute("CREATE TABLE widening (id bigint PRIMARY KEY)").await?;
+    before.batch_execute("SELECT create_distributed_table('widening', 'id')").await?;
+    before.batch_execute(&format!("INSERT INTO widening VALUES ({a}), ({b})")).await?;
+    let text = "SELECT * FROM widening WHERE id = $1";
+    for columns in 1..4 {
+        let narrow = before.prepare(text).await?;
+        for id in [a, b] {
+            ensure!(before.query_one(&narrow, &[&id]).await?.len() == columns);
+        }
+        after.batch_execute(&format!("ALTER TABLE widening ADD COLUMN c{columns} int DEFAULT 7")).await?;
+        for client in [&before, &after] {
+            let wide = client.prepare(text).await?;
+            for id in [a, b] {
+                ensure!(client.query_one(&wide, &[&id]).await?.len() == columns + 1, "{columns} columns and one");
+            }
+        }
+    }
+    before.batch_execute("DROP TABLE widening").await?;
     Ok(())
 }
 
