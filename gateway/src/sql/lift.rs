@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::lexer::{lex, Kind};
+use super::lexer::{is_word_part, lex, Kind};
 
 /// Longer texts are not worth looking for.
 const TEXT_BYTES_MAX: usize = 16 << 10;
@@ -72,6 +72,11 @@ pub fn lift(sql: &str) -> Option<Lifted<'_>> {
             _ => None,
         };
         let Some(value) = value else { continue };
+        // A parameter must not become part of what it touches: `date'2024-01-01'`, `'a'1`.
+        let touches = |byte: Option<&u8>| byte.is_some_and(|byte| is_word_part(*byte));
+        if touches(sql.as_bytes()[..start].last()) || touches(sql.as_bytes().get(lexeme.end)) {
+            continue;
+        }
         if values.len() == LITERALS_MAX {
             return None;
         }
@@ -150,10 +155,12 @@ mod tests {
             "SELECT 1.5, .5, 1e3, 0x10, 1_000, E'a', $$a$$, B'1', U&'a', N'a'",
             "SELECT 12345678901234567890",
             "SELECT a[1]",
+            "SELECT date'2024-01-01', x'', 'a'b",
             "not 'a statement",
         ] {
             assert_eq!(lifted(sql), None, "{sql}");
         }
+        assert_eq!(lifted("SELECT 'a'1"), some("SELECT 'a'$1", &["1"]));
         assert_eq!(lifted("SELECT 1.5, 2"), some("SELECT 1.5, $1", &["2"]));
         let many = (0..65).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
         assert_eq!(lifted(&format!("SELECT {many}")), None);
