@@ -1,10 +1,13 @@
 //! The client's socket: frames in, bytes out. An idle client holds no buffers but small ones.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, Future as _};
 use std::io;
+use std::pin::Pin;
 use std::task::{ready, Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::time::Sleep;
 
 use super::failure::Failure;
 use crate::net::Stream;
@@ -27,6 +30,14 @@ pub struct Client {
     grown: bool,
     out: BytesMut,
     frame_bytes_max: usize,
+    /// How long the rest of a message may be silent; None: for ever.
+    message_timeout: Option<Duration>,
+    /// Runs while the rest of a message is waited for.
+    stall: Option<Pin<Box<Sleep>>>,
+    /// Bytes are being sent: a sender that gives up leaves the stream within a message.
+    sending: bool,
+    /// As [`Self::within_message`] has told.
+    within: bool,
     /// Where [`Self::rewind`] goes back to; None once bytes have been sent since.
     mark: Option<usize>,
     /// Forwarded bytes are kept here instead of being sent, within the bound.
@@ -53,6 +64,10 @@ impl Client {
             grown: true,
             out: BytesMut::new(),
             frame_bytes_max,
+            message_timeout: None,
+            stall: None,
+            sending: false,
+            within: false,
             mark: None,
             capture: None,
             unwatched: false,
@@ -74,8 +89,20 @@ impl Client {
         self.stream.close();
     }
 
-    pub fn set_frame_bytes_max(&mut self, bytes: usize) {
-        self.frame_bytes_max = bytes;
+    /// What holds for messages once the client is logged in.
+    pub fn set_bounds(&mut self, frame_bytes_max: usize, message_timeout: Option<Duration>) {
+        self.frame_bytes_max = frame_bytes_max;
+        self.message_timeout = message_timeout;
+    }
+
+    /// Whether what was forwarded ends within a message.
+    pub fn within_message(&mut self, within: bool) {
+        self.within = within;
+    }
+
+    /// Whether a message can be sent: not after one that was cut off.
+    pub fn can_be_told(&self) -> bool {
+        !self.sending && !self.within
     }
 
     /// The next message if it is here already.
@@ -101,10 +128,19 @@ impl Client {
             if let Some(frame) = self.try_frame()? {
                 return Poll::Ready(Ok(Some(frame)));
             }
-            if ready!(self.poll_fill(context)).map_err(gone)? == 0 {
+            let Poll::Ready(filled) = self.poll_fill(context) else { return self.poll_stalled(context).map(Err) };
+            self.stall = None;
+            if filled.map_err(gone)? == 0 {
                 return Poll::Ready(Ok(None));
             }
         }
+    }
+
+    /// Ready when a message was begun and nothing of it has come since.
+    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
+        let (Some(limit), false) = (self.message_timeout, self.input.is_empty()) else { return Poll::Pending };
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        stall.as_mut().poll(context).map(|()| stalled(limit))
     }
 
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -153,13 +189,18 @@ impl Client {
         }
         self.flush().await?;
         self.mark = None;
-        self.stream.send_all(bytes).await.map_err(gone)
+        self.sending = true;
+        self.stream.send_all(bytes).await.map_err(gone)?;
+        self.sending = false;
+        Ok(())
     }
 
     pub async fn flush(&mut self) -> Result<(), Failure> {
         if !self.out.is_empty() {
             self.mark = None;
+            self.sending = true;
             self.stream.send_all(&self.out).await.map_err(gone)?;
+            self.sending = false;
             if self.out.capacity() > 4 * GATHER_BYTES {
                 self.out = BytesMut::new();
             } else {
@@ -223,6 +264,11 @@ fn too_large(bytes_max: usize) -> PgError {
         format!("rows that wait for the next Execute are larger than gather_bytes_max ({bytes_max} bytes)"),
     )
     .hint("Fetch all rows at once (fetch size 0), use LIMIT, or raise gather_bytes_max.")
+}
+
+fn stalled(limit: Duration) -> Failure {
+    let message = format!("a message was begun and not gone on with for {} ms (message_timeout_ms)", limit.as_millis());
+    Failure::Gone(Some(Box::new(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message))))
 }
 
 fn gone(_: io::Error) -> Failure {

@@ -21,6 +21,7 @@ use super::pause::Pause;
 use super::places::{Place, Places};
 use super::server::{Server, ServerInfo};
 use crate::config::pools::PoolSettings;
+use crate::net::TcpOptions;
 
 #[derive(Debug)]
 pub struct Pool {
@@ -53,6 +54,7 @@ pub struct Shared {
     pub gateway: GatewayId,
     pub pause: Arc<Pause>,
     pub server_statements_max: usize,
+    pub tcp: TcpOptions,
 }
 
 #[derive(Debug, Default)]
@@ -247,6 +249,11 @@ impl Pool {
         }
     }
 
+    /// Of its connections, and of cancel requests.
+    pub fn tcp(&self) -> &TcpOptions {
+        &self.shared.tcp
+    }
+
     /// Open connections.
     pub fn total(&self) -> usize {
         self.state().total
@@ -332,6 +339,7 @@ impl Pool {
                 gateway: self.shared.gateway,
                 credentials: &credentials,
                 timeout,
+                tcp: &self.shared.tcp,
                 server_statements_max: self.shared.server_statements_max,
             })
             .await

@@ -83,6 +83,7 @@ impl Session {
                 None => {
                     self.executor.client.flush().await?;
                     self.executor.client.trim();
+                    self.executor.entry.rests();
                     let idle = !self.executor.transaction.is_open() && self.batch.is_empty();
                     let limit = self.limit();
                     match wait(&mut self.executor, idle, limit).await? {
@@ -95,6 +96,7 @@ impl Session {
                     }
                 }
             };
+            self.executor.entry.works();
             if !self.message(frame).await? {
                 return Ok(());
             }
