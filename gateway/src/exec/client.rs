@@ -11,7 +11,8 @@ use tokio::time::Sleep;
 
 use super::failure::Failure;
 use crate::net::Stream;
-use crate::wire::{next_frame, Frame, FrameHeader, PgError, SqlState};
+use crate::wire::tag::client as tag;
+use crate::wire::{next_frame, Frame, FrameHeader, Frames, PgError, SqlState};
 
 /// An idle client's buffers are kept up to this: its next statement needs them again.
 const KEPT_BYTES_MAX: usize = 256;
@@ -113,6 +114,34 @@ impl Client {
         next_frame(&mut self.input, self.frame_bytes_max).map_err(|error| Failure::Gone(Some(Box::new(error.into()))))
     }
 
+    /// The messages of a pipeline up to its Sync, if it is here whole and they are the extended protocol's, of at most `bytes_max`.
+    /// To be given back with [`Self::recycle`].
+    pub fn take_pipeline(&mut self, bytes_max: usize) -> Option<BytesMut> {
+        let mut bytes = 0;
+        for frame in Frames(&self.input) {
+            let length = frame.bytes().len();
+            if length > self.frame_bytes_max || bytes + length > bytes_max {
+                return None;
+            }
+            bytes += length;
+            match frame.tag() {
+                tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {}
+                tag::SYNC if bytes == self.input.len() => return Some(std::mem::take(&mut self.input)),
+                tag::SYNC => return Some(self.input.split_to(bytes)),
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Takes back the buffer of a pipeline that has been dealt with.
+    pub fn recycle(&mut self, mut pipeline: BytesMut) {
+        if self.input.is_empty() && !self.grown {
+            pipeline.clear();
+            self.input = pipeline;
+        }
+    }
+
     /// Tag of the message that comes next, if its header is here.
     pub fn peek_tag(&self) -> Option<u8> {
         FrameHeader::peek(&self.input).ok().flatten().map(|header| header.tag)
@@ -120,30 +149,28 @@ impl Client {
 
     /// The next message; None at the end of the stream. Cancel-safe.
     pub async fn frame(&mut self) -> Result<Option<Frame>, Failure> {
-        poll_fn(|context| self.poll_frame(context)).await
-    }
-
-    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Frame>, Failure>> {
         loop {
             if let Some(frame) = self.try_frame()? {
-                return Poll::Ready(Ok(Some(frame)));
+                return Ok(Some(frame));
             }
-            let Poll::Ready(filled) = self.poll_fill(context) else { return self.poll_stalled(context).map(Err) };
-            self.stall = None;
-            if filled.map_err(gone)? == 0 {
-                return Poll::Ready(Ok(None));
+            if poll_fn(|context| self.poll_fill(context)).await? == 0 {
+                return Ok(None);
             }
         }
     }
 
-    /// Ready when a message was begun and nothing of it has come since.
-    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<Failure> {
+    /// Receives some bytes; 0 at the end of the stream. Fails when a message was begun and nothing of it has come since.
+    pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
+        if let Poll::Ready(filled) = self.poll_input(context) {
+            self.stall = None;
+            return Poll::Ready(filled.map_err(gone));
+        }
         let (Some(limit), false) = (self.message_timeout, self.input.is_empty()) else { return Poll::Pending };
         let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        stall.as_mut().poll(context).map(|()| stalled(limit))
+        stall.as_mut().poll(context).map(|()| Err(stalled(limit)))
     }
 
-    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let filled = ready!(self.stream.poll_receive(context, &mut self.input, &mut self.bulk));
         self.grown |= matches!(filled, Ok(received) if received > KEPT_BYTES_MAX);
         Poll::Ready(filled)
@@ -156,7 +183,7 @@ impl Client {
         }
         while self.input.len() < AHEAD_BYTES_MAX {
             // No buffer and no system call while nothing comes.
-            match ready!(self.poll_fill(context)) {
+            match ready!(self.poll_input(context)) {
                 Ok(read) if read > 0 => {}
                 _ => return Poll::Ready(()),
             }
