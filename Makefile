@@ -6,11 +6,13 @@ LISTEN ?= 127.0.0.1:6432
 GRPC ?= 127.0.0.1:7432
 PREFIX ?= /usr/local
 
-QUICK_SUITES = tidy tokens auth tls bad_input cli schema_changes computed_keys insert_select session pools
-LONG_SUITES = differential split direct_writer stale_gateway sick_target faults engine_faults
+QUICK_SUITES = tidy corpus tokens auth tls bad_input cli schema_changes computed_keys insert_select session pools
+LONG_SUITES = differential split direct_writer stale_gateway sick_target faults engine_faults peers
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: demo test test-drivers up down bench build postgresql install fmt lint
+FUZZ_SECONDS ?= 20
+
+.PHONY: demo test test-drivers up down bench microbench callgrind fuzz build postgresql install fmt lint
 
 # The live split, with its audit.
 demo: postgresql
@@ -46,6 +48,26 @@ lint:
 bench: postgresql
 	$(CARGO) build --release --locked
 	$(BIN)/ringway-bench $(BENCH_ARGS)
+
+# What the gateway does for every query, one operation at a time.
+microbench:
+	$(CARGO) bench --locked -p ringway-tests --bench micro -- $(MICROBENCH_ARGS)
+
+# Instructions per operation and per query, counted by valgrind: they repeat.
+callgrind: postgresql
+	$(CARGO) build --release --locked
+	$(BIN)/ringway-bench --callgrind
+
+# Every fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz. What it finds becomes a file in fuzz/seeds, which
+# `make test` checks (tests/tests/corpus.rs).
+fuzz:
+	@cargo fuzz --version || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked"; exit 1; }
+	cargo +nightly fuzz build -s none
+	ulimit -s 131072; for target in $$(cargo +nightly fuzz list); do \
+		mkdir -p fuzz/corpus/$$target; \
+		nice -n 19 cargo +nightly fuzz run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=512 -max_len=4096 -timeout=10 -print_final_stats=1 || exit 1; \
+	done
 
 build:
 	$(CARGO) build --release --locked

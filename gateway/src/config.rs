@@ -15,6 +15,7 @@ use clap::{Parser, ValueEnum};
 use ringway_tls::ServerFiles;
 use serde::{Deserialize, Serialize};
 
+use crate::net::TcpOptions;
 use pools::{PoolMode, PoolOptions, PoolRules};
 
 /// The gateway of a Ringway cluster: what applications connect to.
@@ -136,6 +137,20 @@ pub struct Limits {
     /// Longest message before a client is authenticated.
     pub startup_bytes_max: usize,
     pub startup_timeout_ms: u64,
+    /// A client that has begun a message sends some more of it within this, or is cut off; 0: never.
+    pub message_timeout_ms: u64,
+    /// What a client is at work for at most, from a message's arrival to the end of its answer; then the session ends. Against silent
+    /// networks and clients that do not read: `statement_timeout` is for statements. 0: no bound.
+    pub query_timeout_ms: u64,
+    /// A shard that has not answered the rollback of a session that ends loses the connection, which rolls back too.
+    pub rollback_timeout_ms: u64,
+    /// Silence after which the other end of a connection, client or shard, is asked whether it is still there; 0: never.
+    pub tcp_keepalive_idle_ms: u64,
+    pub tcp_keepalive_interval_ms: u64,
+    /// Questions without an answer after which it is gone.
+    pub tcp_keepalive_probes_max: u32,
+    /// How long what was sent may stay unacknowledged; it also ends connections whose other end does not read. 0: the system's bound.
+    pub tcp_user_timeout_ms: u64,
     pub clients_max: usize,
     /// Messages of one pipeline that are looked at together; a longer one is taken in pieces.
     pub pipeline_bytes_max: usize,
@@ -185,6 +200,13 @@ impl Default for Limits {
             frame_bytes_max: (1 << 30) - 1,
             startup_bytes_max: 10_000,
             startup_timeout_ms: 60_000,
+            message_timeout_ms: 60_000,
+            query_timeout_ms: 0,
+            rollback_timeout_ms: 5_000,
+            tcp_keepalive_idle_ms: 30_000,
+            tcp_keepalive_interval_ms: 10_000,
+            tcp_keepalive_probes_max: 3,
+            tcp_user_timeout_ms: 0,
             clients_max: 10_000,
             pipeline_bytes_max: 4 << 20,
             checkout_timeout_ms: 5_000,
@@ -215,6 +237,10 @@ impl Default for Limits {
     }
 }
 
+fn some(milliseconds: u64) -> Option<Duration> {
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
+}
+
 impl Limits {
     pub fn hold_timeout(&self) -> Duration {
         Duration::from_millis(self.hold_timeout_ms)
@@ -224,6 +250,23 @@ impl Limits {
     }
     pub fn mirror_timeout(&self) -> Duration {
         Duration::from_millis(self.mirror_timeout_ms)
+    }
+    pub fn message_timeout(&self) -> Option<Duration> {
+        some(self.message_timeout_ms)
+    }
+    pub fn query_timeout(&self) -> Option<Duration> {
+        some(self.query_timeout_ms)
+    }
+    pub fn rollback_timeout(&self) -> Duration {
+        Duration::from_millis(self.rollback_timeout_ms)
+    }
+    pub fn tcp(&self) -> TcpOptions {
+        TcpOptions {
+            keepalive_idle: some(self.tcp_keepalive_idle_ms),
+            keepalive_interval: Duration::from_millis(self.tcp_keepalive_interval_ms.max(1_000)),
+            keepalive_probes_max: self.tcp_keepalive_probes_max.max(1),
+            user_timeout: some(self.tcp_user_timeout_ms),
+        }
     }
 }
 

@@ -10,9 +10,11 @@ use std::future::{poll_fn, Future};
 use std::io;
 use std::pin::{pin, Pin};
 use std::task::{ready, Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use ringway_tls::certificate;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -26,6 +28,35 @@ const BULK_BYTES: usize = 64 << 10;
 thread_local! {
     /// Where bytes land before it is known how many they are.
     static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; LANDING_BYTES].into_boxed_slice());
+}
+
+/// How the end of a connection is noticed that nobody tells of: a host that is gone, a network that is cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Silence before the first question; None: nobody is asked.
+    pub keepalive_idle: Option<Duration>,
+    /// From one question to the next.
+    pub keepalive_interval: Duration,
+    pub keepalive_probes_max: u32,
+    /// How long what was sent may stay unacknowledged; None: the system's bound.
+    pub user_timeout: Option<Duration>,
+}
+
+impl TcpOptions {
+    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(stream);
+        if let Some(idle) = self.keepalive_idle {
+            let keepalive = TcpKeepalive::new()
+                .with_time(idle)
+                .with_interval(self.keepalive_interval)
+                .with_retries(self.keepalive_probes_max);
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        match self.user_timeout {
+            Some(timeout) => socket.set_tcp_user_timeout(Some(timeout)),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -197,5 +228,36 @@ fn now<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match future.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn options_reach_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let seconds = Duration::from_secs;
+        TcpOptions::default().apply(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert_eq!((socket.keepalive().unwrap(), socket.tcp_user_timeout().unwrap()), (false, None));
+        let options = TcpOptions {
+            keepalive_idle: Some(seconds(7)),
+            keepalive_interval: seconds(3),
+            keepalive_probes_max: 2,
+            user_timeout: Some(seconds(11)),
+        };
+        options.apply(&stream).unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(
+            (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()),
+            (seconds(7), seconds(3))
+        );
+        assert_eq!(
+            (socket.tcp_keepalive_retries().unwrap(), socket.tcp_user_timeout().unwrap()),
+            (2, Some(seconds(11)))
+        );
     }
 }

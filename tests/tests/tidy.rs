@@ -37,7 +37,7 @@ fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
 
 fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    for part in ["proto", "topology", "tls", "gateway", "shardctl", "tests"] {
+    for part in ["proto", "topology", "tls", "gateway", "shardctl", "tests", "fuzz"] {
         rust_files(&root().join(part), &mut files);
     }
     assert!(files.len() > 20, "only {} source files found: is the test looking in the right place?", files.len());

@@ -86,7 +86,7 @@ impl CancelSlot {
         }
     }
 
-    /// Asks every shard at work to cancel.
+    /// Asks every shard at work to cancel. Cancel-safe: requests that are not out yet are not sent.
     pub async fn cancel(&self) {
         let targets = {
             let mut state = self.state();
@@ -94,21 +94,31 @@ impl CancelSlot {
             state.sending += 1;
             state.targets.clone()
         };
+        let _sending = Sending(self);
         self.requested.notify_waiters();
-        for target in &targets {
+        let sending = targets.iter().map(|target| async move {
             match tokio::time::timeout(SEND_MAX, send(target)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "cannot send a cancel request to a shard"),
                 Err(_) => tracing::warn!("a shard did not take a cancel request in time"),
             }
-        }
-        self.state().sending -= 1;
-        self.sent.notify_waiters();
+        });
+        futures_util::future::join_all(sending).await;
+    }
+}
+
+/// Requests on their way; whoever sends them may give up at any await.
+struct Sending<'a>(&'a CancelSlot);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.state().sending -= 1;
+        self.0.sent.notify_waiters();
     }
 }
 
 async fn send(target: &Target) -> Result<(), DialError> {
-    let mut stream = dial(&target.pool.endpoint).await?;
+    let mut stream = dial(&target.pool.endpoint, target.pool.tcp()).await?;
     let mut packet = BytesMut::new();
     frontend::cancel_request(&mut packet, target.process_id as u32, &target.secret_key);
     stream.send_all(&packet).await?;

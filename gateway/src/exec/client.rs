@@ -1,10 +1,13 @@
 //! The client's socket: frames in, bytes out. An idle client holds no buffers but small ones.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, Future as _};
 use std::io;
+use std::pin::Pin;
 use std::task::{ready, Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::time::Sleep;
 
 use super::failure::Failure;
 use crate::net::Stream;
@@ -28,6 +31,14 @@ pub struct Client {
     grown: bool,
     out: BytesMut,
     frame_bytes_max: usize,
+    /// How long the rest of a message may be silent; None: for ever.
+    message_timeout: Option<Duration>,
+    /// Runs while the rest of a message is waited for.
+    stall: Option<Pin<Box<Sleep>>>,
+    /// Bytes are being sent: a sender that gives up leaves the stream within a message.
+    sending: bool,
+    /// As [`Self::within_message`] has told.
+    within: bool,
     /// Where [`Self::rewind`] goes back to; None once bytes have been sent since.
     mark: Option<usize>,
     /// Forwarded bytes are kept here instead of being sent, within the bound.
@@ -54,6 +65,10 @@ impl Client {
             grown: true,
             out: BytesMut::new(),
             frame_bytes_max,
+            message_timeout: None,
+            stall: None,
+            sending: false,
+            within: false,
             mark: None,
             capture: None,
             unwatched: false,
@@ -75,8 +90,20 @@ impl Client {
         self.stream.close();
     }
 
-    pub fn set_frame_bytes_max(&mut self, bytes: usize) {
-        self.frame_bytes_max = bytes;
+    /// What holds for messages once the client is logged in.
+    pub fn set_bounds(&mut self, frame_bytes_max: usize, message_timeout: Option<Duration>) {
+        self.frame_bytes_max = frame_bytes_max;
+        self.message_timeout = message_timeout;
+    }
+
+    /// Whether what was forwarded ends within a message.
+    pub fn within_message(&mut self, within: bool) {
+        self.within = within;
+    }
+
+    /// Whether a message can be sent: not after one that was cut off.
+    pub fn can_be_told(&self) -> bool {
+        !self.sending && !self.within
     }
 
     /// The next message if it is here already.
@@ -132,11 +159,21 @@ impl Client {
         }
     }
 
-    /// Receives some bytes; 0 at the end of the stream.
+    /// Receives some bytes; 0 at the end of the stream. Fails when a message was begun and nothing of it has come since.
     pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
+        if let Poll::Ready(filled) = self.poll_input(context) {
+            self.stall = None;
+            return Poll::Ready(filled.map_err(gone));
+        }
+        let (Some(limit), false) = (self.message_timeout, self.input.is_empty()) else { return Poll::Pending };
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        stall.as_mut().poll(context).map(|()| Err(stalled(limit)))
+    }
+
+    fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let filled = ready!(self.stream.poll_receive(context, &mut self.input, &mut self.bulk));
         self.grown |= matches!(filled, Ok(received) if received > KEPT_BYTES_MAX);
-        Poll::Ready(filled.map_err(gone))
+        Poll::Ready(filled)
     }
 
     /// Ready when the client has gone, while it is not its turn to speak. What it says nevertheless is kept for later.
@@ -146,7 +183,7 @@ impl Client {
         }
         while self.input.len() < AHEAD_BYTES_MAX {
             // No buffer and no system call while nothing comes.
-            match ready!(self.poll_fill(context)) {
+            match ready!(self.poll_input(context)) {
                 Ok(read) if read > 0 => {}
                 _ => return Poll::Ready(()),
             }
@@ -179,13 +216,18 @@ impl Client {
         }
         self.flush().await?;
         self.mark = None;
-        self.stream.send_all(bytes).await.map_err(gone)
+        self.sending = true;
+        self.stream.send_all(bytes).await.map_err(gone)?;
+        self.sending = false;
+        Ok(())
     }
 
     pub async fn flush(&mut self) -> Result<(), Failure> {
         if !self.out.is_empty() {
             self.mark = None;
+            self.sending = true;
             self.stream.send_all(&self.out).await.map_err(gone)?;
+            self.sending = false;
             if self.out.capacity() > 4 * GATHER_BYTES {
                 self.out = BytesMut::new();
             } else {
@@ -249,6 +291,11 @@ fn too_large(bytes_max: usize) -> PgError {
         format!("rows that wait for the next Execute are larger than gather_bytes_max ({bytes_max} bytes)"),
     )
     .hint("Fetch all rows at once (fetch size 0), use LIMIT, or raise gather_bytes_max.")
+}
+
+fn stalled(limit: Duration) -> Failure {
+    let message = format!("a message was begun and not gone on with for {} ms (message_timeout_ms)", limit.as_millis());
+    Failure::Gone(Some(Box::new(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message))))
 }
 
 fn gone(_: io::Error) -> Failure {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::task::AtomicWaker;
 
@@ -42,6 +42,8 @@ pub struct ClientEntry {
     pub address: Option<SocketAddr>,
     pub connected: SystemTime,
     activity: AtomicU8,
+    /// Odd while the gateway is at work for it; another number for each message.
+    turn: AtomicU64,
     orders: Orders,
     pub cancel: Arc<CancelSlot>,
 }
@@ -89,6 +91,7 @@ impl ClientEntry {
             address: None,
             connected: SystemTime::now(),
             activity: AtomicU8::new(Activity::Idle as u8),
+            turn: AtomicU64::new(0),
             orders: Orders::default(),
             cancel,
         }
@@ -103,6 +106,30 @@ impl ClientEntry {
             0 => Activity::Idle,
             1 => Activity::Active,
             _ => Activity::Waiting,
+        }
+    }
+
+    /// A message has come. Called by the session alone.
+    pub fn works(&self) {
+        self.turn.store((self.turn.load(Ordering::Relaxed) | 1) + 2, Ordering::Relaxed);
+    }
+
+    /// It is the client's turn to speak. Called by the session alone.
+    pub fn rests(&self) {
+        self.turn.store((self.turn.load(Ordering::Relaxed) | 1) + 1, Ordering::Relaxed);
+    }
+
+    /// Returns when the gateway has been at work for one message for longer than the limit; late by a quarter of it at most.
+    pub async fn overtime(&self, limit: Duration) {
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            tokio::time::sleep((limit / 4).max(Duration::from_millis(1))).await;
+            let turn = self.turn.load(Ordering::Relaxed);
+            if turn != seen {
+                (seen, since) = (turn, Instant::now());
+            } else if turn % 2 == 1 && since.elapsed() >= limit {
+                return;
+            }
         }
     }
 

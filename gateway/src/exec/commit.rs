@@ -323,10 +323,17 @@ pub async fn roll_back_shards(executor: &mut Executor) {
 }
 
 async fn roll_back_participants(executor: &mut Executor, participants: BTreeMap<ShardId, Participant>) {
+    let limit = executor.gateway.config.limits.rollback_timeout();
     let rolling = participants.into_values().map(|mut participant| async move {
-        let answered = ask(&mut participant.connection, "ROLLBACK").await;
-        if let Err(error) = answered {
-            tracing::debug!(%error, "a connection was lost at rollback");
+        match tokio::time::timeout(limit, ask(&mut participant.connection, "ROLLBACK")).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a connection was lost at rollback"),
+            Err(_) => {
+                tracing::warn!(
+                    "a shard did not answer a rollback in time (rollback_timeout_ms): its connection is closed"
+                );
+                participant.connection.broken = true;
+            }
         }
         if participant.connection.settings.is_some() {
             participant.connection.settings = participant.settings_before.take();

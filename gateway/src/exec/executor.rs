@@ -301,8 +301,11 @@ impl Executor {
         let renewing = std::mem::take(&mut self.pinned).into_iter().map(|(shard, mut connection)| {
             let gateway = self.gateway.id;
             let renew = !left_behind.contains(&shard) && connection.is_clean();
+            let limit = self.gateway.config.limits.rollback_timeout();
             async move {
-                connection.broken |= !renew || renewed(&mut connection, gateway).await.is_err();
+                let renewed =
+                    renew && matches!(tokio::time::timeout(limit, renewed(&mut connection, gateway)).await, Ok(Ok(_)));
+                connection.broken |= !renewed;
             }
         });
         futures_util::future::join_all(renewing).await;

@@ -146,7 +146,7 @@ impl Gateway {
             id,
             view: Views::new(control_plane),
             catalog: ArcSwapOption::empty(),
-            pools: Pools::new(id, config.live.pools.clone(), config.limits.server_statements_max),
+            pools: Pools::new(id, config.live.pools.clone(), config.limits.server_statements_max, config.limits.tcp()),
             inflight: Arc::default(),
             statistics: Statistics::default(),
             faults: Faults::new(config.fault_file.clone()),

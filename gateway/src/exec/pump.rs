@@ -13,8 +13,8 @@ use ringway_topology::service::sqlstate;
 
 use super::client::Client;
 use super::failure::{is_fence, translated, Failure};
-use crate::pool::connection::{ServerConnection, StatementId};
-use crate::pool::error::{field, ServerError};
+use crate::pool::connection::{ServerConnection, StatementId, MESSAGE_BYTES_MAX};
+use crate::pool::error::{field, PoolError, ServerError};
 use crate::wire::{backend, PgError, SqlState};
 
 /// The answer that the next message of a pipeline gets, in order.
@@ -121,7 +121,9 @@ pub async fn pump(
     let mut fresh = connection.input().is_empty();
     while connection.outstanding > 0 {
         if std::mem::replace(&mut fresh, true) {
-            fill(connection, client).await?;
+            let filled = fill(connection, client).await;
+            // Half a row has passed: an error would be read as its rest.
+            filled.map_err(|failure| if through > 0 { Failure::Gone(None) } else { failure })?;
         }
         if let Some(lease) = lease {
             if !pump.outcome.forwarded && !lease.is_live() {
@@ -135,9 +137,13 @@ pub async fn pump(
         let mut ready = None;
         while ready.is_none() && !pump.outcome.copy_in {
             let Some((tag, length)) = connection.header_at(position) else { break };
+            if length > MESSAGE_BYTES_MAX {
+                connection.broken = true;
+                return Err(PoolError::Protocol.into());
+            }
             let available = connection.input().len() - position;
             if available < length {
-                if matches!(tag, b'D' | b'd') && !pump.outcome.lease_lost {
+                if matches!(tag, b'D' | b'd') && !pump.outcome.lease_lost && pump.passes(tag) {
                     through = length - available;
                     position += available;
                     pump.outcome.forwarded = true;
@@ -179,6 +185,7 @@ pub async fn pump(
             }
         }
         client.forward(&connection.input()[start..position]).await?;
+        client.within_message(through > 0);
         connection.consume(position);
         if let Some(status) = ready {
             connection.ready_for_query(status);
@@ -220,6 +227,11 @@ struct Pump<'a> {
 }
 
 impl Pump<'_> {
+    /// Whether a row may pass piece by piece: not when nothing of it is shown.
+    fn passes(&self, tag: u8) -> bool {
+        !self.outcome.kept_back && (tag == b'd' || self.show.rows)
+    }
+
     fn message(&mut self, tag: u8, body: &[u8]) -> Verdict {
         if self.outcome.kept_back {
             return Verdict::Drop;

@@ -7,6 +7,8 @@
 
 mod parameters;
 
+use std::collections::HashMap;
+
 use crate::plan::types::InsertSplit;
 
 use super::ShardIndex;
@@ -41,7 +43,7 @@ pub fn split(sql: &str, plan: &InsertSplit, owners: &[ShardIndex]) -> Vec<ShardI
         }
     }
     for insert in &mut inserts {
-        let mut renumbering = Renumbering { sql, places: &places, numbers: Vec::new() };
+        let mut renumbering = Renumbering { sql, places: &places, numbers: HashMap::new() };
         renumbering.copy(0, plan.head_end, insert);
         for index in 0..insert.rows.len() {
             let row = &plan.rows[insert.rows[index]];
@@ -56,8 +58,8 @@ pub fn split(sql: &str, plan: &InsertSplit, owners: &[ShardIndex]) -> Vec<ShardI
 struct Renumbering<'a> {
     sql: &'a str,
     places: &'a [ParameterPlace],
-    /// By the client's parameter: its number in the shard's text.
-    numbers: Vec<Option<usize>>,
+    /// By the client's parameter, which may have any number: its number in the shard's text.
+    numbers: HashMap<usize, usize>,
 }
 
 impl Renumbering<'_> {
@@ -74,10 +76,7 @@ impl Renumbering<'_> {
     }
 
     fn number(&mut self, client: usize, insert: &mut ShardInsert) -> usize {
-        if self.numbers.len() <= client {
-            self.numbers.resize(client + 1, None);
-        }
-        *self.numbers[client].get_or_insert_with(|| {
+        *self.numbers.entry(client).or_insert_with(|| {
             insert.parameters.push(client);
             insert.parameters.len()
         })

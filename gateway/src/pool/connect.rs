@@ -15,6 +15,7 @@ use super::credentials::Credentials;
 use super::dial::dial;
 use super::endpoint::Endpoint;
 use super::error::{PoolError, ServerError};
+use crate::net::TcpOptions;
 use crate::wire::frontend;
 use crate::wire::scram::{ClientBinding, ClientFinal, ClientFirst, Credential, MECHANISM, MECHANISM_PLUS};
 
@@ -34,6 +35,7 @@ pub struct ConnectRequest<'a> {
     pub gateway: GatewayId,
     pub credentials: &'a Credentials,
     pub timeout: Duration,
+    pub tcp: &'a TcpOptions,
     pub server_statements_max: usize,
 }
 
@@ -51,7 +53,7 @@ pub async fn connect(request: ConnectRequest<'_>) -> Result<ServerConnection, Po
 
 async fn open(request: &ConnectRequest<'_>) -> Result<ServerConnection, PoolError> {
     let endpoint = request.endpoint;
-    let stream = dial(endpoint).await.map_err(|error| PoolError::Connect {
+    let stream = dial(endpoint, request.tcp).await.map_err(|error| PoolError::Connect {
         shard: endpoint.shard.clone(),
         message: format!("{}:{}: {error}", endpoint.host, endpoint.port),
     })?;

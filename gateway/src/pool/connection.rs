@@ -96,6 +96,8 @@ impl Message {
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// What a connection at rest keeps of its input buffer.
 const KEPT_BYTES_MAX: usize = 1 << 10;
+/// The longest message of a server: PostgreSQL's own limit, and a header.
+pub const MESSAGE_BYTES_MAX: usize = (1 << 30) + 5;
 
 /// Rows of a simple query, values as text.
 pub type TextRows = Vec<Vec<Option<String>>>;
@@ -265,11 +267,12 @@ impl ServerConnection {
         self.trim_output();
     }
 
-    /// Tag and whole length of the message at `offset` of the input, if its header has arrived.
+    /// Tag and whole length of the message at `offset` of the input, if its header has arrived. A length above [`MESSAGE_BYTES_MAX`]
+    /// is none of PostgreSQL's.
     pub fn header_at(&self, offset: usize) -> Option<(u8, usize)> {
         let bytes = self.input.get(offset..offset + 5)?;
         let length = u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]) as usize;
-        Some((bytes[0], 1 + length.max(4)))
+        Some((bytes[0], if length < 4 { MESSAGE_BYTES_MAX + 1 } else { 1 + length }))
     }
 
     /// Takes the next message if it has arrived whole.
@@ -280,7 +283,7 @@ impl ServerConnection {
         }
         let raw = self.input.split_to(length).freeze();
         if tag == b'Z' {
-            self.ready_for_query(raw[5]);
+            self.ready_for_query(raw.get(5).copied().unwrap_or_default());
         }
         Some(Message { tag, raw })
     }
@@ -296,6 +299,9 @@ impl ServerConnection {
         loop {
             if let Some(message) = self.take_message() {
                 return Ok(message);
+            }
+            if self.header_at(0).is_some_and(|(_, length)| length > MESSAGE_BYTES_MAX) {
+                return Err(self.lost(io::ErrorKind::InvalidData.into()));
             }
             self.fill().await?;
         }
@@ -374,7 +380,8 @@ pub fn row_values(mut body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
         return None;
     }
     let count = body.get_u16() as usize;
-    let mut values = Vec::with_capacity(count);
+    // Each value has a length, so no more are taken room for than there can be.
+    let mut values = Vec::with_capacity(count.min(body.len() / 4));
     for _ in 0..count {
         if body.len() < 4 {
             return None;

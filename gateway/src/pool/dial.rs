@@ -3,7 +3,6 @@
 //! Not here: the startup packet and what follows.
 
 use std::io;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use ringway_tls::{client_config, SslMode, TlsError};
@@ -13,10 +12,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::endpoint::Endpoint;
-use crate::net::Stream;
+use crate::net::{Stream, TcpOptions};
 use crate::wire::frontend;
-
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -35,11 +32,10 @@ pub enum DialError {
 }
 
 /// Not cancel-safe: a dropped attempt closes its socket.
-pub async fn dial(endpoint: &Endpoint) -> Result<Stream, DialError> {
+pub async fn dial(endpoint: &Endpoint, tcp: &TcpOptions) -> Result<Stream, DialError> {
     let mut stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
     stream.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE);
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    tcp.apply(&stream)?;
     if endpoint.tls.mode == SslMode::Disable {
         return Ok(Stream::Plain(stream));
     }

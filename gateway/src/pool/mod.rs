@@ -28,6 +28,7 @@ use ringway_topology::ids::{GatewayId, ShardId};
 use ringway_topology::model::Shard;
 
 use crate::config::pools::{PoolRules, PoolSettings};
+use crate::net::TcpOptions;
 use connect::Purpose;
 use credentials::Credentials;
 use endpoint::Endpoint;
@@ -58,9 +59,9 @@ struct Key {
 }
 
 impl Pools {
-    pub fn new(gateway: GatewayId, rules: PoolRules, server_statements_max: usize) -> Pools {
+    pub fn new(gateway: GatewayId, rules: PoolRules, server_statements_max: usize, tcp: TcpOptions) -> Pools {
         Pools {
-            shared: Shared { gateway, pause: Arc::default(), server_statements_max },
+            shared: Shared { gateway, pause: Arc::default(), server_statements_max, tcp },
             rules: ArcSwap::from_pointee(rules),
             pools: Mutex::default(),
             checkouts: AtomicU64::new(0),

@@ -22,6 +22,7 @@ use super::places::{Place, Places};
 use super::server::{Server, ServerInfo};
 use super::thread::Thread;
 use crate::config::pools::PoolSettings;
+use crate::net::TcpOptions;
 
 #[derive(Debug)]
 pub struct Pool {
@@ -54,6 +55,7 @@ pub struct Shared {
     pub gateway: GatewayId,
     pub pause: Arc<Pause>,
     pub server_statements_max: usize,
+    pub tcp: TcpOptions,
 }
 
 #[derive(Debug, Default)]
@@ -248,6 +250,11 @@ impl Pool {
         }
     }
 
+    /// Of its connections, and of cancel requests.
+    pub fn tcp(&self) -> &TcpOptions {
+        &self.shared.tcp
+    }
+
     /// Open connections.
     pub fn total(&self) -> usize {
         self.state().total
@@ -337,6 +344,7 @@ impl Pool {
                 gateway: self.shared.gateway,
                 credentials: &credentials,
                 timeout,
+                tcp: &self.shared.tcp,
                 server_statements_max: self.shared.server_statements_max,
             })
             .await

@@ -57,7 +57,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
     let end_point = tls.as_ref().and_then(|tls| tls.end_point.as_deref());
     match admit(server, &mut client, &startup, end_point).await {
         Ok((identity, settings, parameters)) => {
-            client.set_frame_bytes_max(limits.frame_bytes_max);
+            client.set_bounds(limits.frame_bytes_max, limits.message_timeout());
             let cancel = Arc::new(CancelSlot::default());
             let (number, secret) = server.cancels.add(Arc::clone(&cancel));
             let gateway = Arc::clone(&server.gateway);

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::exec::clients::ClientEntry;
 use crate::exec::failure::Failure;
 use crate::exec::gateway::Gateway;
+use crate::wire::{PgError, SqlState};
 use cancels::Cancels;
 use threads::Threads;
 
@@ -156,7 +157,11 @@ async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, tok
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    let limit = Duration::from_millis(server.gateway.config.limits.startup_timeout_ms);
+    let limits = &server.gateway.config.limits;
+    if let Err(error) = limits.tcp().apply(&stream) {
+        tracing::debug!(%error, "cannot set keepalive options");
+    }
+    let limit = Duration::from_millis(limits.startup_timeout_ms);
     let login = tokio::time::timeout(limit, Box::pin(login::login(&server, stream, room)));
     let login = tokio::select! {
         login = login => login,
@@ -175,20 +180,39 @@ async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, tok
         }
     };
     let entry = Arc::clone(&session.executor.entry);
+    let mut overtime_over = false;
     let result = tokio::select! {
         biased;
         result = session.run() => result,
         () = overdue(&entry) => Err(Failure::Gone(None)),
+        error = overtime(&entry, limits.query_timeout()) => {
+            overtime_over = true;
+            Err(Failure::Gone(Some(Box::new(error))))
+        }
     };
-    let working = matches!(result, Err(Failure::Gone(None)));
-    if let Err(Failure::Gone(Some(error))) = &result {
-        crate::wire::backend::error_response(session.executor.client.out(), error);
-        let _gone_anyway = session.executor.client.flush().await;
+    let working = overtime_over || matches!(result, Err(Failure::Gone(None)));
+    let client = &mut session.executor.client;
+    if let (Err(Failure::Gone(Some(error))), true) = (&result, client.can_be_told()) {
+        crate::wire::backend::error_response(client.out(), error);
+        // Who does not read is not waited for.
+        let _gone_anyway = tokio::time::timeout(FAREWELL_MAX, client.flush()).await;
     }
     session.executor.client.close();
     session.close(working).await;
     server.gateway.clients.remove(key);
     server.cancels.remove(key);
+}
+
+/// What a client has for taking the error that ends its session.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// What a session is told that works for one message for too long; never without a limit.
+async fn overtime(entry: &ClientEntry, limit: Option<Duration>) -> PgError {
+    let Some(limit) = limit else { return std::future::pending().await };
+    entry.overtime(limit).await;
+    let message = format!("the answer took longer than {} ms (query_timeout_ms)", limit.as_millis());
+    PgError::fatal(SqlState::QUERY_CANCELED, message)
+        .hint("If a transaction was being committed, look whether its effects are there before running it again.")
 }
 
 /// Returns when a session should have ended by now.

@@ -81,6 +81,7 @@ impl Session {
         loop {
             if self.batch.is_empty() && !self.skipping && !self.console {
                 if let Some(pipeline) = self.executor.client.take_pipeline(pipeline_bytes_max) {
+                    self.executor.entry.works();
                     self.pipeline(&pipeline).await?;
                     self.executor.client.recycle(pipeline);
                     continue;
@@ -91,6 +92,7 @@ impl Session {
                 None => {
                     self.executor.client.flush().await?;
                     self.executor.client.trim();
+                    self.executor.entry.rests();
                     let idle = !self.executor.transaction.is_open() && self.batch.is_empty();
                     let limit = self.limit();
                     match wait(&mut self.executor, idle, limit).await? {
@@ -103,6 +105,7 @@ impl Session {
                     }
                 }
             };
+            self.executor.entry.works();
             if !self.message(frame).await? {
                 return Ok(());
             }

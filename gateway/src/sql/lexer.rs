@@ -164,7 +164,7 @@ fn is_word_start(byte: u8) -> bool {
     is(byte, WORD_START)
 }
 
-fn is_word_part(byte: u8) -> bool {
+pub(super) fn is_word_part(byte: u8) -> bool {
     is(byte, WORD_PART)
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-use super::lexer::{Kind, Lexeme};
+use super::lexer::{is_word_part, Kind, Lexeme};
 
 /// Longer texts are not worth looking for.
 const TEXT_BYTES_MAX: usize = 16 << 10;
@@ -75,6 +75,11 @@ pub fn lift<'a>(sql: &'a str, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
             _ => None,
         };
         let Some(value) = value else { continue };
+        // A parameter must not become part of what it touches: `date'2024-01-01'`, `'a'1`.
+        let touches = |byte: Option<&u8>| byte.is_some_and(|byte| is_word_part(*byte));
+        if touches(sql.as_bytes()[..start].last()) || touches(sql.as_bytes().get(lexeme.end)) {
+            continue;
+        }
         if values.len() == LITERALS_MAX {
             return None;
         }
@@ -155,10 +160,12 @@ mod tests {
             "SELECT 1.5, .5, 1e3, 0x10, 1_000, E'a', $$a$$, B'1', U&'a', N'a'",
             "SELECT 12345678901234567890",
             "SELECT a[1]",
+            "SELECT date'2024-01-01', x'', 'a'b",
             "not 'a statement",
         ] {
             assert_eq!(lifted(sql), None, "{sql}");
         }
+        assert_eq!(lifted("SELECT 'a'1"), some("SELECT 'a'$1", &["1"]));
         assert_eq!(lifted("SELECT 1.5, 2"), some("SELECT 1.5, $1", &["2"]));
         let many = (0..65).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
         assert_eq!(lifted(&format!("SELECT {many}")), None);

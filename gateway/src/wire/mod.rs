@@ -19,9 +19,6 @@ pub mod sqlstate;
 pub mod startup;
 pub mod tag;
 
-#[cfg(test)]
-mod mutation_tests;
-
 pub use codec::{ValueIter, Values};
 pub use error::WireError;
 pub use frame::{next_frame, Frame, FrameHeader, FrameRef, Frames};

@@ -1,8 +1,10 @@
 //! Benchmarks: every figure is a ratio to a peer in the same run, or a distribution; none is judged here.
 
 mod backfill;
+mod callgrind;
 mod copy_pipe;
 mod cutovers;
+pub mod operations;
 mod point_reads;
 mod proxies;
 
@@ -39,6 +41,8 @@ pub struct Arguments {
     pub proxies_only: bool,
     #[command(flatten)]
     pub proxies: proxies::Arguments,
+    #[command(flatten)]
+    pub callgrind: callgrind::Arguments,
     /// Clients that are busy during the second backfill
     #[arg(long, default_value_t = 16)]
     pub backfill_clients: usize,
@@ -51,6 +55,12 @@ impl Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Result<()> {
+    if let Some(operation) = arguments.callgrind.operation {
+        return callgrind::operate(operation, arguments.callgrind.count);
+    }
+    if arguments.callgrind.callgrind {
+        return callgrind::count().await;
+    }
     if arguments.proxy_comparison() {
         proxies::compare(&arguments.proxies).await?;
     }

@@ -27,6 +27,7 @@ pub fn columns(subject: Subject) -> &'static [Column] {
             Number("maxwait"),
             Number("maxwait_us"),
             Text("pool_mode"),
+            Number("sv_total"),
         ],
         Subject::Clients => &[
             Text("type"),
@@ -161,6 +162,7 @@ fn pools(gateway: &Gateway, topology: Option<&Topology>) -> Vec<Vec<Cell>> {
             number(wait.as_secs()),
             number(wait.subsec_micros()),
             settings.mode.name().into(),
+            number(counts.total),
         ]
     });
     rows.collect()

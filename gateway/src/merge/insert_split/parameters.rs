@@ -30,6 +30,8 @@ pub(super) fn find_parameters(sql: &str) -> Vec<ParameterPlace> {
                         places.push(ParameterPlace { start: at, end, index: number - 1 });
                         end
                     }
+                    // `$0`, or too large a number: no parameter, and nothing else either.
+                    _ if digits > 0 => end,
                     _ => after_dollar_quote(sql, at),
                 }
             }
@@ -37,9 +39,8 @@ pub(super) fn find_parameters(sql: &str) -> Vec<ParameterPlace> {
             byte if is_identifier_start(*byte) => {
                 at + bytes[at..].iter().take_while(|byte| is_identifier_part(**byte)).count()
             }
-            byte if byte.is_ascii_digit() => {
-                at + bytes[at..].iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count()
-            }
+            byte if byte.is_ascii_digit() => after_number(bytes, at),
+            b'.' if bytes.get(at + 1).is_some_and(u8::is_ascii_digit) => after_number(bytes, at),
             _ => at + 1,
         };
     }
@@ -52,6 +53,30 @@ fn is_identifier_start(byte: u8) -> bool {
 
 fn is_identifier_part(byte: u8) -> bool {
     is_identifier_start(byte) || byte.is_ascii_digit() || byte == b'$'
+}
+
+/// As the lexer of `sql` has it: what follows a number without a blank is a token of its own.
+fn after_number(bytes: &[u8], start: usize) -> usize {
+    let is = |at: usize, is: fn(&u8) -> bool| bytes.get(at).is_some_and(is);
+    if bytes[start] == b'0' && is(start + 1, |byte| b"xXoObB".contains(byte)) {
+        let part = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
+        return start + 2 + bytes[start + 2..].iter().take_while(part).count();
+    }
+    let digits = |mut at: usize| {
+        while is(at, u8::is_ascii_digit) || is(at, |byte| *byte == b'_') && is(at + 1, u8::is_ascii_digit) {
+            at += 1;
+        }
+        at
+    };
+    let mut at = digits(start);
+    if is(at, |byte| *byte == b'.') && !is(at + 1, |byte| *byte == b'.') {
+        at = digits(at + 1);
+    }
+    let sign = usize::from(is(at + 1, |byte| b"+-".contains(byte)));
+    if is(at, |byte| b"eE".contains(byte)) && is(at + 1 + sign, u8::is_ascii_digit) {
+        at = digits(at + 1 + sign);
+    }
+    at
 }
 
 /// A doubled quote ends and begins again, which needs no rule here. `start` is the opening quote.
@@ -125,6 +150,9 @@ mod tests {
             ("a$1 _$2 é$3 (t.c=$4)", &[4]),
             ("$0 $ $1", &[1]),
             ("1 - $1 / $2", &[1, 2]),
+            ("$0b1$2 $3 $99999999999999999999a$4", &[3]),
+            ("1.5a$$, $1", &[1]),
+            ("1.5e3$1 .5$2 0x1f$3 1..$4", &[1, 2, 3, 4]),
             ("U&'$1' U&\"$2\" B'$3' N'$4' $5", &[5]),
         ] {
             assert_eq!(indexes(sql), found, "{sql}");

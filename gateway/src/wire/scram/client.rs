@@ -89,12 +89,8 @@ impl ClientFirst {
         ClientFirst::with_nonce(credential, binding, "", nonce())
     }
 
-    pub(in crate::wire) fn with_nonce(
-        credential: Credential,
-        binding: ClientBinding,
-        user: &str,
-        nonce: String,
-    ) -> (Self, String) {
+    /// The same with a nonce of the caller's choice, which must be random wherever it counts, and a user's name.
+    pub fn with_nonce(credential: Credential, binding: ClientBinding, user: &str, nonce: String) -> (Self, String) {
         let bare = format!("n={user},r={nonce}");
         let message = format!("{}{bare}", binding.gs2_header());
         (ClientFirst { credential, binding, nonce, bare }, message)

@@ -82,7 +82,8 @@ impl ServerFirst {
         self.respond_with_nonce(client_first, &nonce())
     }
 
-    pub(in crate::wire) fn respond_with_nonce(
+    /// The same with a nonce of the caller's choice, which must be random wherever it counts.
+    pub fn respond_with_nonce(
         self,
         client_first: &[u8],
         server_nonce: &str,

@@ -1,0 +1,179 @@
+//! A proxy before a shard that stops at the message it is told to, once: for one connection of the role that comes to harm.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::{Buf as _, BytesMut};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::ROLE;
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Gateway,
+    Server,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Close,
+    Reset,
+    /// Nothing passes any more, and nobody is told.
+    Silence,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    pub side: Side,
+    /// Messages of that side that pass before.
+    pub after: usize,
+    /// Half of the next one passes too.
+    pub within: bool,
+    pub stop: Stop,
+}
+
+/// A fault that waits for its moment, and how many messages have passed meanwhile.
+struct Armed {
+    fault: Fault,
+    passed: usize,
+    fired: bool,
+}
+
+type Shared = Arc<Mutex<Option<Armed>>>;
+
+pub struct Proxy {
+    pub port: u16,
+    armed: Shared,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Proxy {
+    pub async fn start(server: u16) -> Result<Proxy> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let port = listener.local_addr()?.port();
+        let armed = Shared::default();
+        let shared = Arc::clone(&armed);
+        let task = tokio::spawn(async move {
+            while let Ok((gateway, _)) = listener.accept().await {
+                let armed = Arc::clone(&shared);
+                // Ends with either of its ends.
+                tokio::spawn(async move { Connection::serve(gateway, server, armed).await });
+            }
+        });
+        Ok(Proxy { port, armed, task })
+    }
+
+    pub fn arm(&self, fault: Fault) {
+        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Armed { fault, passed: 0, fired: false });
+    }
+
+    /// Whether the fault has come to pass.
+    pub fn disarm(&self) -> bool {
+        let armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        armed.is_some_and(|armed| armed.fired)
+    }
+}
+
+struct Connection {
+    gateway: TcpStream,
+    server: TcpStream,
+    armed: Shared,
+    /// It belongs to the role, and its startup packet has passed.
+    concerned: bool,
+    started: bool,
+}
+
+impl Connection {
+    async fn serve(gateway: TcpStream, server: u16, armed: Shared) -> std::io::Result<()> {
+        let server = TcpStream::connect(("127.0.0.1", server)).await?;
+        gateway.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let mut connection = Connection { gateway, server, armed, concerned: false, started: false };
+        let (mut from_gateway, mut from_server) = (BytesMut::new(), BytesMut::new());
+        loop {
+            let (side, read) = tokio::select! {
+                read = connection.gateway.read_buf(&mut from_gateway) => (Side::Gateway, read?),
+                read = connection.server.read_buf(&mut from_server) => (Side::Server, read?),
+            };
+            if read == 0 {
+                return Ok(());
+            }
+            let buffer = if side == Side::Gateway { &mut from_gateway } else { &mut from_server };
+            if let Some(stop) = connection.pass(side, buffer).await? {
+                return connection.stop(stop).await;
+            }
+        }
+    }
+
+    /// Passes whole messages on.
+    async fn pass(&mut self, side: Side, buffer: &mut BytesMut) -> std::io::Result<Option<Stop>> {
+        while let Some(length) = self.message_bytes(side, buffer) {
+            let due = self.due(side);
+            let to = if side == Side::Gateway { &mut self.server } else { &mut self.gateway };
+            if let Some(fault) = due {
+                let passing = if fault.within { length / 2 } else { 0 };
+                to.write_all(&buffer[..passing]).await?;
+                return Ok(Some(fault.stop));
+            }
+            to.write_all(&buffer[..length]).await?;
+            buffer.advance(length);
+        }
+        Ok(None)
+    }
+
+    /// The first message's length, if it is there. What has no tag: startup packets, and the answer to a request for TLS.
+    fn message_bytes(&mut self, side: Side, buffer: &BytesMut) -> Option<usize> {
+        let word = |at: usize| {
+            let bytes = buffer.get(at..at + 4)?;
+            Some(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
+        };
+        let length = match (self.started, side) {
+            (true, _) => 1 + word(1)?,
+            (false, Side::Server) => 1,
+            (false, Side::Gateway) => word(0)?,
+        };
+        if buffer.len() < length.max(1) {
+            return None;
+        }
+        if !self.started && side == Side::Gateway && word(4) == Some(3 << 16) {
+            self.started = true;
+            let user = [&b"user\0"[..], ROLE.as_bytes(), b"\0"].concat();
+            self.concerned = buffer[..length].windows(user.len()).any(|window| window == user);
+        }
+        Some(length)
+    }
+
+    fn due(&self, side: Side) -> Option<Fault> {
+        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        let armed = armed.as_mut().filter(|armed| self.concerned && !armed.fired && armed.fault.side == side)?;
+        armed.passed += 1;
+        armed.fired = armed.passed > armed.fault.after;
+        armed.fired.then_some(armed.fault)
+    }
+
+    async fn stop(mut self, stop: Stop) -> std::io::Result<()> {
+        match stop {
+            Stop::Close => Ok(()),
+            Stop::Reset => {
+                SockRef::from(&self.gateway).set_linger(Some(Duration::ZERO))?;
+                SockRef::from(&self.server).set_linger(Some(Duration::ZERO))
+            }
+            Stop::Silence => {
+                // Until the gateway gives up.
+                let mut unheard = [0; 1024];
+                while self.gateway.read(&mut unheard).await? > 0 {}
+                Ok(())
+            }
+        }
+    }
+}
