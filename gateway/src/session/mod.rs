@@ -9,6 +9,7 @@ pub mod simple;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -78,12 +79,15 @@ impl Session {
     /// Until the client leaves or is told to.
     pub async fn run(&mut self) -> Result<(), Failure> {
         let pipeline_bytes_max = self.executor.gateway.config.limits.pipeline_bytes_max;
+        // Runs from the end of one message to that of the next.
+        let mut expiry: Option<Expiry> = None;
         loop {
             if self.batch.is_empty() && !self.skipping && !self.console {
                 if let Some(pipeline) = self.executor.client.take_pipeline(pipeline_bytes_max) {
                     self.executor.entry.works();
                     self.pipeline(&pipeline).await?;
                     self.executor.client.recycle(pipeline);
+                    expiry = None;
                     continue;
                 }
             }
@@ -94,8 +98,10 @@ impl Session {
                     self.executor.client.trim();
                     self.executor.entry.rests();
                     let idle = !self.executor.transaction.is_open() && self.batch.is_empty();
-                    let limit = self.limit();
-                    match wait(&mut self.executor, idle, limit).await? {
+                    if expiry.is_none() {
+                        expiry = self.limit().map(|(limit, error)| (Box::pin(tokio::time::sleep(limit)), error));
+                    }
+                    match wait(&mut self.executor, idle, &mut expiry).await? {
                         Woken::Said => continue,
                         Woken::Told(told) => {
                             self.executor.client.forward(&told).await?;
@@ -105,6 +111,7 @@ impl Session {
                     }
                 }
             };
+            expiry = None;
             self.executor.entry.works();
             if !self.message(frame).await? {
                 return Ok(());
@@ -227,14 +234,12 @@ enum Woken {
     Gone,
 }
 
-/// `idle`: it may end now if it is told to. `limit`: how long, and what it is told then. Cancel-safe.
-async fn wait(
-    executor: &mut Executor,
-    idle: bool,
-    limit: Option<(Duration, fn() -> PgError)>,
-) -> Result<Woken, Failure> {
+/// When the client has been idle for too long, and what it is told then.
+type Expiry = (Pin<Box<tokio::time::Sleep>>, fn() -> PgError);
+
+/// `idle`: it may end now if it is told to. Cancel-safe.
+async fn wait(executor: &mut Executor, idle: bool, expiry: &mut Option<Expiry>) -> Result<Woken, Failure> {
     let Executor { client, pinned, transaction, entry, .. } = executor;
-    let mut expiry = limit.map(|(limit, error)| (Box::pin(tokio::time::sleep(limit)), error));
     std::future::poll_fn(|context| {
         if let Poll::Ready(received) = client.poll_fill(context)? {
             return Poll::Ready(Ok(if received == 0 { Woken::Gone } else { Woken::Said }));
@@ -246,7 +251,7 @@ async fn wait(
         if ends.is_ready() {
             return Poll::Ready(Err(ended(shutting_down())));
         }
-        if let Some((expiry, error)) = &mut expiry {
+        if let Some((expiry, error)) = expiry {
             return expiry.as_mut().poll(context).map(|()| Err(ended(error())));
         }
         Poll::Pending
