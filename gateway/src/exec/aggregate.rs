@@ -130,7 +130,7 @@ pub async fn type_names(
     Ok(rows.into_iter().filter_map(pair).collect())
 }
 
-async fn combine(
+pub async fn combine(
     executor: &mut Executor,
     run: &Run<'_>,
     admitted: &Admitted,

@@ -39,12 +39,23 @@ pub async fn commit(executor: &mut Executor) -> Result<AfterCommit, Failure> {
         roll_back(executor).await;
         return Err(rolled_back());
     }
+    let held = match executor.persist_cursors().await {
+        Ok(held) => held,
+        Err(failure) => {
+            roll_back(executor).await;
+            return Err(failure);
+        }
+    };
     let mut transaction = std::mem::take(&mut executor.transaction);
     let participants = std::mem::take(&mut transaction.participants);
     let result = match mirror::newest(executor) {
         Ok(view) => commit_all(executor, &view, participants, &transaction).await,
         Err(failure) => Err(failure),
     };
+    if result.is_ok() {
+        executor.held_cursors.extend(held);
+        executor.reports.committed();
+    }
     if result.is_err() {
         restore_settings(executor, &transaction);
     } else if transaction.schema_changed {
@@ -133,7 +144,7 @@ async fn commit_one(executor: &mut Executor, mut participant: Participant) -> Re
     let mut expects = VecDeque::new();
     let connection = &mut participant.connection;
     executor.client.watch(false);
-    let pumped = pump(connection, &mut executor.client, &mut expects, Show::ROWS, None, &mut outcome).await;
+    let pumped = pump(connection, &mut executor.client, &mut expects, Show::NOTICES, None, &mut outcome).await;
     executor.client.watch(true);
     if let Err(failure) = pumped {
         return Err(match failure {
@@ -346,6 +357,7 @@ async fn roll_back_participants(executor: &mut Executor, participants: BTreeMap<
 }
 
 fn restore_settings(executor: &mut Executor, transaction: &Transaction) {
+    executor.reports.rolled_back();
     if let Some(settings) = &transaction.settings_before {
         if *settings != executor.settings {
             executor.settings = settings.clone();

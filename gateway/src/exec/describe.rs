@@ -13,6 +13,7 @@ use crate::plan::types::Access;
 use crate::plan::types::{AdminCommand, Plan, SessionCommand};
 use crate::pool::connection::{ServerConnection, StatementId};
 use crate::pool::error::ServerError;
+use crate::pool::Claim;
 use crate::wire::backend::{self, FieldDescription};
 use crate::wire::frontend::{self, Formats};
 use crate::wire::{Format, PgError, SqlState, Target};
@@ -130,7 +131,14 @@ async fn ask_any(executor: &mut Executor, statement: &Arc<Statement>) -> Result<
     let home = view.topology.home_shard();
     let open = executor.transaction.participants.keys().next().copied();
     let cursor = match cursors::command(&statement.sql) {
-        Some(CursorCommand::Read { name }) => executor.cursor_shard(&name),
+        Some(CursorCommand::Read { name, direction: Some(_), show }) => {
+            if let Some(merged) = executor.merged_cursor(&name) {
+                let formats = vec![Format::Text; merged.columns()];
+                let fields = show.then(|| merged.described(&formats));
+                return Ok(Description { parameters: Vec::new(), fields });
+            }
+            executor.cursor_shard(&name)
+        }
         _ => None,
     };
     let Some(shard) = executor.only_shard.or(cursor).or(open).or(executor.last_shard).or(home) else {
@@ -154,6 +162,20 @@ pub async fn refusal(executor: &mut Executor, refused: &PgError, sql: &Arc<str>,
         Err(Failure::Gone(error)) => Failure::Gone(error),
         _ => Failure::Error(Box::new(refused.clone())),
     }
+}
+
+/// What is wrong with a text of several statements before anything is looked up: it is given to a shard as one statement, which it
+/// would be wrong for being several. Outside the session's transaction, because it always fails.
+pub async fn syntax_error(executor: &Executor, view: &View, text: &str) -> Result<Option<ServerError>, Failure> {
+    const SEVERAL: &str = "cannot insert multiple commands into a prepared statement";
+    let Some(shard) = view.topology.home_shard() else { return Ok(None) };
+    let shard = executor.shard(view, shard)?;
+    let mut connection = executor.gateway.pools.service(shard)?.checkout(Claim::Further).await?;
+    frontend::parse(connection.output(), "", text, &[]);
+    connection.unnamed = None;
+    connection.queue_sync();
+    let error = connection.settle().await?;
+    Ok(error.filter(|error| error.code() == SqlState::SYNTAX_ERROR.as_str() && error.field(b'M') != Some(SEVERAL)))
 }
 
 async fn ask_first(executor: &mut Executor, statement: &Statement) -> Result<Description, Failure> {

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use super::answers::ask;
 use super::bound::{queue_execute, Bound};
 use super::commit;
-use super::cursors::{self, CursorCommand};
+use super::cursors::{self, CursorCommand, Place};
 use super::executor::Executor;
 use super::failure::Failure;
 use super::faults::FaultPoint;
@@ -20,8 +20,7 @@ use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
 use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert, insert_select};
-use crate::plan::refuse::cursor_over_shards;
-use crate::plan::types::{Access, Home, InsertSelect, MultiShard, Plan, Query};
+use crate::plan::types::{Access, Cursor, Home, InsertSelect, MultiShard, Plan, Query};
 use crate::wire::{PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::service::sqlstate;
@@ -46,6 +45,8 @@ pub struct Completed {
     pub suspended: bool,
     /// The one shard that it ran on.
     pub shard: Option<ShardId>,
+    /// The transaction has the portal, whose rows are merged from several shards.
+    pub merged: bool,
     /// With a row limit over several shards: the rows that follow, as DataRow messages.
     pub buffered: Option<BytesMut>,
 }
@@ -138,8 +139,7 @@ pub fn wants_transaction(admitted: &Admitted) -> bool {
         return false;
     }
     let writes = admitted.access != Access::Read;
-    writes && admitted.placement.shards.len() > 1
-        || writes && admitted.placement.is_mirrored(&admitted.view.topology)
+    writes && (admitted.placement.shards.len() > 1 || admitted.placement.is_mirrored(&admitted.view.topology))
         || matches!(plan, Plan::Ddl(_))
         || admitted.access == Access::LockingRead && filter::share_arcs(admitted).is_some()
 }
@@ -160,7 +160,7 @@ async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) ->
         Plan::ComputedKeys(keys) => computed::run(executor, run, admitted, keys).await,
         Plan::InsertSelect(insert) => insert_select(executor, run, admitted, insert).await,
         Plan::Home(home) => self::home(executor, run, admitted, home).await,
-        Plan::Cursor(cursor) => declare(executor, run, admitted, &cursor.sql).await,
+        Plan::Cursor(cursor) => declare(executor, run, admitted, cursor).await,
         Plan::Ddl(ddl) => ddl::run(executor, run, admitted, ddl).await,
         Plan::CopyIn(copy) => copy_in::run(executor, run, admitted, copy).await,
         Plan::CopyOut(copy) => copy_out::run(executor, run, admitted, copy).await,
@@ -185,13 +185,13 @@ pub async fn query(
     if run.rows_max == 0 {
         return several(executor, run, admitted, query).await;
     }
+    if cursors::declare::only_reads(query) {
+        cursors::declare::open_portal(executor, run.bound, run.portal, admitted).await?;
+        let completed = cursors::declare::execute_portal(executor, run.portal, run.rows_max).await?;
+        return Ok(Completed { merged: true, ..completed });
+    }
     // The shards are done at once; the client takes its rows piece by piece.
-    let bytes_max = executor.gateway.config.limits.gather_bytes_max;
-    executor.client.capture(bytes_max);
-    let run = Run { rows_max: 0, ..run.clone() };
-    let completed = several(executor, &run, admitted, query).await;
-    let captured = executor.client.take_captured();
-    Ok(Completed { buffered: Some(captured), ..completed? })
+    whole(executor, run, async |executor, run| several(executor, run, admitted, query).await).await
 }
 
 /// As [`query`] over several shards.
@@ -205,11 +205,7 @@ async fn insert_select(
     if run.rows_max == 0 {
         return insert_select::run(executor, run, admitted, plan).await;
     }
-    executor.client.capture(executor.gateway.config.limits.gather_bytes_max);
-    let run = Run { rows_max: 0, ..run.clone() };
-    let completed = insert_select::run(executor, &run, admitted, plan).await;
-    let captured = executor.client.take_captured();
-    Ok(Completed { buffered: Some(captured), ..completed? })
+    whole(executor, run, async |executor, run| insert_select::run(executor, run, admitted, plan).await).await
 }
 
 async fn several(
@@ -235,8 +231,27 @@ async fn home(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, home:
         return Err(PgError::internal("a statement for the home shard was placed on several").into());
     };
     match cursors::command(&home.sql) {
-        Some(CursorCommand::Declare { .. }) => return declare(executor, run, admitted, &home.sql).await,
-        Some(CursorCommand::Read { name }) => return at_cursor(executor, run, admitted, &name, shard).await,
+        Some(CursorCommand::Declare { name, hold }) => {
+            return declare_on(executor, run, admitted, shard, None, (name, hold)).await
+        }
+        Some(CursorCommand::Read { name, direction: Some(direction), show })
+            if executor.merged_cursor(&name).is_some() =>
+        {
+            if run.rows_max == 0 {
+                return cursors::declare::read(executor, run, &name, direction, show).await;
+            }
+            let read = async |executor: &mut Executor, run: &Run<'_>| {
+                cursors::declare::read(executor, run, &name, direction, show).await
+            };
+            return whole(executor, run, read).await;
+        }
+        Some(CursorCommand::Read { name, .. }) => return at_cursor(executor, run, admitted, &name, shard).await,
+        Some(CursorCommand::Close { name }) if executor.merged_cursor(&name).is_some() => {
+            if let Some(Place::Merged(merged)) = executor.forget_cursor(&name).map(|cursor| cursor.place) {
+                cursors::declare::close(executor, *merged).await?;
+            }
+            return Ok(Completed { tag: Some("CLOSE CURSOR".to_owned()), ..Completed::default() });
+        }
         Some(CursorCommand::Close { name }) => {
             let completed = at_cursor(executor, run, admitted, &name, shard).await?;
             executor.forget_cursor(&name);
@@ -252,18 +267,55 @@ async fn home(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, home:
     single(executor, run, admitted, shard, None).await
 }
 
+/// What is done whole, for a client that takes its rows piece by piece.
+async fn whole(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    work: impl AsyncFnOnce(&mut Executor, &Run<'_>) -> Result<Completed, Failure>,
+) -> Result<Completed, Failure> {
+    executor.client.capture(executor.gateway.config.limits.gather_bytes_max);
+    let run = Run { rows_max: 0, ..run.clone() };
+    let completed = work(executor, &run).await;
+    let captured = executor.client.take_captured();
+    Ok(Completed { buffered: Some(captured), ..completed? })
+}
+
+/// DECLARE: where one shard answers the query, there; else at the gateway.
+async fn declare(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    cursor: &Cursor,
+) -> Result<Completed, Failure> {
+    let Some(shard) = admitted.placement.single() else {
+        return cursors::declare::declare(executor, run, admitted, cursor).await;
+    };
+    let start = cursor.options.query_start;
+    let filtered = filter::text(&cursor.query, admitted, shard, &cursor.query.sql)?;
+    let text = filtered.map(|query| format!("{}{query}", &cursor.sql[..start]));
+    let names = (cursor.options.name.clone(), cursor.options.hold);
+    declare_on(executor, run, admitted, shard, text, names).await
+}
+
 /// The cursor reads what it began with until its transaction ends, or longer.
-async fn declare(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, sql: &str) -> Result<Completed, Failure> {
-    let Some(shard) = admitted.placement.single() else { return Err(cursor_over_shards().into()) };
+async fn declare_on(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    shard: ShardId,
+    text: Option<String>,
+    (name, hold): (String, bool),
+) -> Result<Completed, Failure> {
+    // The shard knows its own.
+    if executor.cursor_shard(&name) != Some(shard) {
+        cursors::declare::check_name(executor, &name)?;
+    }
     executor.slot.keeps_snapshot();
-    let command = cursors::command(sql);
-    if matches!(command, Some(CursorCommand::Declare { hold: true, .. })) {
+    if hold {
         executor.pin(shard);
     }
-    let completed = single(executor, run, admitted, shard, None).await?;
-    if let Some(CursorCommand::Declare { name, hold }) = command {
-        executor.keep_cursor(name, hold, shard);
-    }
+    let completed = single(executor, run, admitted, shard, text.as_deref()).await?;
+    executor.keep_cursor(name, hold, Place::Shard(shard));
     Ok(completed)
 }
 
@@ -287,7 +339,11 @@ async fn at_cursor(
 
 /// CLOSE ALL on the other shards that have some.
 async fn close_cursors(executor: &mut Executor, admitted: &Admitted, home: ShardId) -> Result<(), Failure> {
-    for shard in executor.forget_cursors() {
+    let (shards, merged) = executor.forget_cursors();
+    for cursor in merged {
+        cursors::declare::close(executor, cursor).await?;
+    }
+    for shard in shards {
         if shard == home {
             continue;
         }
@@ -360,7 +416,10 @@ pub async fn single(
     }
     match outcome.error {
         Some(error) => Err(Failure::Server(error)),
-        None => Ok(Completed { tag: outcome.tag, suspended: outcome.suspended, shard: Some(shard), buffered: None }),
+        None => {
+            let Outcome { tag, suspended, .. } = outcome;
+            Ok(Completed { tag, suspended, shard: Some(shard), ..Completed::default() })
+        }
     }
 }
 

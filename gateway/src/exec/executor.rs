@@ -10,10 +10,12 @@ use ringway_topology::service::{gateway_lock_object, GATEWAY_LOCK_CLASS};
 use super::cancel::CancelSlot;
 use super::client::Client;
 use super::clients::{Activity, ClientEntry};
+use super::cursors::Cursors;
 use super::failure::Failure;
 use super::gateway::{Gateway, Planned, RecentPlans};
 use super::inflight::Slot;
 use super::pump::{Expect, Outcome};
+use super::reports::Reports;
 use super::search_path::Names;
 use super::statistics::Statistics;
 use super::transaction::{Block, Participant, Transaction};
@@ -50,8 +52,12 @@ pub struct Executor {
     pub pins: Vec<ShardId>,
     /// The session has made temporary objects.
     pub has_temporary: bool,
-    /// Cursors WITH HOLD, and where they are.
-    pub held_cursors: BTreeMap<String, ShardId>,
+    /// Cursors WITH HOLD of transactions that have committed.
+    pub held_cursors: Cursors,
+    /// What the client knows of its settings.
+    pub reports: Reports,
+    /// Cursors that the gateway has opened on shards: each has a name of its own.
+    pub cursors_made: u64,
     /// `SET ringway.shard`.
     pub only_shard: Option<ShardId>,
     /// By this gateway's clock.
@@ -117,6 +123,7 @@ impl Executor {
     }
 
     pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {
+        self.check_cursor_listing(sql)?;
         let one_shard = self.only_shard.is_some();
         let names = self.transaction.names.as_ref().unwrap_or(&self.names);
         Ok(self.gateway.plan_of_session(&self.recent, sql, view, &names.search_path, &names.user, one_shard)?)

@@ -74,8 +74,8 @@ fn count_parameter(values: &[Parameter<'_>], index: usize) -> Result<Option<i64>
     Ok(Some(value.ok_or_else(wrong)?))
 }
 
-pub fn window(run: &Run<'_>, limit: &LimitOffset) -> Result<Window, Failure> {
-    let values = run.bound.values()?;
+pub fn window(bound: &Bound, limit: &LimitOffset) -> Result<Window, Failure> {
+    let values = bound.values()?;
     Window::resolve(limit, |index| count_parameter(&values, index))
 }
 
@@ -137,7 +137,7 @@ pub async fn concatenate(
         None => run.bound.clone(),
     };
     let requests = requests(executor, admitted, query, &bound, plan.sql.is_some(), run.describe)?;
-    let mut operator = Operator::new(window(run, &plan.limit)?);
+    let mut operator = Operator::new(window(run.bound, &plan.limit)?);
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
     let mut described = !run.describe;
     let mut rows = 0u64;
@@ -165,16 +165,19 @@ pub async fn concatenate(
     Ok(Completed { tag: command.map(|command| with_count(&command, rows)), ..Completed::default() })
 }
 
+fn is_iso(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("iso")
+}
+
+/// Whether the shards write dates in ISO format to sessions that have set nothing.
+pub fn iso_by_default(fleet: &mut Fleet) -> bool {
+    let parameters = &fleet.connection(0).parameters;
+    parameters.iter().any(|(name, value)| name.eq_ignore_ascii_case("datestyle") && is_iso(value))
+}
+
 /// How values are compared in this session.
-fn value_order(executor: &Executor, fleet: &mut Fleet) -> ValueOrder {
-    let iso = |text: &str| text.to_ascii_lowercase().contains("iso");
-    let iso_dates = match executor.setting("datestyle") {
-        Some(set) => iso(set),
-        None => {
-            let parameters = &fleet.connection(0).parameters;
-            parameters.iter().any(|(name, value)| name.eq_ignore_ascii_case("datestyle") && iso(value))
-        }
-    };
+pub fn value_order(executor: &Executor, iso_by_default: bool) -> ValueOrder {
+    let iso_dates = executor.setting("datestyle").map_or(iso_by_default, is_iso);
     let exact_floats = executor.setting("extra_float_digits").is_none();
     let catalog = executor.gateway.catalog.load();
     // Columns and expressions with another collation than the database's are refused by the planner.
@@ -189,7 +192,7 @@ pub async fn merge_sort(
     query: &Query,
     plan: &MergeSort,
 ) -> Result<Completed, Failure> {
-    let window = window(run, &plan.limit)?;
+    let window = window(run.bound, &plan.limit)?;
     // Formats that were given column by column lack the hidden ones.
     let formats = match run.bound.parsed()? {
         Some(bind) if bind.result_formats.len() > 1 && plan.hidden_columns > 0 => {
@@ -220,7 +223,8 @@ pub async fn merge_sort(
         fleet.finish(executor).await?;
         return super::guarded::again(executor, run).await;
     }
-    let order = value_order(executor, &mut fleet);
+    let iso_by_default = iso_by_default(&mut fleet);
+    let order = value_order(executor, iso_by_default);
     let Some(mut merge) = OrderBy::new(plan, &fields, order, window, fleet.len()) else {
         // PostgreSQL sorts: the rows are asked for again, as text.
         fleet.finish(executor).await?;

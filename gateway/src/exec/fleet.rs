@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::pump::{Expect, Outcome};
 use super::view::View;
 use crate::plan::types::Access;
-use crate::pool::connection::Message;
+use crate::pool::connection::{Message, ServerConnection};
 use crate::pool::error::{field, ServerError};
 use crate::wire::{Frame, PgError};
 use ringway_topology::service::sqlstate;
@@ -86,24 +86,56 @@ impl Fleet {
     ) -> Result<Fleet, Failure> {
         let mut fleet = Fleet { ships: Vec::with_capacity(texts.len()), error: None };
         for (shard, text) in texts {
-            let mut lent = match executor.lend(view, shard, access).await {
-                Ok(lent) => lent,
-                Err(failure) => {
-                    fleet.abandon(executor).await;
-                    return Err(failure);
-                }
-            };
-            let connection = &mut *lent.participant.connection;
-            connection.queue_query(&text);
-            let sent = connection.try_flush();
-            let (outcome, expects) = (Outcome::default(), VecDeque::new());
-            fleet.ships.push(Ship { lent, outcome, expects, done: false });
-            if let Err(failure) = sent {
-                fleet.abandon(executor).await;
-                return Err(failure.into());
-            }
+            let write = |connection: &mut ServerConnection| connection.queue_query(&text);
+            fleet.embark(executor, view, access, shard, write).await?;
         }
         Ok(fleet)
+    }
+
+    /// Messages of the extended protocol to each; their Sync follows.
+    pub async fn launch_with<W: FnOnce(&mut ServerConnection)>(
+        executor: &mut Executor,
+        view: &View,
+        access: Access,
+        writes: Vec<(ShardId, W)>,
+    ) -> Result<Fleet, Failure> {
+        let mut fleet = Fleet { ships: Vec::with_capacity(writes.len()), error: None };
+        for (shard, write) in writes {
+            let synced = |connection: &mut ServerConnection| {
+                write(connection);
+                connection.queue_sync();
+            };
+            fleet.embark(executor, view, access, shard, synced).await?;
+        }
+        Ok(fleet)
+    }
+
+    /// One more shard is sent something; if that fails, all is given up.
+    async fn embark(
+        &mut self,
+        executor: &mut Executor,
+        view: &View,
+        access: Access,
+        shard: ShardId,
+        write: impl FnOnce(&mut ServerConnection),
+    ) -> Result<(), Failure> {
+        let mut lent = match executor.lend(view, shard, access).await {
+            Ok(lent) => lent,
+            Err(failure) => {
+                std::mem::replace(self, Fleet { ships: Vec::new(), error: None }).abandon(executor).await;
+                return Err(failure);
+            }
+        };
+        let connection = &mut *lent.participant.connection;
+        write(connection);
+        let sent = connection.try_flush();
+        let (outcome, expects) = (Outcome::default(), VecDeque::new());
+        self.ships.push(Ship { lent, outcome, expects, done: false });
+        if let Err(failure) = sent {
+            std::mem::replace(self, Fleet { ships: Vec::new(), error: None }).abandon(executor).await;
+            return Err(failure.into());
+        }
+        Ok(())
     }
 
     pub fn len(&self) -> usize {
@@ -118,7 +150,7 @@ impl Fleet {
         self.ships[index].lent.shard
     }
 
-    pub fn connection(&mut self, index: usize) -> &mut crate::pool::connection::ServerConnection {
+    pub fn connection(&mut self, index: usize) -> &mut ServerConnection {
         &mut self.ships[index].lent.participant.connection
     }
 

@@ -90,7 +90,7 @@ fn calls_code(plan: &Plan) -> bool {
     match plan {
         Plan::Query(query) => query.calls_code,
         Plan::InsertSelect(insert) => insert.calls_code,
-        Plan::Cursor(cursor) => cursor.calls_code,
+        Plan::Cursor(cursor) => cursor.query.calls_code,
         _ => false,
     }
 }
@@ -119,7 +119,7 @@ fn waits_for(executor: &Executor, view: &View, plan: &Plan, placement: &Placemen
         Plan::Query(query) => query.tables.as_slice(),
         Plan::Ddl(ddl) => ddl.tables.as_slice(),
         Plan::InsertSelect(insert) => insert.tables.as_slice(),
-        Plan::Cursor(cursor) => cursor.tables.as_slice(),
+        Plan::Cursor(cursor) => cursor.query.tables.as_slice(),
         Plan::CopyIn(copy) => std::slice::from_ref(&copy.table),
         _ => &[],
     };
@@ -232,7 +232,7 @@ pub fn targets(plan: &Plan) -> Option<Cow<'_, Targets>> {
     match plan {
         Plan::Query(query) => Some(Cow::Borrowed(&query.targets)),
         Plan::CopyOut(copy) => Some(Cow::Borrowed(&copy.targets)),
-        Plan::Cursor(cursor) => Some(Cow::Borrowed(&cursor.targets)),
+        Plan::Cursor(cursor) => Some(Cow::Borrowed(&cursor.query.targets)),
         Plan::Home(_) => Some(Cow::Owned(Targets::Home)),
         Plan::CopyIn(copy) => match &copy.destination {
             CopyDestination::Home => Some(Cow::Owned(Targets::Home)),

@@ -39,6 +39,7 @@ pub mod passwords;
 pub mod place;
 pub mod pump;
 pub mod reload;
+pub mod reports;
 pub mod search_path;
 pub mod show;
 pub mod sick;

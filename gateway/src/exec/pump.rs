@@ -46,6 +46,8 @@ pub struct Show {
     pub ready_for_query: bool,
     /// ParseComplete, BindComplete, CloseComplete, NoData, ParameterDescription.
     pub acknowledgements: bool,
+    /// ParameterStatus, as it comes; else it is left to the caller.
+    pub parameters: bool,
     /// A fence's error that comes before anything else is kept back, so that the statement can run again.
     pub fence: bool,
     /// Errors go to the client here (or are left to the caller).
@@ -59,6 +61,7 @@ impl Show {
         command_complete: true,
         ready_for_query: true,
         acknowledgements: true,
+        parameters: true,
         fence: false,
         errors: true,
     };
@@ -69,11 +72,12 @@ impl Show {
         command_complete: false,
         ready_for_query: false,
         acknowledgements: false,
+        parameters: true,
         fence: false,
         errors: false,
     };
-    /// Nothing but notices and settings.
-    pub const NOTICES: Show = Show { rows: false, ..Show::ROWS };
+    /// Nothing but notices.
+    pub const NOTICES: Show = Show { rows: false, parameters: false, ..Show::ROWS };
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +92,8 @@ pub struct Outcome {
     pub forwarded: bool,
     /// A statement changed a reported setting.
     pub settings_changed: bool,
+    /// What it is now, where that is not shown.
+    pub parameters: Vec<(String, String)>,
     /// The shard waits for COPY data.
     pub copy_in: bool,
     /// The lease ran out before anything was shown; nothing has been.
@@ -265,7 +271,11 @@ impl Pump<'_> {
             b'Z' => self.show.ready_for_query,
             b'S' => {
                 self.outcome.settings_changed = true;
-                true
+                if !self.show.parameters {
+                    let told = backend::parse_parameter_status(body).ok();
+                    self.outcome.parameters.extend(told.map(|(name, value)| (name.to_owned(), value.to_owned())));
+                }
+                self.show.parameters
             }
             b'N' => {
                 if field(body, b'C') == Some(sqlstate::CAPTURED) {

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use ringway_topology::ids::ShardId;
 
+use super::cursors::merged::Merged;
+use super::cursors::Cursors;
+use super::reports::Mark;
 use super::search_path::Names;
 use super::view::View;
 use crate::plan::types::{Isolation, TransactionModes};
@@ -44,6 +47,7 @@ pub struct Savepoint {
     pub local_settings: Settings,
     /// How much of the transaction's `log` was there.
     pub log: usize,
+    pub reports: Mark,
 }
 
 #[derive(Debug, Default)]
@@ -70,8 +74,10 @@ pub struct Transaction {
     pub view: Option<Arc<View>>,
     /// When it began, by this gateway's clock.
     pub began: Option<std::time::SystemTime>,
-    /// Cursors that end with it, and where they are.
-    pub cursors: BTreeMap<String, ShardId>,
+    /// Cursors that it has declared; those without WITH HOLD end with it.
+    pub cursors: Cursors,
+    /// Portals of the client over several shards, which are read piece by piece.
+    pub portals: BTreeMap<String, Merged>,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
 }
@@ -161,7 +167,8 @@ mod tests {
         transaction.modes.read_only = Some(false);
         transaction.log.push("SET LOCAL a = 1".into());
         let settings = Settings::default();
-        let savepoint = Savepoint { name: "x".into(), local_settings: settings.clone(), settings, log: 1 };
+        let reports = super::super::reports::Reports::default().mark();
+        let savepoint = Savepoint { name: "x".into(), local_settings: settings.clone(), settings, log: 1, reports };
         transaction.savepoints.push(savepoint);
         transaction.log.push("SET LOCAL b = 2".into());
         assert_eq!(transaction.begin_statement(), "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE");

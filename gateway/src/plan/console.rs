@@ -47,7 +47,7 @@ pub const HELP: &[(&str, &str)] = &[
 
 /// One statement, without its semicolon.
 pub fn parse(sql: &str) -> Result<ConsoleCommand, PgError> {
-    let lexemes = lex(sql).map_err(|error| super::refuse::syntax_error(error.message, error.offset, sql))?;
+    let lexemes = lex(sql).map_err(|error| super::refuse::lexical_error(&error, sql))?;
     let words: Vec<&Lexeme> = lexemes.iter().filter(|lexeme| !lexeme.is(b';')).collect();
     let Some(first) = words.first() else { return Ok(ConsoleCommand::Empty) };
     let rest = &words[1..];

@@ -108,11 +108,11 @@ pub fn render(plan: &Plan, route: Option<&Route>, topology: &Topology) -> Vec<St
             }
         )),
         Plan::CopyOut(_) => lines.push("Tier: copy out".to_owned()),
-        Plan::Cursor(_) => lines.push("Tier: single shard".to_owned()),
+        Plan::Cursor(cursor) => query_lines(&cursor.query, route, topology, &mut lines),
         Plan::Explain(explain) => return render(&explain.inner, route, topology),
         Plan::Query(query) => query_lines(query, route, topology, &mut lines),
     }
-    if let (Some(route), false) = (route, matches!(plan, Plan::Query(_))) {
+    if let (Some(route), false) = (route, matches!(plan, Plan::Query(_) | Plan::Cursor(_))) {
         lines.push(shards_line(topology, &route.shards));
     }
     lines

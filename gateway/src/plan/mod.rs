@@ -11,7 +11,7 @@
 //! | push down, concatenate | [`concatenate`], [`colocate`] |
 //! | push down, merge | [`merge_sort`] |
 //! | partial aggregate | [`aggregate`] |
-//! | schema, COPY, EXPLAIN | [`ddl`], [`copy`], [`explain`] |
+//! | schema, COPY, EXPLAIN, cursors | [`ddl`], [`copy`], [`explain`], [`cursor`] |
 //!
 //! [`exact`] has the last word on statements over rows, [`reach`] on code that servers run by themselves; [`notation`] finds
 //! calls that are written like columns.
@@ -26,6 +26,7 @@ pub mod concatenate;
 pub mod console;
 pub mod context;
 pub mod copy;
+pub mod cursor;
 pub mod ddl;
 pub mod exact;
 pub mod explain;
@@ -62,7 +63,7 @@ use crate::wire::{PgError, SqlState};
 
 /// Plans one statement (without its semicolon).
 pub fn plan(sql: &str, context: &PlanContext<'_>) -> Result<Plan, PgError> {
-    let text = Text::new(sql).map_err(|error| refuse::syntax_error(error.message, error.offset, sql))?;
+    let text = Text::new(sql).map_err(|error| refuse::lexical_error(&error, sql))?;
     if let Some(lexeme) = depth::too_deep(sql, &text.lexemes) {
         return Err(refuse::too_deep(lexeme.start, sql));
     }
@@ -91,33 +92,12 @@ fn statement(context: &PlanContext<'_>, text: &Text<'_>, word: &str) -> Result<P
         "copy" => copy::plan(context, text),
         "explain" => explain::plan(context, text),
         "listen" | "unlisten" => Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true })),
-        "declare" => cursor(context, text),
+        "declare" => cursor::plan(context, text),
         "do" => reach::do_block(context, text),
         "call" => reach::call(context, text),
         "notify" | "load" | "checkpoint" | "fetch" | "move" | "close" => {
             Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: matches!(word, "fetch" | "move" | "close") }))
         }
         _ => ddl::plan(context, text),
-    }
-}
-
-/// DECLARE name CURSOR FOR query: on the home shard, when its query is, or on the shard that owns its keys.
-fn cursor(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
-    let sql = text.sql;
-    let for_ = (0..text.lexemes.len()).find(|&index| text.word(index, "for"));
-    let Some(start) = for_.and_then(|index| text.lexemes.get(index + 1)).map(|lexeme| lexeme.start) else {
-        return Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true }));
-    };
-    match plan(&sql[start..], context)? {
-        Plan::Query(query) if matches!(query.targets, types::Targets::Home | types::Targets::AnyOne) => {
-            Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true }))
-        }
-        Plan::Query(query)
-            if matches!(query.targets, types::Targets::Keys(_)) && query.access == types::Access::Read =>
-        {
-            let types::Query { targets, tables, calls_code, .. } = query;
-            Ok(Plan::Cursor(types::Cursor { sql: Arc::from(sql), targets, tables, calls_code }))
-        }
-        _ => Err(refuse::cursor_over_shards()),
     }
 }

@@ -1,11 +1,18 @@
 //! Refusals: the one way to say that a statement cannot be made exact.
 
+use crate::sql::lexer::LexError;
 use crate::wire::sqlstate::SqlState;
 use crate::wire::PgError;
 
 /// `0A000` with message, detail and hint.
 pub fn refused(message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> PgError {
     PgError::new(SqlState::FEATURE_NOT_SUPPORTED, message).detail(detail).hint(hint)
+}
+
+/// What PostgreSQL's scanner says (`scanner_yyerror`, `src/backend/parser/scan.l`).
+pub fn lexical_error(error: &LexError, sql: &str) -> PgError {
+    let rest = sql.get(error.offset..).unwrap_or_default();
+    syntax_error(format!("{} at or near \"{rest}\"", error.message), error.offset, sql)
 }
 
 pub fn syntax_error(message: impl Into<String>, byte: usize, sql: &str) -> PgError {
@@ -39,8 +46,8 @@ pub const JOIN_ON_KEYS: &str = "Join sharded tables on their shard keys, or hold
 
 pub fn cursor_over_shards() -> PgError {
     refused(
-        "a cursor over rows of several shards is not supported",
-        "A cursor lives in one server.",
-        "Hold its tables to keys of one shard, fetch with LIMIT, or with a row limit of the extended protocol.",
+        "a cursor over this query is not supported",
+        "Cursors over rows of several shards are for queries that only read.",
+        "Run the statement by itself, or hold its tables to keys of one shard.",
     )
 }

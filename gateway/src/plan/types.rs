@@ -44,7 +44,7 @@ pub enum Plan {
     CopyOut(CopyOut),
     /// EXPLAIN: `inner` decides what is shown.
     Explain(Explain),
-    /// DECLARE CURSOR that keys hold to one shard.
+    /// DECLARE CURSOR over rows of sharded tables.
     Cursor(Cursor),
     /// Goes to the home shard as it is: VACUUM, ANALYZE of single tables, LISTEN, CALL of procedures, DO, ...
     Home(Home),
@@ -509,15 +509,15 @@ pub struct Explain {
     pub inner_start: usize,
 }
 
-/// DECLARE ... CURSOR FOR a query that keys hold to one shard.
+/// DECLARE ... CURSOR FOR a query over sharded tables that only reads.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     pub sql: Arc<str>,
-    pub targets: Targets,
-    /// See [`Query::tables`].
-    pub tables: Vec<TableName>,
-    /// See [`Query::calls_code`].
-    pub calls_code: bool,
+    pub options: super::cursor::Options,
+    /// Its places in the text count from where it begins.
+    pub query: Box<Query>,
+    /// It reads backwards though it was declared neither SCROLL nor NO SCROLL.
+    pub scrolls_by_default: bool,
 }
 
 #[derive(Clone, Debug)]

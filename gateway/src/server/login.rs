@@ -15,6 +15,7 @@ use crate::exec::console::{may_look, not_allowed};
 use crate::exec::executor::{Executor, Identity, Timeouts};
 use crate::exec::failure::Failure;
 use crate::exec::gateway::{RecentPlans, PARAMETERS_MAX};
+use crate::exec::reports::Reports;
 use crate::exec::search_path::Names;
 use crate::exec::transaction::Transaction;
 use crate::net::Stream;
@@ -68,8 +69,8 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
             gateway.add_client(Arc::clone(&entry));
             let console = identity.database == ADMIN_DATABASE;
             let mode = gateway.pools.settings_of(&identity.user, &identity.database).mode;
-            for (name, value) in parameters {
-                backend::parameter_status(client.out(), &name, &value);
+            for (name, value) in &parameters {
+                backend::parameter_status(client.out(), name, value);
             }
             backend::backend_key_data(client.out(), number, &secret);
             backend::ready_for_query(client.out(), TxStatus::Idle);
@@ -86,6 +87,8 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 pins: Vec::new(),
                 has_temporary: false,
                 held_cursors: BTreeMap::new(),
+                reports: Reports::new(&parameters),
+                cursors_made: 0,
                 only_shard: None,
                 statement_began: std::time::SystemTime::now(),
                 last_shard: None,

@@ -86,7 +86,10 @@ impl Session {
                 "SET"
             }
             SessionCommand::SetConstraints { sql } => {
-                self.log(sql).await?;
+                match self.executor.transaction.block {
+                    Block::None => self.outside(sql).await?,
+                    _ => self.log(sql).await?,
+                }
                 "SET CONSTRAINTS"
             }
             SessionCommand::Discard(what) => self.discard(*what).await?,
@@ -208,9 +211,10 @@ impl Session {
         self.in_block("SAVEPOINT")?;
         self.everywhere(&format!("SAVEPOINT {}", quote_ident(name))).await?;
         let settings = self.executor.settings.clone();
+        let reports = self.executor.reports.mark();
         let transaction = &mut self.executor.transaction;
         let (local_settings, log) = (transaction.local_settings.clone(), transaction.log.len());
-        transaction.savepoints.push(Savepoint { name: name.to_owned(), settings, local_settings, log });
+        transaction.savepoints.push(Savepoint { name: name.to_owned(), settings, local_settings, log, reports });
         Ok("SAVEPOINT")
     }
 
@@ -226,6 +230,7 @@ impl Session {
         let index = self.savepoint_named(name)?;
         self.everywhere(&format!("RELEASE SAVEPOINT {}", quote_ident(name))).await?;
         self.executor.transaction.savepoints.truncate(index);
+        self.executor.cursors_released(index);
         Ok("RELEASE")
     }
 
@@ -242,6 +247,7 @@ impl Session {
             .into());
         }
         self.everywhere(&format!("ROLLBACK TO SAVEPOINT {}", quote_ident(name))).await?;
+        self.executor.cursors_rolled_back(index);
         let transaction = &mut self.executor.transaction;
         transaction.failed = false;
         transaction.savepoints.truncate(index + 1);
@@ -249,6 +255,7 @@ impl Session {
             transaction.log.truncate(savepoint.log);
             transaction.local_settings = savepoint.local_settings.clone();
             let settings = savepoint.settings.clone();
+            self.executor.reports.rolled_back_to(&savepoint.reports);
             // Every shard has made what the transaction set inside it, and has undone it now.
             for participant in transaction.participants.values_mut() {
                 if participant.connection.settings.is_some() {
@@ -472,18 +479,18 @@ impl Session {
         outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
     }
 
-    /// A SET on one shard: what it reports goes to the client if `show`.
+    /// A SET on one shard: notices go to the client if `show`. Gives the values that it reports.
     pub(super) async fn on_shard(
         &mut self,
         shard: ringway_topology::ids::ShardId,
         sql: &str,
         show: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<(String, String)>, Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
         if !show {
             if let Some(participant) = self.executor.transaction.participants.get_mut(&shard) {
-                return ask(&mut participant.connection, sql).await?.check().map(|_| ());
+                return ask(&mut participant.connection, sql).await?.check().map(|_| Vec::new());
             }
         }
         let mut write =
@@ -499,7 +506,7 @@ impl Session {
             write: &mut write,
         };
         let outcome = forward(&mut self.executor, &view, request).await?;
-        outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
+        outcome.error.map_or(Ok(outcome.parameters), |error| Err(Failure::Server(error)))
     }
 }
 

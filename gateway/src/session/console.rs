@@ -62,8 +62,7 @@ impl Session {
     async fn console_query(&mut self, frame: &Frame) -> Result<(), Failure> {
         self.executor.cancel.reset();
         let text = frontend::parse_query(frame.body()).map_err(PgError::from)?;
-        let statements =
-            split(text).map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, text))?;
+        let statements = split(text).map_err(|error| crate::plan::refuse::lexical_error(&error, text))?;
         if statements.is_empty() {
             backend::empty_query_response(self.executor.client.out());
         }
@@ -117,7 +116,10 @@ impl Session {
         if self.portals.len() >= self.executor.gateway.config.limits.client_statements_max {
             self.portals.clear();
         }
-        self.portals.insert(bind.portal.to_owned(), Portal { bound, shard: None, finished: false, buffered: None });
+        self.portals.insert(
+            bind.portal.to_owned(),
+            Portal { bound, shard: None, finished: false, tag: None, merged: false, buffered: None },
+        );
         backend::bind_complete(self.executor.client.out());
         Ok(())
     }

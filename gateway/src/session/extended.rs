@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::{Buffered, Portal, Session};
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
+use crate::exec::cursors::{self, Place};
 use crate::exec::describe::{describe, refusal};
 use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
@@ -58,6 +59,7 @@ impl Session {
         if !self.skipping {
             answered = self.run_batch(true, tried).await?;
         }
+        self.fresh.clear();
         self.batch.clear();
         self.batch_bytes = 0;
         self.skipping = false;
@@ -99,11 +101,11 @@ impl Session {
                 let frames: Vec<FrameRef<'_>> = rest.iter().map(FrameRef::from).collect();
                 match self.fast(&frames).await {
                     Ok(true) => return Ok(true),
-                    Ok(false) => self.slow(frame, sync && executes == 1).await,
+                    Ok(false) => self.slow(rest, sync && executes == 1).await,
                     Err(failure) => Err(failure),
                 }
             } else {
-                self.slow(frame, sync && executes == 1).await
+                self.slow(rest, sync && executes == 1).await
             };
             fresh = false;
             match result {
@@ -119,25 +121,44 @@ impl Session {
         Ok(false)
     }
 
-    /// One message by itself. `lone`: it is the only Execute up to Sync.
-    async fn slow(&mut self, frame: &Frame, lone: bool) -> Result<(), Failure> {
+    /// The first message by itself. `lone`: it is the only Execute up to Sync.
+    async fn slow(&mut self, frames: &[Frame], lone: bool) -> Result<(), Failure> {
+        let Some((frame, rest)) = frames.split_first() else { return Ok(()) };
         self.finish_after().await?;
         match frame.tag() {
-            tag::PARSE => self.parse(frame).await,
-            tag::BIND => self.bind(frame),
+            // Nothing follows that would tell what is wrong with it.
+            tag::PARSE => {
+                let mut until = rest.iter().map(Frame::tag).take_while(|next| *next != tag::PARSE);
+                self.parse(frame, !until.any(|next| matches!(next, tag::BIND | tag::DESCRIBE))).await
+            }
+            tag::BIND => Box::pin(self.bind(frame)).await,
             tag::EXECUTE => self.execute(frame, lone).await,
             tag::DESCRIBE => self.describe(frame).await,
-            _ => self.close_named(frame),
+            _ => {
+                Box::pin(self.close_cursor(frame)).await?;
+                self.close_named(frame)
+            }
         }
     }
 
-    async fn parse(&mut self, frame: &Frame) -> Result<(), Failure> {
-        let parse = Parse::parse(frame.body()).map_err(PgError::from)?;
-        let named = !parse.statement.is_empty();
-        if named && self.statements.contains_key(parse.statement) {
-            let message = format!("prepared statement \"{}\" already exists", parse.statement);
-            return Err(PgError::new(SqlState::DUPLICATE_PREPARED_STATEMENT, message).into());
+    /// Close of a portal that is a cursor over several shards, or read like one.
+    async fn close_cursor(&mut self, frame: &Frame) -> Result<(), Failure> {
+        let (target, name) = frontend::parse_target("Close", frame.body()).map_err(PgError::from)?;
+        if target == Target::Statement {
+            return Ok(());
         }
+        if let Some(merged) = self.executor.transaction.portals.remove(name) {
+            cursors::declare::close(&mut self.executor, merged).await?;
+        } else if !self.portals.contains_key(name) && self.executor.merged_cursor(name).is_some() {
+            if let Some(Place::Merged(merged)) = self.executor.forget_cursor(name).map(|cursor| cursor.place) {
+                cursors::declare::close(&mut self.executor, *merged).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn parse(&mut self, frame: &Frame, alone: bool) -> Result<(), Failure> {
+        let parse = Parse::parse(frame.body()).map_err(PgError::from)?;
         let limit = self.executor.gateway.config.limits.client_statements_max;
         if self.statements.len() >= limit {
             return Err(PgError::new(
@@ -148,7 +169,7 @@ impl Session {
             .into());
         }
         let pieces = crate::sql::split::split(parse.query)
-            .map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, parse.query))?;
+            .map_err(|error| crate::plan::refuse::lexical_error(&error, parse.query))?;
         if pieces.len() > 1 {
             let message = "cannot insert multiple commands into a prepared statement";
             return Err(PgError::new(SqlState::SYNTAX_ERROR, message).into());
@@ -169,19 +190,60 @@ impl Session {
                     return Err(refusal(&mut self.executor, error, &Arc::from(parse.query), &statement.types).await)
                 }
             };
-            let ends = matches!(
-                plan,
-                Plan::Session(
-                    SessionCommand::Commit { .. } | SessionCommand::Rollback { .. } | SessionCommand::RollbackTo { .. }
-                )
-            );
-            if !ends {
+            if !ends_transaction(plan) {
                 check_not_failed(&self.executor)?;
+                if alone && !matches!(plan, Plan::Session(_) | Plan::Admin(_)) {
+                    self.description(&statement).await?;
+                }
             }
         }
+        if !parse.statement.is_empty() && self.statements.contains_key(parse.statement) {
+            let message = format!("prepared statement \"{}\" already exists", parse.statement);
+            return Err(PgError::new(SqlState::DUPLICATE_PREPARED_STATEMENT, message).into());
+        }
+        self.fresh.push(Arc::clone(&statement));
         self.statements.insert(parse.statement.to_owned(), statement);
         backend::parse_complete(self.executor.client.out());
         Ok(())
+    }
+
+    /// What no shard is asked about in this place.
+    async fn check_bind(&mut self, bind: &Bind<'_>, statement: &Arc<Statement>) -> Result<(), Failure> {
+        let formats = bind.result_formats.len();
+        if statement.sql.is_empty() || self.executor.transaction.failed {
+            return Ok(());
+        }
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        let planned = self.executor.plan(&statement.sql, &view)?;
+        let is_query = matches!(&planned.plan, Ok(Plan::Query(_)));
+        if formats < 2 && !is_query {
+            return Ok(());
+        }
+        let description = self.description(statement).await?;
+        let (given, needed) = (bind.parameters.len(), description.parameters.len());
+        if is_query && given != needed {
+            let name = bind.statement;
+            let message = format!(
+                "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {needed}"
+            );
+            return Err(PgError::new(SqlState::PROTOCOL_VIOLATION, message).into());
+        }
+        match description.fields {
+            Some(fields) if formats > 1 && formats != fields.len() => {
+                let columns = fields.len();
+                let message = format!("bind message has {formats} result formats but query has {columns} columns");
+                Err(PgError::new(SqlState::PROTOCOL_VIOLATION, message).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// COMMIT and ROLLBACK, which a failed transaction accepts.
+    fn ends_transaction(&self, statement: &Statement) -> bool {
+        let Some(view) = self.executor.gateway.view.current() else { return false };
+        let planned = self.executor.plan(&statement.sql, &view);
+        planned.is_ok_and(|planned| planned.plan.as_ref().is_ok_and(ends_transaction))
     }
 
     pub(super) fn statement_named(&self, name: &str) -> Result<Arc<Statement>, Failure> {
@@ -195,15 +257,27 @@ impl Session {
         })
     }
 
-    fn bind(&mut self, frame: &Frame) -> Result<(), Failure> {
+    async fn bind(&mut self, frame: &Frame) -> Result<(), Failure> {
         let bind = Bind::parse(frame.body()).map_err(PgError::from)?;
         let statement = self.statement_named(bind.statement)?;
-        if !bind.portal.is_empty() && self.portals.contains_key(bind.portal) {
+        if self.executor.transaction.failed && !self.ends_transaction(&statement) {
+            check_not_failed(&self.executor)?;
+        }
+        let taken = self.portals.contains_key(bind.portal) || self.executor.has_cursor(bind.portal);
+        if !bind.portal.is_empty() && taken {
             let message = format!("cursor \"{}\" already exists", bind.portal);
             return Err(PgError::new(SqlState::DUPLICATE_CURSOR, message).into());
         }
+        self.check_bind(&bind, &statement).await?;
+        if let Some(before) = self.executor.transaction.portals.remove(bind.portal) {
+            cursors::declare::close(&mut self.executor, before).await?;
+        }
         let bound = Arc::new(Bound { statement, bind: Some(frame.clone()) });
-        self.portals.insert(bind.portal.to_owned(), Portal { bound, shard: None, finished: false, buffered: None });
+        // It reads what is there now, whatever is executed before it.
+        let named = !bind.portal.is_empty() && self.executor.transaction.block == Block::Explicit;
+        let merged = named && Box::pin(cursors::declare::bind_portal(&mut self.executor, &bound, bind.portal)).await?;
+        let portal = Portal { bound, shard: None, finished: false, tag: None, merged, buffered: None };
+        self.portals.insert(bind.portal.to_owned(), portal);
         backend::bind_complete(self.executor.client.out());
         Ok(())
     }
@@ -223,8 +297,13 @@ impl Session {
                 description.encode_statement(self.executor.client.out());
             }
             Target::Portal => {
-                let cursor = self.executor.cursor_shard(name).filter(|_| !self.portals.contains_key(name));
-                if let Some(shard) = cursor {
+                let is_portal = self.portals.contains_key(name);
+                if let Some(merged) = self.executor.merged_cursor(name).filter(|_| !is_portal) {
+                    let fields = merged.described(&vec![crate::wire::Format::Text; merged.columns()]);
+                    backend::row_description(self.executor.client.out(), &fields);
+                    return Ok(());
+                }
+                if let Some(shard) = self.executor.cursor_shard(name).filter(|_| !is_portal) {
                     let description = crate::exec::describe::cursor(&mut self.executor, shard, name).await?;
                     description.encode_as_it_is(self.executor.client.out());
                     return Ok(());
@@ -245,7 +324,14 @@ impl Session {
         if let Some(inner) = self.executed_statement(statement)? {
             return Box::pin(describe(&mut self.executor, &inner)).await;
         }
-        Box::pin(describe(&mut self.executor, statement)).await
+        let described = Box::pin(describe(&mut self.executor, statement)).await;
+        if let Err(Failure::Server(error)) = &described {
+            // Its Parse would have failed.
+            if error.code().starts_with("42") && self.fresh.iter().any(|fresh| Arc::ptr_eq(fresh, statement)) {
+                self.statements.retain(|_, known| !Arc::ptr_eq(known, statement));
+            }
+        }
+        described
     }
 
     /// The statement that EXECUTE stands for.
@@ -274,7 +360,14 @@ impl Session {
 
     async fn execute(&mut self, frame: &Frame, lone: bool) -> Result<(), Failure> {
         let execute = Execute::parse(frame.body()).map_err(PgError::from)?;
+        let is_cursor = !self.portals.contains_key(execute.portal);
+        if is_cursor && self.executor.merged_cursor(execute.portal).is_some() {
+            return Box::pin(self.execute_merged(execute)).await;
+        }
         let portal = self.portal_named(execute.portal)?;
+        if portal.merged {
+            return Box::pin(self.execute_merged(execute)).await;
+        }
         if portal.bound.statement.sql.is_empty() {
             backend::empty_query_response(self.executor.client.out());
             return Ok(());
@@ -282,12 +375,20 @@ impl Session {
         if let Some(shard) = portal.shard {
             return self.execute_on(frame, shard).await;
         }
+        if portal.finished || portal.buffered.is_some() {
+            check_not_failed(&self.executor)?;
+        }
         if let Some(buffered) = portal.buffered {
             self.next_rows(execute.portal, buffered, execute.rows_max);
             return Ok(());
         }
         if portal.finished {
-            backend::command_complete(self.executor.client.out(), "SELECT 0");
+            let Some(tag) = &portal.tag else {
+                let message = format!("portal \"{}\" cannot be run", execute.portal);
+                return Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).into());
+            };
+            let tag = crate::merge::command_tag::with_count(tag, 0);
+            backend::command_complete(self.executor.client.out(), &tag);
             return Ok(());
         }
         let view = self.executor.enter()?;
@@ -318,21 +419,42 @@ impl Session {
         if !lone && !outside {
             self.executor.begin_implicit();
         }
+        let repeats = match plan {
+            Plan::Query(query) => query.returns_rows,
+            Plan::Home(home) => home.sql.trim_start().get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case("fetch")),
+            Plan::Explain(_) | Plan::Admin(_) | Plan::ComputedKeys(_) | Plan::InsertSelect(_) => true,
+            _ => false,
+        };
         let run = Run { bound: &portal.bound, describe: false, rows_max: execute.rows_max, portal: execute.portal };
         let mut completed = Box::pin(dispatch::run(&mut self.executor, run)).await?;
         if let (Some(rows), Some(tag)) = (completed.buffered.take(), &completed.tag) {
-            let buffered = Buffered { rows, tag: tag.clone() };
+            let buffered = Buffered { returns: !rows.is_empty(), rows, tag: tag.clone() };
             self.next_rows(execute.portal, buffered, execute.rows_max);
             return Ok(());
         }
         if let Some(known) = self.portals.get_mut(execute.portal) {
             known.finished = !completed.suspended;
+            known.tag = completed.tag.clone().filter(|_| repeats);
             known.shard = completed.shard.filter(|_| completed.suspended);
+            known.merged = completed.merged;
         }
         match &completed.tag {
             Some(tag) => backend::command_complete(self.executor.client.out(), tag),
             None if completed.suspended => backend::portal_suspended(self.executor.client.out()),
             None => backend::empty_query_response(self.executor.client.out()),
+        }
+        Ok(())
+    }
+
+    /// The next rows of a portal, or a cursor, over several shards.
+    async fn execute_merged(&mut self, execute: Execute<'_>) -> Result<(), Failure> {
+        check_not_failed(&self.executor)?;
+        self.executor.enter()?;
+        self.executor.slot.reads();
+        let next = cursors::declare::execute_portal(&mut self.executor, execute.portal, execute.rows_max);
+        match Box::pin(next).await?.tag {
+            Some(tag) => backend::command_complete(self.executor.client.out(), &tag),
+            None => backend::portal_suspended(self.executor.client.out()),
         }
         Ok(())
     }
@@ -345,10 +467,11 @@ impl Session {
             self.executor.client.out().extend_from_slice(row.bytes());
             shown += u32::from(row.tag() == b'D');
         }
-        let finished = buffered.rows.is_empty();
+        // As PostgreSQL does: who has got as many as were asked for does not know yet that there are no more.
+        let finished = rows_max == 0 || shown < rows_max;
         if finished {
-            // A SELECT counts what this Execute has shown; the others, what they did.
-            let tag = match buffered.tag.starts_with("SELECT") {
+            // Of what gives rows it counts those that this Execute has shown.
+            let tag = match buffered.returns {
                 true => crate::merge::command_tag::with_count(&buffered.tag, u64::from(shown)),
                 false => buffered.tag.clone(),
             };
@@ -358,6 +481,7 @@ impl Session {
         }
         if let Some(known) = self.portals.get_mut(portal) {
             known.finished = finished;
+            known.tag = buffered.returns.then(|| buffered.tag.clone());
             known.buffered = (!finished).then_some(buffered);
         }
     }
@@ -395,4 +519,13 @@ impl Session {
         self.portals.clear();
         self.after.push(after);
     }
+}
+
+fn ends_transaction(plan: &Plan) -> bool {
+    matches!(
+        plan,
+        Plan::Session(
+            SessionCommand::Commit { .. } | SessionCommand::Rollback { .. } | SessionCommand::RollbackTo { .. }
+        )
+    )
 }

@@ -196,6 +196,7 @@ impl Session {
         let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(false) };
         if !bind.portal.is_empty()
             && (self.portals.contains_key(bind.portal)
+                || self.executor.has_cursor(bind.portal)
                 || pipeline.portals.iter().any(|portal| portal.name == bind.portal))
         {
             return Ok(false);
@@ -265,6 +266,9 @@ impl Session {
     fn portal_shard(&self, name: &str) -> Option<ShardId> {
         if let Some(portal) = self.portals.get(name) {
             return portal.shard;
+        }
+        if self.executor.merged_cursor(name).is_some() {
+            return None;
         }
         if let Some(shard) = self.executor.cursor_shard(name) {
             return Some(shard);
@@ -365,7 +369,8 @@ impl Session {
             self.executor.transaction.statements += u64::from(pipeline.executes);
             for NewPortal { name, statement, frame } in pipeline.portals.drain(..) {
                 let bound = Arc::new(Bound { statement, bind: Some(frame.to_frame()) });
-                let portal = Portal { bound, shard: Some(shard), finished: false, buffered: None };
+                let portal =
+                    Portal { bound, shard: Some(shard), finished: false, tag: None, merged: false, buffered: None };
                 self.portals.insert(name.to_owned(), portal);
             }
         } else {

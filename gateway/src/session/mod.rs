@@ -36,6 +36,10 @@ pub struct Portal {
     pub shard: Option<ShardId>,
     /// Executed to its end by the gateway: a further Execute gives no rows.
     pub finished: bool,
+    /// How it was finished: None if no further Execute is accepted.
+    pub tag: Option<String>,
+    /// Its rows are merged from several shards: the transaction has it (`exec::cursors`).
+    pub merged: bool,
     /// Rows of several shards that wait for the next Execute.
     pub buffered: Option<Buffered>,
 }
@@ -44,12 +48,16 @@ pub struct Portal {
 #[derive(Clone, Debug)]
 pub struct Buffered {
     pub rows: bytes::BytesMut,
+    /// There were rows at all: a statement without RETURNING gives none.
+    pub returns: bool,
     pub tag: String,
 }
 
 pub struct Session {
     pub executor: Executor,
     pub statements: HashMap<String, Arc<Statement>>,
+    /// Those of them that nobody has asked a shard about yet, since the last Sync.
+    pub fresh: Vec<Arc<Statement>>,
     pub portals: HashMap<String, Portal>,
     /// Messages of the pipeline since the last Sync.
     pub batch: Vec<Frame>,
@@ -67,6 +75,7 @@ impl Session {
         Session {
             executor,
             statements: HashMap::new(),
+            fresh: Vec::new(),
             portals: HashMap::new(),
             batch: Vec::new(),
             batch_bytes: 0,
@@ -182,6 +191,7 @@ impl Session {
     }
 
     pub fn ready(&mut self) {
+        self.executor.reports.tell(self.executor.client.out());
         let status = self.executor.transaction.status();
         backend::ready_for_query(self.executor.client.out(), status);
     }

@@ -211,20 +211,7 @@ impl Session {
 
     /// A shard says whether the new settings are valid, and what has changed for the client.
     pub(super) async fn change_settings(&mut self, settings: Settings, text: &str) -> Result<(), Failure> {
-        let shards: Vec<ShardId> = if self.executor.transaction.participants.is_empty() {
-            self.some_shard()?.into_iter().collect()
-        } else {
-            self.executor.transaction.participants.keys().copied().collect()
-        };
-        for (index, shard) in shards.into_iter().enumerate() {
-            self.on_shard(shard, text, index == 0).await?;
-            if let Some(participant) = self.executor.transaction.participants.get_mut(&shard) {
-                participant.connection.settings = Some(settings.clone());
-            }
-        }
-        if self.executor.transaction.is_open() {
-            self.executor.transaction.log.push(text.to_owned());
-        }
+        self.on_shards(&settings, text, false).await?;
         self.executor.settings = settings;
         self.executor.settings_changed();
         Ok(())
@@ -232,19 +219,40 @@ impl Session {
 
     /// SET LOCAL and SET CONSTRAINTS: for the rest of the transaction, wherever it goes.
     pub(super) async fn log(&mut self, sql: &str) -> Result<(), Failure> {
-        self.everywhere(sql).await?;
-        if self.executor.transaction.is_open() {
-            self.executor.transaction.log.push(sql.to_owned());
+        let settings = self.executor.settings.clone();
+        self.on_shards(&settings, sql, true).await
+    }
+
+    /// On every shard that the transaction is open on, or on one that then belongs to it: somebody must say what is wrong with
+    /// it. `settings`: the session's, afterwards.
+    async fn on_shards(&mut self, settings: &Settings, text: &str, local: bool) -> Result<(), Failure> {
+        let shards: Vec<ShardId> = if self.executor.transaction.participants.is_empty() {
+            self.some_shard()?.into_iter().collect()
+        } else {
+            self.executor.transaction.participants.keys().copied().collect()
+        };
+        let open = self.executor.transaction.is_open();
+        for (index, shard) in shards.into_iter().enumerate() {
+            let reported = self.on_shard(shard, text, index == 0).await?;
+            if index == 0 {
+                self.executor.reports.changed(reported, open, local);
+            }
+            if let Some(participant) = self.executor.transaction.participants.get_mut(&shard) {
+                participant.connection.settings = Some(settings.clone());
+            }
+        }
+        if open {
+            self.executor.transaction.log.push(text.to_owned());
         }
         Ok(())
     }
 
     /// SET LOCAL without a transaction: a shard warns, or says what is wrong with it.
-    async fn outside(&mut self, sql: &str) -> Result<(), Failure> {
-        match self.some_shard()? {
-            Some(shard) => self.on_shard(shard, sql, true).await,
-            None => Ok(()),
+    pub(super) async fn outside(&mut self, sql: &str) -> Result<(), Failure> {
+        if let Some(shard) = self.some_shard()? {
+            self.on_shard(shard, sql, true).await?;
         }
+        Ok(())
     }
 
     fn some_shard(&mut self) -> Result<Option<ShardId>, Failure> {

@@ -33,6 +33,7 @@ impl Session {
         self.executor.cancel.reset();
         self.executor.client.mark();
         self.portals.remove("");
+        self.statements.remove("");
         let failed = match frontend::parse_query(frame.body()) {
             Ok(text) => self.texts(&frame, text).await,
             Err(error) => Err(PgError::from(error).into()),
@@ -63,8 +64,7 @@ impl Session {
     }
 
     async fn texts(&mut self, frame: &Frame, text: &str) -> Result<Answered, Failure> {
-        let lexemes =
-            lex(text).map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, text))?;
+        let lexemes = lex(text).map_err(|error| crate::plan::refuse::lexical_error(&error, text))?;
         let statements = split_lexemes(text, &lexemes);
         match statements.as_slice() {
             [] => {
@@ -77,6 +77,7 @@ impl Session {
                 self.one(frame, &text[one.clone()], lifted).await
             }
             several => {
+                Box::pin(self.check_syntax(text, several)).await?;
                 for (index, range) in several.iter().enumerate() {
                     self.executor.begin_implicit();
                     let last = index + 1 == several.len();
@@ -84,6 +85,24 @@ impl Session {
                 }
                 Ok(Answered::WithoutReady)
             }
+        }
+    }
+
+    /// PostgreSQL reads a message to its end before it runs anything of it. What the planner does not know to be right, a shard
+    /// looks at.
+    async fn check_syntax(&mut self, text: &str, pieces: &[std::ops::Range<usize>]) -> Result<(), Failure> {
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        let known = pieces.iter().all(|piece| {
+            let planned = self.executor.plan(&text[piece.clone()], &view);
+            planned.is_ok_and(|planned| matches!(planned.plan, Ok(Plan::Query(_) | Plan::Session(_) | Plan::Admin(_))))
+        });
+        if known {
+            return Ok(());
+        }
+        match crate::exec::describe::syntax_error(&self.executor, &view, text).await? {
+            Some(error) => Err(Failure::Server(error)),
+            None => Ok(()),
         }
     }
 
