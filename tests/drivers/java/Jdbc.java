@@ -440,13 +440,12 @@ public class Jdbc {
             }
         });
 
-        refused("a cursor of SQL over all shards", () -> {
+        step("a cursor of SQL over all shards", () -> {
             query("BEGIN");
-            try {
-                query("DECLARE wide CURSOR FOR SELECT id FROM tenants");
-            } finally {
-                query("ROLLBACK");
-            }
+            query("DECLARE wide SCROLL CURSOR FOR SELECT id FROM tenants ORDER BY id");
+            query("FETCH 3 FROM wide");
+            query("FETCH PRIOR FROM wide");
+            query("ROLLBACK");
         });
 
         step("drop", () -> {

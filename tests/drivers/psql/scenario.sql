@@ -160,11 +160,11 @@ SELECT id, whole FROM events WHERE tenant_id = 7 ORDER BY id;
 SELECT n FROM generate_series(1, 12) AS n;
 \set FETCH_COUNT 0
 
-\echo == refused a cursor over rows of all shards (FETCH_COUNT)
-\set FETCH_COUNT 10
-SELECT id FROM tenants ORDER BY id LIMIT 2;
+\echo == step a cursor over rows of all shards (FETCH_COUNT)
+\set FETCH_COUNT 3
+SELECT id FROM tenants ORDER BY id LIMIT 7;
+SELECT count(*) FROM events;
 \set FETCH_COUNT 0
-\echo :SQLSTATE ''
 
 \echo == step settings
 SET TIME ZONE 'Asia/Tokyo';

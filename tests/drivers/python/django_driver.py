@@ -146,8 +146,14 @@ with t.step("single statements by hand"):
         cursor.executemany("INSERT INTO shop_ticket (id, body) VALUES (%s, %s)", [(-1, "a"), (-2, "b")])
         t.show(cursor.rowcount)
 
-with t.refused("iterator, a cursor over all accounts"):
-    list(Account.objects.order_by("id").iterator(chunk_size=5))
+with t.step("iterator, a cursor over all accounts"):
+    t.show([a.id for a in Account.objects.order_by("id").iterator(chunk_size=5)])
+    with transaction.atomic():
+        rows = Order.objects.order_by("account_id", "number").iterator(chunk_size=3)
+        t.show(next(rows).account_id)
+        Account.objects.filter(id=3).update(name="meanwhile")
+        t.show(len(list(rows)), Account.objects.get(id=3).name)
+    t.rows(Account.objects.values("country_id").annotate(n=Count("id")).order_by("country_id").values_list("country_id", "n").iterator(chunk_size=1))
 
 with t.refused("an outer join that keeps rows of a reference table"):
     list(Country.objects.annotate(n=Count("account")).order_by("code"))

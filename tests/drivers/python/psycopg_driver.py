@@ -153,10 +153,34 @@ with t.step("a scrolling cursor WITH HOLD"):
         cursor.scroll(0, mode="absolute")
         t.rows(cursor.fetchmany(2))
 
-with t.refused("a cursor over several shards"):
+with t.step("a cursor over several shards"):
     with conn.transaction(), conn.cursor("wide") as cursor:
-        cursor.execute("SELECT id FROM tenants ORDER BY id")
+        cursor.itersize = 2
+        cursor.execute("SELECT id, name FROM tenants WHERE id > %s ORDER BY id", [1])
+        t.show([column.name for column in cursor.description])
         t.rows(cursor.fetchmany(3))
+        conn.execute("UPDATE tenants SET name = 'written later' WHERE id = 5")
+        t.rows(cursor)
+    for binary in (False, True):
+        with conn.transaction(), conn.cursor("Sideways", scrollable=True) as cursor:
+            cursor.execute("SELECT id, name FROM tenants ORDER BY id", binary=binary)
+            t.rows(cursor.fetchmany(2))
+            cursor.scroll(-1)
+            t.show(cursor.fetchone())
+            cursor.scroll(4, mode="absolute")
+            t.rows(cursor.fetchmany(2))
+            cursor.scroll(0, mode="absolute")
+            t.rows(cursor.fetchall())
+    with conn.cursor("kept", scrollable=True, withhold=True) as cursor:
+        cursor.execute("SELECT id FROM tenants ORDER BY id DESC", binary=True)
+        t.rows(cursor.fetchmany(2))
+        cursor.scroll(1, mode="absolute")
+        t.rows(cursor.fetchmany(2))
+    with conn.transaction(), conn.cursor("forwards", scrollable=False) as cursor:
+        cursor.execute("SELECT count(*), sum(whole) FROM events")
+        t.rows(cursor)
+        with t.fails():
+            cursor.scroll(-1)
 
 with t.step("transactions"):
     with conn.transaction():

@@ -85,9 +85,12 @@ impl Gateway {
         }
     }
 
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("the gateway has ended")
+    }
+
     pub fn process(&self) -> Result<ProcessId> {
-        let pid = self.child.id().context("the gateway has ended")?;
-        ProcessId::of(pid).context("the gateway has ended")
+        ProcessId::of(self.pid()?).context("the gateway has ended")
     }
 
     /// Waits until statements are answered.

@@ -1,0 +1,76 @@
+//! Cursors and portals over rows of several shards, frame by frame beside one PostgreSQL: every direction, every end, every format.
+
+#[path = "cursors/memory.rs"]
+mod memory;
+#[path = "cursors/pair.rs"]
+mod pair;
+#[path = "cursors/portals.rs"]
+mod portals;
+#[path = "cursors/protocol.rs"]
+mod protocol;
+#[path = "cursors/sql.rs"]
+mod sql_cursors;
+
+use anyhow::{Context as _, Result};
+use ringway_tests::cluster::{single_postgres, Cluster, Options};
+use ringway_tests::scenario::stages::Stages;
+use ringway_tests::scenario::{sql, turn};
+
+pub use pair::Pair;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_move_as_postgresqls_do() -> Result<()> {
+    let _turn = turn().await?;
+    let single = single_postgres().await?;
+    let cluster = Cluster::start(Options { shards: 2, ..Options::default() }).await?;
+    let (one, other) = (sql::connect(&single.dsn("postgres")).await?, sql::connect(&cluster.dsn("postgres")).await?);
+    for statement in [
+        "CREATE TABLE items (id bigint PRIMARY KEY, kind int NOT NULL, name text, price numeric(10,2), at timestamptz NOT NULL)",
+        "CREATE TABLE parts (item bigint NOT NULL, n int NOT NULL, PRIMARY KEY (item, n))",
+        "CREATE TABLE plain (id int PRIMARY KEY)",
+    ] {
+        one.batch_execute(statement).await.context(statement)?;
+        other.batch_execute(statement).await.context(statement)?;
+    }
+    other.batch_execute("SELECT create_distributed_table('items', 'id')").await?;
+    other.batch_execute("SELECT create_distributed_table('parts', 'item', colocate_with => 'items')").await?;
+    for client in [&one, &other] {
+        client
+            .batch_execute(
+                "INSERT INTO items SELECT i, i % 7, CASE WHEN i % 5 > 0 THEN 'name ' || i END, i / 3.0, \
+                 timestamptz '2024-02-29 12:00+01' + i * interval '1 hour' FROM generate_series(1, 100) i",
+            )
+            .await
+            .context("items")?;
+        client
+            .batch_execute("INSERT INTO parts SELECT i, n FROM generate_series(1, 20) i, generate_series(1, 3) n")
+            .await
+            .context("parts")?;
+        client.batch_execute("INSERT INTO plain VALUES (1), (2), (3)").await?;
+    }
+    let ports = (single.port(), cluster.listen_port());
+    let mut stages = Stages::default();
+    stages.run("every direction", sql_cursors::directions(ports)).await;
+    stages.run("walks at random", sql_cursors::walks(ports)).await;
+    stages.run("kinds of queries", sql_cursors::queries(ports)).await;
+    stages.run("the life of a cursor", sql_cursors::life(ports)).await;
+    stages.run("names and errors", sql_cursors::names(ports)).await;
+    stages.run("the extended protocol", sql_cursors::extended(ports)).await;
+    stages.run("what is refused", sql_cursors::refused(&cluster)).await;
+    stages.run("portals", portals::portals(ports)).await;
+    stages.run("memory", memory::stays_flat(&cluster)).await;
+    stages.run("what is described", protocol::described(ports)).await;
+    stages.run("parameters", protocol::parameters(ports)).await;
+    stages.run("pipelines", protocol::pipelines(ports)).await;
+    stages.run("flushes", protocol::flushes(ports)).await;
+    stages.run("several statements in a message", protocol::messages(ports)).await;
+    stages.run("settings that are reported", protocol::settings(ports)).await;
+    stages.run("COPY", protocol::copies(ports)).await;
+    stages.run("statements of the session", protocol::statements(ports)).await;
+    let outcome = stages.finish();
+    if outcome.is_err() {
+        eprintln!("{}", cluster.logs());
+        return outcome;
+    }
+    cluster.stop().await
+}

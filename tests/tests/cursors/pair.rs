@@ -1,0 +1,183 @@
+//! One PostgreSQL and the gateway, sent the same bytes: their answers must be the same messages.
+
+use anyhow::{bail, ensure, Result};
+use ringway_tests::scenario::raw::{frame, query, strings, Message, Raw};
+
+/// How much of what was sent is told.
+const LOG_MAX: usize = 12;
+
+pub struct Pair {
+    one: Raw,
+    other: Raw,
+    /// What has been sent last, for who has to find out what went wrong.
+    log: Vec<String>,
+}
+
+pub fn parse(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
+    let mut body = strings(&[name, sql]);
+    body.extend((types.len() as u16).to_be_bytes());
+    body.extend(types.iter().flat_map(|oid| oid.to_be_bytes()));
+    frame(b'P', &body)
+}
+
+pub fn bind(portal: &str, statement: &str, values: &[Option<&str>], formats: &[u16]) -> Vec<u8> {
+    let mut body = strings(&[portal, statement]);
+    body.extend(0u16.to_be_bytes());
+    body.extend((values.len() as u16).to_be_bytes());
+    for value in values {
+        match value {
+            None => body.extend((-1i32).to_be_bytes()),
+            Some(value) => {
+                body.extend((value.len() as u32).to_be_bytes());
+                body.extend(value.bytes());
+            }
+        }
+    }
+    body.extend((formats.len() as u16).to_be_bytes());
+    body.extend(formats.iter().flat_map(|format| format.to_be_bytes()));
+    frame(b'B', &body)
+}
+
+pub fn describe(kind: char, name: &str) -> Vec<u8> {
+    frame(b'D', &[vec![kind as u8], strings(&[name])].concat())
+}
+
+pub fn close(kind: char, name: &str) -> Vec<u8> {
+    frame(b'C', &[vec![kind as u8], strings(&[name])].concat())
+}
+
+pub fn execute(portal: &str, rows: u32) -> Vec<u8> {
+    frame(b'E', &[strings(&[portal]), rows.to_be_bytes().to_vec()].concat())
+}
+
+pub fn sync() -> Vec<u8> {
+    frame(b'S', &[])
+}
+
+impl Pair {
+    pub async fn connect((one, other): (u16, u16)) -> Result<Pair> {
+        let (one, other) = (Raw::session(one, "postgres").await?, Raw::session(other, "postgres").await?);
+        Ok(Pair { one, other, log: Vec::new() })
+    }
+
+    /// A simple query.
+    pub async fn same(&mut self, sql: &str) -> Result<Vec<Message>> {
+        self.same_bytes(sql, &query(sql)).await
+    }
+
+    /// Messages that end with a Sync or a simple query.
+    pub async fn same_messages(&mut self, what: &str, messages: &[Vec<u8>]) -> Result<Vec<Message>> {
+        self.same_bytes(what, &messages.concat()).await
+    }
+
+    /// A message with Flush behind it, which has so many answers.
+    pub async fn flushed(&mut self, what: &str, message: &[u8], answers: usize) -> Result<()> {
+        let bytes = [message, &frame(b'H', &[])].concat();
+        self.one.send(&bytes).await?;
+        self.other.send(&bytes).await?;
+        for _ in 0..answers {
+            let (one, other) = (self.one.message().await?, self.other.message().await?);
+            let shown = [&one, &other].map(|message| message.as_ref().map(show));
+            ensure!(shown[0] == shown[1], "{what}: {:?} and {:?}", shown[0], shown[1]);
+        }
+        Ok(())
+    }
+
+    /// COPY FROM STDIN: `data` once both ask for it.
+    pub async fn same_copy(&mut self, what: &str, start: &[u8], data: &[u8]) -> Result<()> {
+        let mut answers = [Vec::new(), Vec::new()];
+        for (server, answer) in [&mut self.one, &mut self.other].into_iter().zip(&mut answers) {
+            server.send(start).await?;
+            loop {
+                let Some(message) = server.message().await? else { bail!("{what}: closed after {answer:?}") };
+                let ready = message.tag == b'Z';
+                answer.push(show(&message));
+                if message.tag == b'G' {
+                    server.send(data).await?;
+                } else if ready {
+                    break;
+                }
+            }
+        }
+        ensure!(
+            answers[0] == answers[1],
+            "COPY, {what}: PostgreSQL says\n  {}\nand the gateway\n  {}",
+            answers[0].join("\n  "),
+            answers[1].join("\n  ")
+        );
+        Ok(())
+    }
+
+    async fn same_bytes(&mut self, what: &str, bytes: &[u8]) -> Result<Vec<Message>> {
+        if self.log.len() == LOG_MAX {
+            self.log.remove(0);
+        }
+        self.log.push(what.to_owned());
+        self.one.send(bytes).await?;
+        self.other.send(bytes).await?;
+        let (one, other) = (self.one.until_ready().await?, self.other.until_ready().await?);
+        let (expected, found) = (shown(&one), shown(&other));
+        let same = expected.iter().zip(&found).take_while(|(a, b)| a == b).count();
+        let told = |messages: &[String]| {
+            let told: Vec<&str> = messages.iter().skip(same.saturating_sub(1)).take(8).map(String::as_str).collect();
+            told.join("\n  ")
+        };
+        ensure!(
+            expected == found,
+            "after\n  {}\nanswers differ from message {same} on; PostgreSQL says\n  {}\nand the gateway\n  {}",
+            self.log.join("\n  "),
+            told(&expected),
+            told(&found)
+        );
+        Ok(one)
+    }
+
+    /// A simple query of the gateway alone: its SQLSTATE, empty without an error.
+    pub async fn gateway_alone(&mut self, sql: &str) -> Result<String> {
+        self.other.send(&query(sql)).await?;
+        let messages = self.other.until_ready().await?;
+        Ok(messages.iter().find(|message| message.tag == b'E').map(Message::sqlstate).unwrap_or_default())
+    }
+}
+
+/// Without what differs from server to server.
+fn shown(messages: &[Message]) -> Vec<String> {
+    let mut shown: Vec<String> = messages.iter().map(show).collect();
+    // What is wrong with a statement or a value a shard may say when it is next asked about it: after ParseComplete, BindComplete.
+    for index in (1..shown.len()).rev() {
+        if shown[index].starts_with("E ") && matches!(shown[index - 1].as_str(), "1 " | "2 ") {
+            shown.remove(index - 1);
+        }
+    }
+    // Settings are told in any order.
+    for run in shown.chunk_by_mut(|a, b| a.starts_with("S ") && b.starts_with("S ")) {
+        run.sort();
+    }
+    shown
+}
+
+fn show(message: &Message) -> String {
+    let tag = message.tag as char;
+    match tag {
+        'E' | 'N' => {
+            let fields: Vec<String> =
+                "SCMDH".bytes().filter_map(|code| Some(format!("{}={}", code as char, message.field(code)?))).collect();
+            format!("{tag} {}", fields.join(" "))
+        }
+        'T' => {
+            let mut body = message.body.clone();
+            let mut at = 2;
+            while let Some(end) = body[at..].iter().position(|byte| *byte == 0) {
+                // The table's OID, and the column's number.
+                let from = at + end + 1;
+                body[from..from + 6].fill(0);
+                at = from + 18;
+                if at >= body.len() {
+                    break;
+                }
+            }
+            format!("{tag} {}", body.escape_ascii())
+        }
+        _ => format!("{tag} {}", message.body.escape_ascii()),
+    }
+}
