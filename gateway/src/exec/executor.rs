@@ -13,6 +13,7 @@ use super::clients::{Activity, ClientEntry};
 use super::failure::Failure;
 use super::gateway::{Gateway, Planned, RecentPlans};
 use super::inflight::Slot;
+use super::listen::session::Listening;
 use super::pump::Outcome;
 use super::search_path::Names;
 use super::statistics::Statistics;
@@ -46,7 +47,7 @@ pub struct Executor {
     pub transaction: Transaction,
     /// Connections that stay with the session.
     pub pinned: BTreeMap<ShardId, ReadyConn>,
-    /// The session has state (temporary tables, LISTEN, advisory locks) on its connection to this shard.
+    /// The session has state (temporary tables, advisory locks) on its connection to this shard.
     pub pins: Vec<ShardId>,
     /// The session has made temporary objects.
     pub has_temporary: bool,
@@ -66,6 +67,8 @@ pub struct Executor {
     pub entry: Arc<ClientEntry>,
     pub mode: PoolMode,
     pub timeouts: Timeouts,
+    /// None: nothing.
+    pub listening: Option<Box<Listening>>,
 }
 
 /// When the session's end comes by itself, as its settings say.
@@ -188,6 +191,9 @@ impl Executor {
     /// The connection to a shard for one statement: the transaction's, opened if need be.
     pub async fn lend(&mut self, view: &View, id: ShardId, access: Access) -> Result<Lent, Failure> {
         let wrote = access != Access::Read;
+        if let Some(listening) = &mut self.listening {
+            listening.may_have_notified |= wrote;
+        }
         let mut lent = if !self.transaction.is_open() {
             let connection = self.checkout(view, id).await?;
             let participant = Participant { connection, wrote, captured: None, prefix: 0, settings_before: None };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ringway_topology::ids::ShardId;
 
+use super::listen::session::Change;
 use super::search_path::Names;
 use super::view::View;
 use crate::plan::types::{Isolation, TransactionModes};
@@ -44,6 +45,8 @@ pub struct Savepoint {
     pub local_settings: Settings,
     /// How much of the transaction's `log` was there.
     pub log: usize,
+    /// And of its `listens`.
+    pub listens: usize,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +77,8 @@ pub struct Transaction {
     pub cursors: BTreeMap<String, ShardId>,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
+    /// LISTEN and UNLISTEN, which its commit carries out.
+    pub listens: Vec<Change>,
 }
 
 impl Transaction {
@@ -161,7 +166,7 @@ mod tests {
         transaction.modes.read_only = Some(false);
         transaction.log.push("SET LOCAL a = 1".into());
         let settings = Settings::default();
-        let savepoint = Savepoint { name: "x".into(), local_settings: settings.clone(), settings, log: 1 };
+        let savepoint = Savepoint { name: "x".into(), local_settings: settings.clone(), settings, log: 1, listens: 0 };
         transaction.savepoints.push(savepoint);
         transaction.log.push("SET LOCAL b = 2".into());
         assert_eq!(transaction.begin_statement(), "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE");

@@ -96,6 +96,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 entry,
                 mode,
                 timeouts: Timeouts::default(),
+                listening: None,
             };
             executor.settings_changed();
             let mut session = Session::new(executor);

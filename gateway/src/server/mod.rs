@@ -1,6 +1,7 @@
 //! Accepts clients: listening, TLS, the number of clients, shutdown.
 
 pub mod auth;
+pub mod auth_query;
 pub mod cancels;
 pub mod login;
 pub mod opening;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::exec::failure::Failure;
 use crate::exec::gateway::Gateway;
+use auth_query::Verifiers;
 use cancels::Cancels;
 
 /// What every connection of the listener needs.
@@ -25,6 +27,8 @@ pub struct Server {
     pub cancels: Cancels,
     /// What the files held when they were last read.
     pub tls: ArcSwapOption<ServerTls>,
+    /// What the shards have said of roles.
+    pub verifiers: Verifiers,
     /// Makes the salts of unknown users.
     pub mock_secret: [u8; 32],
 }
@@ -33,7 +37,8 @@ impl Server {
     /// Errors: the configuration's TLS files cannot be used.
     pub fn new(gateway: Arc<Gateway>) -> Result<Server, TlsError> {
         let tls = ArcSwapOption::empty();
-        let server = Server { gateway, cancels: Cancels::default(), tls, mock_secret: rand::random() };
+        let verifiers = Verifiers::new(&gateway.config.limits);
+        let server = Server { gateway, cancels: Cancels::default(), tls, verifiers, mock_secret: rand::random() };
         server.read_tls()?;
         Ok(server)
     }
@@ -171,7 +176,8 @@ async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, tok
     let working = matches!(result, Err(Failure::Gone(None)));
     if let Err(Failure::Gone(Some(error))) = &result {
         crate::wire::backend::error_response(session.executor.client.out(), error);
-        let _gone_anyway = session.executor.client.flush().await;
+        // One that does not read is not waited for.
+        let _gone_anyway = tokio::time::timeout(KILL_GRACE, session.executor.client.flush()).await;
     }
     session.executor.client.close();
     session.close(working).await;

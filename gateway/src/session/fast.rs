@@ -66,7 +66,8 @@ impl Session {
     pub async fn fast(&mut self, frames: &[Frame]) -> Result<bool, Failure> {
         let started = Instant::now();
         loop {
-            if frames.is_empty() || self.executor.is_guarded() {
+            // Who listens is told of notifications before ReadyForQuery, which goes through here with the rest.
+            if frames.is_empty() || self.executor.is_guarded() || self.executor.listening.is_some() {
                 return Ok(false);
             }
             let mut pipeline = Pipeline {

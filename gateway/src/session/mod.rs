@@ -4,6 +4,7 @@ pub mod commands;
 pub mod console;
 pub mod extended;
 pub mod fast;
+mod listen;
 pub mod settings;
 pub mod simple;
 
@@ -18,6 +19,7 @@ use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
 use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
+use crate::exec::listen::session::heard;
 use crate::exec::transaction::{Block, Participant};
 use crate::pool::connection::ServerConnection;
 use crate::pool::error::field;
@@ -84,12 +86,16 @@ impl Session {
                     self.executor.client.trim();
                     let idle = !self.executor.transaction.is_open() && self.batch.is_empty();
                     let limit = self.limit();
-                    let Executor { client, pinned, transaction, entry, .. } = &mut self.executor;
+                    let Executor { client, pinned, transaction, entry, listening, .. } = &mut self.executor;
                     let next = tokio::select! {
                         biased;
                         frame = client.frame() => frame?,
                         told = notices(pinned, &mut transaction.participants) => {
                             self.executor.client.forward(&told?).await?;
+                            continue;
+                        }
+                        () = heard(listening, idle) => {
+                            Box::pin(self.executor.deliver_notifications()).await?;
                             continue;
                         }
                         () = shutdown.cancelled(), if idle => return Err(ended(shutting_down())),
