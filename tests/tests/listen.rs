@@ -42,6 +42,7 @@ async fn listeners_are_told_what_one_server_would_tell() -> Result<()> {
     stages.run("transactions over both shards", delivery::both_shards(&cluster)).await;
     stages.run("a burst", delivery::burst(&cluster)).await;
     stages.run("many listeners, one connection", delivery::many(&cluster)).await;
+    stages.run("psql and drivers", delivery::psql(&cluster)).await;
     stages.run("pool modes", delivery::pool_modes(&cluster)).await;
     stages.run("a listening connection is lost", losses::terminated(&cluster)).await;
     stages.run("clients that are too slow", losses::slow(&cluster)).await;

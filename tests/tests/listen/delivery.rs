@@ -328,6 +328,25 @@ pub async fn many(cluster: &Cluster) -> Result<()> {
     .await
 }
 
+pub async fn psql(cluster: &Cluster) -> Result<()> {
+    let output = tokio::process::Command::new("psql")
+        .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", "LISTEN a", "-c", "NOTIFY a, 'x'"])
+        .args(["-c", "SELECT pg_listening_channels()", &cluster.dsn("postgres")])
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    let said = String::from_utf8(output.stdout)?;
+    let told = said.starts_with("Asynchronous notification \"a\" with payload \"x\" received from server process");
+    ensure!(output.status.success() && told && said.ends_with("\na\n"), "{said:?}");
+    // Drivers ask in the extended protocol.
+    let client = connect(cluster).await?;
+    client.batch_execute("LISTEN \"It's\"; LISTEN b").await?;
+    let rows = client.query("SELECT pg_listening_channels() AS channel", &[]).await?;
+    let channels: Vec<String> = rows.iter().map(|row| row.get("channel")).collect();
+    ensure!(channels == ["It's", "b"], "{channels:?}");
+    Ok(())
+}
+
 pub async fn pool_modes(cluster: &Cluster) -> Result<()> {
     let client = connect(cluster).await?;
     for mode in ["session", "transaction", "statement"] {
