@@ -194,7 +194,7 @@ mod tests {
     fn planned(sql: &str) -> Result<SessionCommand, PgError> {
         let text = Text::new(sql).unwrap();
         let plan = match text.word(0, "select") {
-            true => channels(&text).unwrap_or_else(|| Ok(Plan::Session(SessionCommand::Empty))),
+            true => channels(&text).unwrap_or(Ok(Plan::Session(SessionCommand::Empty))),
             false => super::plan(&text, text.word(0, "listen")),
         };
         plan.map(|plan| match plan {

@@ -1,6 +1,6 @@
 //! Cancel keys of the clients of this gateway.
 
-use std::collections::HashMap;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::exec::cancel::CancelSlot;
@@ -29,8 +29,8 @@ impl Cancels {
             // Shown as a process id: positive, and none that a server's process has. A client that knows its own notifications by
             // the process id does not take another's for them.
             let number = rand::random::<u32>() >> 1 | PROCESS_IDS_MAX;
-            if !keys.contains_key(&number) {
-                keys.insert(number, (secret.clone(), slot));
+            if let Entry::Vacant(place) = keys.entry(number) {
+                place.insert((secret.clone(), slot));
                 return (number, secret);
             }
         }

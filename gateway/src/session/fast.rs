@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ringway_topology::ids::ShardId;
+use smallvec::SmallVec;
 
 use super::{Portal, Session};
 use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_parse, Bound, Statement};
@@ -48,36 +49,44 @@ enum Step<'a> {
     },
 }
 
-/// The pipeline, understood.
+/// A portal that the pipeline binds.
+struct NewPortal<'a> {
+    name: &'a str,
+    statement: Arc<Statement>,
+    frame: &'a Frame,
+}
+
+/// The pipeline, understood. One of a single statement is understood without allocating.
 struct Pipeline<'a> {
-    steps: Vec<Step<'a>>,
+    steps: SmallVec<[Step<'a>; 4]>,
     shard: Option<ShardId>,
     access: Access,
     admitted: Option<Admitted>,
     any: bool,
     /// Statements as they were before this pipeline.
     before: Vec<(String, Option<Arc<Statement>>, usize)>,
-    portals: Vec<(String, Portal)>,
+    portals: SmallVec<[NewPortal<'a>; 1]>,
     executes: u32,
 }
 
 impl Session {
     /// True: the whole rest of the pipeline has been answered, ReadyForQuery included.
     pub async fn fast(&mut self, frames: &[Frame]) -> Result<bool, Failure> {
-        let started = Instant::now();
+        // Since a fence was met.
+        let mut fenced = None;
         loop {
             // Who listens is told of notifications before ReadyForQuery, which goes through here with the rest.
             if frames.is_empty() || self.executor.is_guarded() || self.executor.listening.is_some() {
                 return Ok(false);
             }
             let mut pipeline = Pipeline {
-                steps: Vec::with_capacity(frames.len()),
+                steps: SmallVec::with_capacity(frames.len()),
                 shard: None,
                 access: Access::Read,
                 admitted: None,
                 any: true,
                 before: Vec::new(),
-                portals: Vec::new(),
+                portals: SmallVec::new(),
                 executes: 0,
             };
             let understood = self.understand(frames, &mut pipeline).await;
@@ -92,7 +101,7 @@ impl Session {
                 self.undo_definitions(&pipeline, 0);
                 return Ok(false);
             }
-            if self.send(&mut pipeline, started).await? {
+            if self.send(&mut pipeline, &mut fenced).await? {
                 return Ok(true);
             }
         }
@@ -183,7 +192,8 @@ impl Session {
         let Ok(bind) = Bind::parse(frame.body()) else { return Ok(false) };
         let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(false) };
         if !bind.portal.is_empty()
-            && (self.portals.contains_key(bind.portal) || pipeline.portals.iter().any(|(name, _)| name == bind.portal))
+            && (self.portals.contains_key(bind.portal)
+                || pipeline.portals.iter().any(|portal| portal.name == bind.portal))
         {
             return Ok(false);
         }
@@ -204,8 +214,13 @@ impl Session {
             Some(_) if !pipeline.any => return Ok(false),
             _ => shard,
         };
+        // The lease was looked at when the pipeline began. A read's answer is looked at again; a write may have been held since.
+        let wants_transaction = match admitted.access {
+            Access::Read => dispatch::wants_transaction(&admitted),
+            _ => dispatch::needs_transaction(&self.executor, &admitted),
+        };
         if filter::text(query, &admitted, shard, &query.sql)?.is_some()
-            || dispatch::needs_transaction(&self.executor, &admitted)
+            || wants_transaction
             || filter::share_arcs(&admitted).is_some()
         {
             return Ok(false);
@@ -217,10 +232,8 @@ impl Session {
         }
         pipeline.admitted = Some(admitted);
         let named = !bind.statement.is_empty();
-        let bound = Bound { statement: Arc::clone(&statement), bind: Some(frame.clone()) };
-        let portal = Portal { bound: Arc::new(bound), shard: None, finished: false, buffered: None };
-        pipeline.portals.retain(|(name, _)| name != bind.portal);
-        pipeline.portals.push((bind.portal.to_owned(), portal));
+        pipeline.portals.retain(|portal| portal.name != bind.portal);
+        pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame });
         pipeline.steps.push(Step::Bind { frame, statement, named });
         Ok(true)
     }
@@ -232,7 +245,7 @@ impl Session {
         expect: fn() -> Expect,
         pipeline: &mut Pipeline<'a>,
     ) -> bool {
-        if !pipeline.portals.iter().any(|(bound, _)| bound == name) {
+        if !pipeline.portals.iter().any(|portal| portal.name == name) {
             let Some(shard) = self.portal_shard(name) else { return false };
             if pipeline.shard.is_some_and(|chosen| chosen != shard) && !pipeline.any {
                 return false;
@@ -262,7 +275,7 @@ impl Session {
     }
 
     /// False: the pipeline has to be understood again (a fence was met; nothing has been shown).
-    async fn send(&mut self, pipeline: &mut Pipeline<'_>, started: Instant) -> Result<bool, Failure> {
+    async fn send(&mut self, pipeline: &mut Pipeline<'_>, fenced: &mut Option<Instant>) -> Result<bool, Failure> {
         let view = match &pipeline.admitted {
             Some(admitted) => Arc::clone(&admitted.view),
             None => {
@@ -279,7 +292,7 @@ impl Session {
         };
         let alone = self.executor.transaction.statements == 0 && pipeline.executes == 1;
         let mut sent = 0usize;
-        let mut parses: Vec<(usize, usize)> = Vec::new();
+        let mut parses: SmallVec<[(usize, usize); 2]> = SmallVec::new();
         let steps = &pipeline.steps;
         let mut write = |connection: &mut ServerConnection, expects: &mut VecDeque<Expect>| {
             let mut seen = 0;
@@ -297,7 +310,8 @@ impl Session {
             shard,
             access: pipeline.access,
             show: Show { fence: alone && pipeline.access != Access::Read, ..Show::ALL },
-            repeatable: pipeline.access == Access::Read && !self.executor.is_guarded(),
+            // A lease that has run out since then shows before the answer does.
+            repeatable: pipeline.access == Access::Read,
             client_syncs: true,
             extended: true,
             changes_settings: false,
@@ -318,7 +332,8 @@ impl Session {
             self.executor.client.rewind();
             if let Some(admitted) = &pipeline.admitted {
                 if outcome.kept_back {
-                    Box::pin(dispatch::again(&mut self.executor, admitted, started)).await?;
+                    let since = *fenced.get_or_insert_with(Instant::now);
+                    Box::pin(dispatch::again(&mut self.executor, admitted, since)).await?;
                 }
             }
             return Ok(false);
@@ -340,9 +355,10 @@ impl Session {
         }
         if self.executor.transaction.block == Block::Explicit {
             self.executor.transaction.statements += u64::from(pipeline.executes);
-            for (name, mut portal) in pipeline.portals.drain(..) {
-                portal.shard = Some(shard);
-                self.portals.insert(name, portal);
+            for NewPortal { name, statement, frame } in pipeline.portals.drain(..) {
+                let bound = Arc::new(Bound { statement, bind: Some(frame.clone()) });
+                let portal = Portal { bound, shard: Some(shard), finished: false, buffered: None };
+                self.portals.insert(name.to_owned(), portal);
             }
         } else {
             self.portals.clear();

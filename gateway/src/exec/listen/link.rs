@@ -170,23 +170,32 @@ impl Link {
                 for channel in &channels {
                     *self.wanted.entry(Arc::clone(channel)).or_insert(0) += 1;
                 }
-                // Also what is listened to already is asked for: the answer parts what came before from what comes after.
-                let sql = statements("LISTEN", &channels);
+                // Also if all is listened to already: the answer parts what came before from what comes after.
+                let new: Vec<Arc<str>> =
+                    channels.iter().filter(|channel| !self.clients.contains_key(*channel)).cloned().collect();
+                let sql = statements("LISTEN", &new);
                 self.ask(connection, &sql, Then::Listening { client, mailbox, channels, done });
             }
             Command::Unlisten { client, channels } => {
                 let mut ended = Vec::new();
+                let mut waits = false;
                 for channel in channels {
                     let clients = self.clients.get_mut(&channel);
-                    if clients.is_some_and(|clients| clients.remove(&client).is_some()) && self.wanted_less(&channel) {
-                        ended.push(channel);
+                    if clients.is_some_and(|clients| clients.remove(&client).is_some()) {
+                        if self.wanted_less(&channel) {
+                            ended.push(channel);
+                        }
+                    } else {
+                        waits = true;
                     }
                 }
                 self.stop(connection, &ended);
+                if waits {
+                    self.withdraw(connection);
+                }
             }
             Command::Barrier { done } => self.ask(connection, "", Then::Passed(done)),
         }
-        self.withdraw(connection);
     }
 
     /// True: nobody wants it any more.

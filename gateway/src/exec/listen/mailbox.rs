@@ -149,7 +149,7 @@ mod tests {
         mailbox.put(&a, &message(30));
         mailbox.arrived().await;
         assert_eq!(mailbox.take(1).unwrap().len(), 10);
-        mailbox.forget(&[a.clone()]);
+        mailbox.forget(std::slice::from_ref(&a));
         assert_eq!(mailbox.take(1_000).unwrap().len(), 20);
         assert!(mailbox.take(1_000).unwrap().is_empty());
         assert_eq!(mailbox.waiting().bytes, 0);

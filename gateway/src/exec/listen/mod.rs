@@ -77,6 +77,14 @@ impl Listeners {
         members.iter().map(|shard| state.subscribe(gateway, shard, client, mailbox, channels)).collect()
     }
 
+    /// The client listens to nothing any more, nor is it about to.
+    fn leave(&self, client: u32) {
+        let left = self.state().clients.get(&client).map(|known| known.channels.clone());
+        if let Some(channels) = left {
+            self.unlisten(client, &channels);
+        }
+    }
+
     fn unlisten(&self, client: u32, channels: &[Arc<str>]) {
         let mut state = self.state();
         if let Some(known) = state.clients.get_mut(&client) {

@@ -37,7 +37,7 @@ pub struct Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.listeners.unlisten(self.client, &self.channels);
+        self.listeners.leave(self.client);
     }
 }
 
@@ -170,11 +170,10 @@ impl Executor {
 }
 
 /// Returns when the session has something to deliver, or has to end. `idle`: it may be told now. Cancel-safe.
-pub async fn heard(listening: &Option<Box<Listening>>, idle: bool) {
-    match listening {
-        None => std::future::pending().await,
-        Some(listening) if idle => listening.mailbox.arrived().await,
-        Some(listening) => {
+pub async fn heard(listening: &Listening, idle: bool) {
+    match idle {
+        true => listening.mailbox.arrived().await,
+        false => {
             listening.mailbox.failed().await;
         }
     }
