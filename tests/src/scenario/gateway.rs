@@ -52,7 +52,7 @@ impl Gateway {
             .kill_on_drop(true)
             .spawn()
             .context("starting ringway-gateway")?;
-        let mut gateway = Gateway { child, port, log, directory: directory };
+        let mut gateway = Gateway { child, port, log, directory };
         let ready = until("a gateway that listens", READY_MAX, || async {
             Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
         })

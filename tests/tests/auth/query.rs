@@ -149,6 +149,11 @@ async fn changed(cluster: &Cluster, admin: &Client, gateway: &Gateway) -> Result
     for client in [&client, &before] {
         ensure!(sql::value(client, "SELECT count(*) FROM t").await? == "100");
     }
+    // Connections that are opened from now on, on either shard, take what the new password gave.
+    sql::connect(&gateway.console("app:crayon")).await?.batch_execute("RECONNECT").await?;
+    for client in [&client, &before] {
+        ensure!(sql::value(client, "SELECT count(*) FROM t").await? == "100", "after RECONNECT");
+    }
     // Past the gateways, alike on both shards: a failed proof brings it up.
     let verifier = Verifier::generate("chalk");
     for shard in ["s1", "s2"] {
