@@ -18,6 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::net::TcpOptions;
 use pools::{PoolMode, PoolOptions, PoolRules};
 
+/// A password that is no longer valid is none; a role that may not log in is told so once it has proved itself, as by PostgreSQL.
+const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < pg_catalog.now() THEN NULL ELSE rolpassword END, \
+                          rolcanlogin FROM pg_catalog.pg_authid WHERE rolname = $1";
+
 /// The gateway of a Ringway cluster: what applications connect to.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "ringway-gateway", version)]
@@ -37,6 +41,10 @@ pub struct Options {
     /// File of users, one `name verifier-or-password` per line; implies --auth scram if --auth is not given.
     #[arg(long, env = "RINGWAY_USERS", value_name = "FILE")]
     pub users: Option<PathBuf>,
+    /// Query that the home shard's service role runs for the verifier of a role ($1) that no users file names: role, verifier, and
+    /// optionally whether it may log in. Without a value: from pg_authid. On by itself with --auth scram and no --users.
+    #[arg(long, env = "RINGWAY_AUTH_QUERY", value_name = "SQL", num_args = 0..=1, default_missing_value = "")]
+    pub auth_query: Option<String>,
     /// Certificate that clients see, PEM, followed by what leads to its authority. Read again on SIGHUP.
     #[arg(long, env = "RINGWAY_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
@@ -82,7 +90,7 @@ pub struct Options {
 pub enum AuthMode {
     /// Every client is who it says it is. For development on loopback.
     Trust,
-    /// SCRAM-SHA-256 against the users file; under TLS with channel binding.
+    /// SCRAM-SHA-256 against the shards' own verifiers (--auth-query) or a users file; under TLS with channel binding.
     Scram,
     /// A certificate whose common name is the user's name (--tls-client-ca).
     Cert,
@@ -99,6 +107,7 @@ struct File {
     users: Option<toml::Value>,
     /// The users file, when `users` is a table.
     users_file: Option<PathBuf>,
+    auth_query: Option<String>,
     #[serde(default)]
     databases: BTreeMap<String, PoolOptions>,
     pool_mode: Option<PoolMode>,
@@ -194,6 +203,22 @@ pub struct Limits {
     /// Finished distributed transactions whose decision is still to be forgotten.
     pub decided_backlog_max: usize,
     pub drain_timeout_ms: u64,
+    /// Notifications that wait for one client that listens.
+    pub listen_queue_bytes_max: usize,
+    /// How long LISTEN, and the connections that listen, wait for a shard.
+    pub listen_timeout_ms: u64,
+    /// Channels that one client listens to.
+    pub client_channels_max: usize,
+    /// How long what auth_query gave counts, unless the catalog has been read again since; 0: it is asked at every login.
+    pub auth_query_cache_ms: u64,
+    /// How soon a role is asked for again that did not exist, or whose client failed to prove itself.
+    pub auth_query_retry_ms: u64,
+    /// Roles that are remembered, the ones that do not exist among them.
+    pub auth_query_entries_max: usize,
+    /// Queries at a time; further logins wait their turn.
+    pub auth_queries_max: usize,
+    /// What a login waits for its turn and the shard's answer.
+    pub auth_query_timeout_ms: u64,
 }
 
 impl Default for Limits {
@@ -236,6 +261,14 @@ impl Default for Limits {
             copy_row_bytes_max: 256 << 20,
             decided_backlog_max: 10_000,
             drain_timeout_ms: 10_000,
+            listen_queue_bytes_max: 16 << 20,
+            listen_timeout_ms: 5_000,
+            client_channels_max: 1_000,
+            auth_query_cache_ms: 10_000,
+            auth_query_retry_ms: 1_000,
+            auth_query_entries_max: 10_000,
+            auth_queries_max: 4,
+            auth_query_timeout_ms: 5_000,
         }
     }
 }
@@ -289,6 +322,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     pub auth: AuthMode,
     pub users: Option<PathBuf>,
+    /// What gives the verifiers of roles that are not in the users file.
+    pub auth_query: Option<String>,
     pub secret: Option<String>,
     /// None: clients are answered that there is no TLS.
     pub tls: Option<ServerFiles>,
@@ -352,8 +387,8 @@ pub enum ConfigError {
     BadTopology(String),
     #[error("\"{0}\" is no address to listen on: give IP:PORT")]
     BadListen(String),
-    #[error("--auth scram needs --users FILE")]
-    NoUsers,
+    #[error("--auth-query needs --auth scram")]
+    AuthQuery,
     #[error("--tls-cert and --tls-key belong together: give both")]
     HalfTls,
     #[error("{0} needs --tls-cert and --tls-key")]
@@ -404,10 +439,15 @@ impl Config {
         let listen: SocketAddr = listen.parse().map_err(|_| ConfigError::BadListen(listen))?;
         let users = options.users.or(users_file);
         let auth = options.auth.or(file.auth);
-        let auth = auth.unwrap_or(if users.is_some() { AuthMode::Scram } else { AuthMode::Trust });
-        if auth == AuthMode::Scram && users.is_none() {
-            return Err(ConfigError::NoUsers);
-        }
+        let auth_query = options.auth_query.or(file.auth_query);
+        let proven = users.is_some() || auth_query.is_some();
+        let auth = auth.unwrap_or(if proven { AuthMode::Scram } else { AuthMode::Trust });
+        let auth_query = match auth_query {
+            Some(_) if auth != AuthMode::Scram => return Err(ConfigError::AuthQuery),
+            None if auth != AuthMode::Scram || users.is_some() => None,
+            Some(query) if !query.trim().is_empty() => Some(query),
+            _ => Some(AUTH_QUERY.to_owned()),
+        };
         let client_authorities = options.tls_client_ca.or(file.tls_client_ca);
         let tls_required = options.tls_required || file.tls_required;
         if auth == AuthMode::Cert && client_authorities.is_none() {
@@ -428,6 +468,8 @@ impl Config {
             ("client_statements_max", limits.client_statements_max),
             ("frame_bytes_max", limits.frame_bytes_max),
             ("pipeline_bytes_max", limits.pipeline_bytes_max),
+            ("auth_query_entries_max", limits.auth_query_entries_max),
+            ("auth_queries_max", limits.auth_queries_max),
         ] {
             if value == 0 {
                 return Err(ConfigError::ZeroLimit(name));
@@ -453,6 +495,7 @@ impl Config {
             data: options.data.or(file.data),
             auth,
             users,
+            auth_query,
             secret: options.secret.or(file.secret),
             tls,
             tls_required,
@@ -489,6 +532,7 @@ impl Config {
         let mut entries = vec![
             entry("admin_users", list(&self.live.admin_users), "", true),
             entry("auth", auth.to_owned(), "trust", false),
+            entry("auth_query", self.auth_query.clone().unwrap_or_default(), "", false),
             entry("config", path(&self.options.config), "", false),
             entry("data", path(&self.data), "", false),
             entry("listen", self.listen.to_string(), "127.0.0.1:6432", false),
@@ -533,74 +577,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn options(arguments: &[&str]) -> Options {
-        Options::parse_from(std::iter::once("ringway-gateway").chain(arguments.iter().copied()))
-    }
-
-    #[test]
-    fn command_line_wins_over_the_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("gateway.toml");
-        std::fs::write(&path, "topology = \"http://a:1\"\nlisten = \"127.0.0.1:1\"\n[limits]\npool_size_max = 7\n")
-            .unwrap();
-        let path = path.to_str().unwrap();
-        let config = Config::load(options(&["--config", path, "--listen", "127.0.0.1:2"])).unwrap();
-        assert_eq!(config.topology, TopologySource::ControlPlane("http://a:1".into()));
-        assert_eq!(config.listen.port(), 2);
-        assert_eq!(config.limits.pool_size_max, 7);
-        assert_eq!(config.limits.hold_timeout_ms, 10_000);
-    }
-
-    #[test]
-    fn pools_administrators_and_what_needs_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("gateway.toml");
-        let write = |text: &str| std::fs::write(&path, format!("topology = \"http://a:1\"\n{text}")).unwrap();
-        let load = || Config::load(options(&["--config", path.to_str().unwrap()]));
-        write("");
-        let first = load().unwrap();
-        assert_eq!(first.live.admin_users, BTreeSet::from(["postgres".to_owned()]));
-        write("admin_users = [\"ann\"]\n[limits]\nclients_max = 3\nhold_timeout_ms = 7\n[users.ann]\npool_mode = \"session\"\n");
-        let second = load().unwrap();
-        assert_eq!(second.live.pools.of("ann", "app").mode, PoolMode::Session);
-        assert_eq!(second.live.admin_users, BTreeSet::from(["ann".to_owned()]));
-        assert_eq!(second.live.clients_max, 3);
-        assert_eq!(first.needs_restart(&second), ["hold_timeout_ms"]);
-        write("users = \"/u\"\n");
-        let third = load().unwrap();
-        assert_eq!((third.users, third.auth), (Some(PathBuf::from("/u")), AuthMode::Scram));
-        assert!(third.live.admin_users.is_empty());
-        write("[users.ann]\npool_mod = \"session\"\n");
-        assert!(matches!(load(), Err(ConfigError::Parse { source, .. }) if source.to_string().contains("pool_mod")));
-        let public = Config::load(options(&["--topology", "http://x:1", "--listen", "0.0.0.0:1"])).unwrap();
-        assert!(public.live.admin_users.is_empty());
-        let named = ["--topology", "http://x:1", "--admin-users", "a,b", "--stats-users", "c"];
-        let named = Config::load(options(&named)).unwrap().live;
-        assert_eq!((named.admin_users.len(), named.stats_users.len()), (2, 1));
-    }
-
-    #[test]
-    fn wrong_options_are_named() {
-        assert!(matches!(Config::load(options(&[])), Err(ConfigError::NoTopology)));
-        assert!(matches!(Config::load(options(&["--topology", "x"])), Err(ConfigError::BadTopology(_))));
-        let scram = options(&["--topology", "http://x:1", "--auth", "scram"]);
-        assert!(matches!(Config::load(scram), Err(ConfigError::NoUsers)));
-    }
-
-    #[test]
-    fn tls_is_whole_or_not_there() {
-        let load = |arguments: &[&str]| Config::load(options(&[&["--topology", "http://x:1"], arguments].concat()));
-        assert!(load(&[]).unwrap().tls.is_none());
-        let tls = load(&["--tls-cert", "c", "--tls-key", "k", "--tls-required"]).unwrap();
-        assert!(tls.tls_required && tls.tls.is_some_and(|files| files.client_authorities.is_none()));
-        assert!(matches!(load(&["--tls-cert", "c"]), Err(ConfigError::HalfTls)));
-        assert!(matches!(load(&["--tls-key", "k", "--tls-client-ca", "a"]), Err(ConfigError::HalfTls)));
-        assert!(matches!(load(&["--tls-required"]), Err(ConfigError::NoTls("--tls-required"))));
-        assert!(matches!(load(&["--tls-client-ca", "a"]), Err(ConfigError::NoTls("--tls-client-ca"))));
-        let cert = load(&["--auth", "cert", "--tls-cert", "c", "--tls-key", "k"]);
-        assert!(matches!(cert, Err(ConfigError::NoClientAuthorities)));
-    }
-}
+mod tests;

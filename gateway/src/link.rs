@@ -147,6 +147,7 @@ impl Follower {
         if let Some(known) = &known {
             self.gateway.inflight.record(&known.topology, &topology);
         }
+        self.gateway.listeners.follow(&self.gateway, &topology).await;
         tracing::debug!(epoch = topology.epoch.0, moves = topology.moves.len(), "topology");
         self.gateway.view.publish(topology);
     }

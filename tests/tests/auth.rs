@@ -1,5 +1,8 @@
 //! Shards that ask for SCRAM-SHA-256: the gateway proves itself with what a client's own exchange gave away, or with the users
-//! file's password; who proves nothing gets nothing.
+//! file's password; who proves nothing gets nothing. The clients' verifiers are in a users file, or asked of the shard.
+
+#[path = "auth/query.rs"]
+mod query;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -58,6 +61,7 @@ async fn play(cluster: &Cluster) -> Result<()> {
     for (what, secret) in [("the shards' verifier", verifiers[0].as_str()), ("a password", "pencil")] {
         served(cluster, secret).await.with_context(|| format!("users file with {what}"))?;
     }
+    query::play(cluster, &admin).await.context("auth_query")?;
     trusted_gateway_has_nothing_to_show(cluster).await.context("a gateway that trusts its clients")?;
     another_verifier_is_refused(cluster).await.context("a verifier that is not the shards'")?;
     a_weak_service_role_is_refused(cluster).await.context("a service role that is no superuser")

@@ -26,6 +26,10 @@ pub struct Effects {
     pub volatile: bool,
     /// It changes settings.
     pub settings: bool,
+    /// It raises notifications.
+    pub notifies: bool,
+    /// It begins or ends to listen, or asks to what.
+    pub listens: bool,
     /// It changes the schema: the key word.
     pub schema: Option<String>,
 }
@@ -41,6 +45,8 @@ impl Effects {
             && self.opaque.is_none()
             && self.server.is_none()
             && !self.settings
+            && !self.notifies
+            && !self.listens
             && self.schema.is_none()
     }
 
@@ -58,6 +64,8 @@ impl Effects {
         self.clock |= other.clock;
         self.volatile |= other.volatile;
         self.settings |= other.settings;
+        self.notifies |= other.notifies;
+        self.listens |= other.listens;
     }
 }
 
@@ -192,7 +200,9 @@ impl Scan<'_> {
         }
         match word.as_str() {
             "set" | "reset" | "discard" => effects.settings = true,
-            "listen" | "unlisten" | "notify" | "prepare" | "deallocate" | "load" => {
+            "notify" => effects.notifies = true,
+            "listen" | "unlisten" => effects.listens = true,
+            "prepare" | "deallocate" | "load" => {
                 effects.server.get_or_insert_with(|| word.to_ascii_uppercase());
             }
             "copy" => {
@@ -222,7 +232,11 @@ impl Scan<'_> {
             effects.settings |= name == "set_config";
             effects.clock |= is_clock_function(&name) || name == "age";
             effects.volatile |= self.names.volatile.contains(&name);
-            if is_of_server(&name) {
+            if name == "pg_notify" {
+                effects.notifies = true;
+            } else if name == "pg_listening_channels" {
+                effects.listens = true;
+            } else if is_of_server(&name) {
                 effects.server.get_or_insert_with(|| name.clone());
             }
         }

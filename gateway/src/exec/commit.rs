@@ -16,6 +16,7 @@ use super::pump::{pump, Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::{Participant, Transaction};
 use super::view::View;
+use crate::pool::error::ServerError;
 use crate::pool::ReadyConn;
 use crate::wire::{PgError, SqlState};
 
@@ -34,6 +35,24 @@ impl AfterCommit {
 
 /// Commits everything that is open. On an error everything is rolled back, or its outcome is unknown (and says so).
 pub async fn commit(executor: &mut Executor) -> Result<AfterCommit, Failure> {
+    if executor.transaction.listens.is_empty() {
+        return commit_shards(executor).await;
+    }
+    let changes = std::mem::take(&mut executor.transaction.listens);
+    // Nothing that is committed from now on is missed.
+    let prepared = match executor.prepare_listen(&changes).await {
+        Ok(prepared) => prepared,
+        Err(failure) => {
+            roll_back(executor).await;
+            return Err(failure);
+        }
+    };
+    let result = commit_shards(executor).await;
+    executor.finish_listen(prepared, result.is_ok());
+    result
+}
+
+async fn commit_shards(executor: &mut Executor) -> Result<AfterCommit, Failure> {
     if executor.transaction.lent > 0 {
         // A part of it is lost, and nobody has said so yet.
         roll_back(executor).await;
@@ -212,7 +231,7 @@ async fn anchored(
         match answers {
             Ok(answers) if answers.ended_with("PREPARE TRANSACTION") => prepared.push((id, participant, gid)),
             Ok(answers) => {
-                failure.get_or_insert(answers.error.map_or_else(rolled_back, Failure::Server));
+                failure.get_or_insert(answers.error.map_or_else(rolled_back, not_prepared));
                 unprepared.insert(id, participant);
             }
             // Prepared or not, it is not decided: recovery rolls it back.
@@ -364,6 +383,19 @@ fn restore_settings(executor: &mut Executor, transaction: &Transaction) {
             executor.settings_changed();
         }
     }
+}
+
+/// PostgreSQL prepares no transaction that has raised notifications.
+fn not_prepared(error: ServerError) -> Failure {
+    if error.code() != "0A000" || !error.field(b'M').is_some_and(|message| message.contains("NOTIFY")) {
+        return Failure::Server(error);
+    }
+    PgError::refused(
+        "a transaction that writes on several shards raises notifications on more than its first shard",
+        "Raise them in a transaction of their own, or let triggers notify in transactions on one shard only.",
+    )
+    .detail("Shards commit such a transaction in two phases, and PostgreSQL does not prepare one with notifications.")
+    .into()
 }
 
 fn rolled_back() -> Failure {

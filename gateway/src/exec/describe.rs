@@ -264,7 +264,10 @@ async fn ask_by(
 fn own(plan: &Plan) -> Option<Description> {
     let fields = match plan {
         Plan::Session(
-            SessionCommand::Show { .. } | SessionCommand::Execute { .. } | SessionCommand::SetConfig { .. },
+            SessionCommand::Show { .. }
+            | SessionCommand::Execute { .. }
+            | SessionCommand::SetConfig { .. }
+            | SessionCommand::ListeningChannels { .. },
         ) => return None,
         Plan::Session(_) => None,
         Plan::Admin(command) => Some(admin_fields(command)?),

@@ -14,6 +14,7 @@ use super::cursors::Cursors;
 use super::failure::Failure;
 use super::gateway::{Gateway, Planned, RecentPlans};
 use super::inflight::Slot;
+use super::listen::session::Listening;
 use super::pump::{Expect, Outcome};
 use super::reports::Reports;
 use super::search_path::Names;
@@ -48,7 +49,7 @@ pub struct Executor {
     pub transaction: Transaction,
     /// Connections that stay with the session.
     pub pinned: BTreeMap<ShardId, ReadyConn>,
-    /// The session has state (temporary tables, LISTEN, advisory locks) on its connection to this shard.
+    /// The session has state (temporary tables, advisory locks) on its connection to this shard.
     pub pins: Vec<ShardId>,
     /// The session has made temporary objects.
     pub has_temporary: bool,
@@ -74,6 +75,8 @@ pub struct Executor {
     pub entry: Arc<ClientEntry>,
     pub mode: PoolMode,
     pub timeouts: Timeouts,
+    /// None: nothing.
+    pub listening: Option<Box<Listening>>,
 }
 
 /// When the session's end comes by itself, as its settings say.
@@ -197,6 +200,9 @@ impl Executor {
     /// The connection to a shard for one statement: the transaction's, opened if need be.
     pub async fn lend(&mut self, view: &View, id: ShardId, access: Access) -> Result<Lent, Failure> {
         let wrote = access != Access::Read;
+        if let Some(listening) = &mut self.listening {
+            listening.may_have_notified |= wrote;
+        }
         let mut lent = if !self.transaction.is_open() {
             let connection = self.checkout(view, id).await?;
             let participant = Participant { connection, wrote, captured: None, prefix: 0, settings_before: None };

@@ -57,9 +57,10 @@ impl From<PoolError> for Failure {
             PoolError::Paused { .. } => PgError::new(SqlState::CANNOT_CONNECT_NOW, message)
                 .hint("An administrator has paused it, and ends that with RESUME in the database \"ringway\"."),
             PoolError::NoPassword { .. } => PgError::new(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
-                .hint("Start the gateway with --users, so that it can prove itself with the client's own key."),
+                .hint("Start the gateway with --auth scram, so that it can prove itself with the client's own key."),
             PoolError::NotProven { .. } => PgError::new(SqlState::INVALID_PASSWORD, message).hint(
-                "The users file needs the shards' own verifier (pg_authid.rolpassword), the same on every shard.",
+                "Every shard, and a users file, need the same verifier of the role: run ALTER ROLE ... PASSWORD through the \
+                 gateway. Sessions that began before it log in again.",
             ),
         };
         Failure::Error(Box::new(made))

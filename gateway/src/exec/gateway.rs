@@ -18,6 +18,7 @@ use super::clients::{ClientEntry, Clients};
 use super::describe::{Description, DescriptionKey};
 use super::faults::Faults;
 use super::inflight::InFlight;
+use super::listen::Listeners;
 use super::sick::Sick;
 use super::statistics::Statistics;
 use super::view::{ControlPlane, View, Views};
@@ -111,6 +112,7 @@ pub struct Gateway {
     /// The configuration has been read again.
     pub reloaded: tokio::sync::Notify,
     pub clients: Clients,
+    pub listeners: Arc<Listeners>,
     /// No client is let in any more.
     pub closing: CancellationToken,
     /// Clients that are idle end, the others have `drain_timeout_ms`.
@@ -156,6 +158,7 @@ impl Gateway {
             users: ArcSwapOption::empty(),
             reloaded: tokio::sync::Notify::new(),
             clients: Clients::default(),
+            listeners: Arc::default(),
             closing: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             abort: CancellationToken::new(),

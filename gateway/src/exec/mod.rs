@@ -34,6 +34,7 @@ pub mod hold;
 pub mod inflight;
 pub mod insert;
 pub mod insert_select;
+pub mod listen;
 pub mod mirror;
 pub mod passwords;
 pub mod place;

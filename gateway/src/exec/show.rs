@@ -30,6 +30,7 @@ pub enum Subject {
     Databases,
     Users,
     Lists,
+    Listeners,
     Config,
     Help,
 }
@@ -118,6 +119,7 @@ impl Subject {
             "databases" => Subject::Databases,
             "users" => Subject::Users,
             "lists" => Subject::Lists,
+            "listeners" => Subject::Listeners,
             "config" => Subject::Config,
             "help" => Subject::Help,
             _ => return None,
@@ -180,7 +182,7 @@ impl Subject {
 pub fn unknown(what: &str) -> PgError {
     PgError::new(SqlState::UNDEFINED_OBJECT, format!("there is nothing to show by the name \"{what}\"")).hint(
         "Known: ringway.shards, ringway.moves, ringway.tables, ringway.ring, ringway.epoch, POOLS, CLIENTS, SERVERS, STATS, \
-         STATS_TOTALS, DATABASES, USERS, LISTS, CONFIG, VERSION, HELP.",
+         STATS_TOTALS, DATABASES, USERS, LISTS, LISTENERS, CONFIG, VERSION, HELP.",
     )
 }
 

@@ -7,6 +7,7 @@ use ringway_topology::ids::ShardId;
 
 use super::cursors::merged::Merged;
 use super::cursors::Cursors;
+use super::listen::session::Change;
 use super::reports::Mark;
 use super::search_path::Names;
 use super::view::View;
@@ -48,6 +49,8 @@ pub struct Savepoint {
     /// How much of the transaction's `log` was there.
     pub log: usize,
     pub reports: Mark,
+    /// And of its `listens`.
+    pub listens: usize,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +83,8 @@ pub struct Transaction {
     pub portals: BTreeMap<String, Merged>,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
+    /// LISTEN and UNLISTEN, which its commit carries out.
+    pub listens: Vec<Change>,
 }
 
 impl Transaction {
@@ -168,7 +173,8 @@ mod tests {
         transaction.log.push("SET LOCAL a = 1".into());
         let settings = Settings::default();
         let reports = super::super::reports::Reports::default().mark();
-        let savepoint = Savepoint { name: "x".into(), local_settings: settings.clone(), settings, log: 1, reports };
+        let local_settings = settings.clone();
+        let savepoint = Savepoint { name: "x".into(), local_settings, settings, log: 1, reports, listens: 0 };
         transaction.savepoints.push(savepoint);
         transaction.log.push("SET LOCAL b = 2".into());
         assert_eq!(transaction.begin_statement(), "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE");

@@ -31,6 +31,7 @@ pub const HELP: &[(&str, &str)] = &[
     ("SHOW DATABASES", "where the database lies"),
     ("SHOW USERS", "roles and their pool modes"),
     ("SHOW LISTS", "how many there are of what"),
+    ("SHOW LISTENERS", "channels of LISTEN, and how many clients listen to each"),
     ("SHOW CONFIG", "settings, and whether RELOAD changes them"),
     ("SHOW SHARDS | MOVES | TABLES | RING | EPOCH", "the cluster"),
     ("SHOW VERSION", "the gateway's version"),

@@ -5,7 +5,7 @@
 //!
 //! | tier | module |
 //! |---|---|
-//! | session, administration | [`session`], [`set_config`], [`admin`] |
+//! | session, administration | [`session`], [`set_config`], [`listen`], [`admin`] |
 //! | single shard | [`rows`], [`keys`], [`insert`], [`computed`], [`write`] |
 //! | rows that travel | [`insert_select`] |
 //! | push down, concatenate | [`concatenate`], [`colocate`] |
@@ -35,6 +35,7 @@ pub mod filter;
 pub mod insert;
 pub mod insert_select;
 pub mod keys;
+pub mod listen;
 pub mod merge_sort;
 pub mod names;
 mod notation;
@@ -72,7 +73,7 @@ pub fn plan(sql: &str, context: &PlanContext<'_>) -> Result<Plan, PgError> {
     }
     let word = text.lexemes[0].text(sql).to_ascii_lowercase();
     let administration = if word == "select" { admin::plan(context, &text) } else { None };
-    if let Some(plan) = administration.or_else(|| set_config::plan(&text)) {
+    if let Some(plan) = administration.or_else(|| set_config::plan(&text)).or_else(|| listen::channels(&text)) {
         return plan;
     }
     match statement(context, &text, &word) {
@@ -91,7 +92,7 @@ fn statement(context: &PlanContext<'_>, text: &Text<'_>, word: &str) -> Result<P
         }
         "copy" => copy::plan(context, text),
         "explain" => explain::plan(context, text),
-        "listen" | "unlisten" => Ok(Plan::Home(types::Home { sql: Arc::from(sql), pins: true })),
+        "listen" | "unlisten" => listen::plan(text, word == "listen"),
         "declare" => cursor::plan(context, text),
         "do" => reach::do_block(context, text),
         "call" => reach::call(context, text),

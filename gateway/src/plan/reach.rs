@@ -54,6 +54,12 @@ pub fn reach(context: &PlanContext<'_>, code: &Code) -> Reach {
             "Use SET or SELECT set_config(...) as a statement of its own.",
         );
     }
+    if effects.listens {
+        return refuse(
+            "What a session listens to is known to the gateway, and not to its connection to a server.".to_owned(),
+            "Use LISTEN, UNLISTEN and SELECT pg_listening_channels() as statements of their own.",
+        );
+    }
     if !context.is_spread() {
         return Reach::Anywhere;
     }
@@ -64,6 +70,10 @@ pub fn reach(context: &PlanContext<'_>, code: &Code) -> Reach {
         );
     }
     let mut home = effects.server.as_ref().map(|name| format!("{name} concerns one server"));
+    // A trigger's go with its row: every shard is listened to.
+    if effects.notifies && (code.called || code.keyspace.is_none()) {
+        home.get_or_insert_with(|| "it raises notifications, once".to_owned());
+    }
     if let Some(reason) = &effects.opaque {
         if !context.topology.tables.is_empty() {
             return refuse(format!("Which tables it touches is not known: {reason}."), RUN_ITS_SQL);
@@ -289,6 +299,7 @@ fn runs_on_every_shard(body: &str, effects: &Effects) -> bool {
         && effects.relations.is_empty()
         && effects.opaque.is_none()
         && effects.server.is_none()
+        && !effects.notifies
         && !effects.settings
         && !effects.clock
         && !effects.volatile;

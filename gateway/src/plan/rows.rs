@@ -383,7 +383,8 @@ fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Resul
 
 /// Whether functions may write tables.
 fn writing_code(analysis: &Analysis<'_>, calls: &Calls) -> bool {
-    let writes = |code: &Code| !code.effects.written.is_empty() || code.effects.opaque.is_some();
+    let writes =
+        |code: &Code| !code.effects.written.is_empty() || code.effects.opaque.is_some() || code.effects.notifies;
     calls.code.iter().chain(&analysis.code).any(writes)
 }
 

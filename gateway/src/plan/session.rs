@@ -472,6 +472,7 @@ fn show(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
         "servers",
         "databases",
         "lists",
+        "listeners",
         "config",
         "users",
         "stats_totals",

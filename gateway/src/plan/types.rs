@@ -46,7 +46,7 @@ pub enum Plan {
     Explain(Explain),
     /// DECLARE CURSOR over rows of sharded tables.
     Cursor(Cursor),
-    /// Goes to the home shard as it is: VACUUM, ANALYZE of single tables, LISTEN, CALL of procedures, DO, ...
+    /// Goes to the home shard as it is: VACUUM, ANALYZE of single tables, NOTIFY, CALL of procedures, DO, ...
     Home(Home),
 }
 
@@ -127,6 +127,19 @@ pub enum SessionCommand {
     },
     Deallocate {
         name: Option<String>,
+    },
+    Listen {
+        channel: String,
+        /// The name as it was written, if it was too long.
+        written: Option<String>,
+    },
+    /// None: all.
+    Unlisten {
+        channel: Option<String>,
+    },
+    /// SELECT pg_listening_channels(); gives rows.
+    ListeningChannels {
+        label: String,
     },
 }
 
@@ -523,6 +536,13 @@ pub struct Cursor {
 #[derive(Clone, Debug)]
 pub struct Home {
     pub sql: Arc<str>,
-    /// The connection must stay with the session (LISTEN, session advisory locks, ...).
+    /// The connection must stay with the session (cursors WITH HOLD, ...).
     pub pins: bool,
+}
+
+impl Home {
+    /// NOTIFY: it commits, or not, with the rest of a pipeline.
+    pub fn notifies(&self) -> bool {
+        self.sql.get(..6).is_some_and(|word| word.eq_ignore_ascii_case("notify"))
+    }
 }

@@ -101,6 +101,18 @@ impl Pools {
         self.pool(shard, role, Purpose::Application, credentials)
     }
 
+    /// The latest login of a role gave these: connections are opened with them from now on, on every shard.
+    pub fn set_credentials<'a>(&self, role: &str, shards: impl Iterator<Item = &'a Shard>, credentials: &Credentials) {
+        let pools = self.pools();
+        let mut key = Key { shard: ShardId(0), purpose: Purpose::Application, role: role.to_owned() };
+        for shard in shards {
+            key.shard = shard.id;
+            if let Some(pool) = pools.get(&key) {
+                pool.set_credentials(credentials.clone());
+            }
+        }
+    }
+
     /// The pool of a shard's service role.
     pub fn service(&self, shard: &Shard) -> Result<Arc<Pool>, PoolError> {
         let endpoint = Endpoint::parse(&shard.name, &shard.dsn)?;

@@ -1,15 +1,16 @@
-//! Clients prove who they are: trust, SCRAM-SHA-256 against the users file, or a certificate.
+//! Clients prove who they are: trust, SCRAM-SHA-256 against the users file or the shards' own verifiers, or a certificate.
 
 use bytes::BytesMut;
 use ringway_tls::certificate::common_name;
 
+use super::auth_query::{Role, Secret};
 use super::Server;
 use crate::config::AuthMode;
 use crate::exec::client::Client;
 use crate::exec::failure::Failure;
 use crate::pool::credentials::Credentials;
 use crate::wire::frontend::SaslInitialResponse;
-use crate::wire::scram::{ServerBinding, ServerFirst, MECHANISM, MECHANISM_PLUS};
+use crate::wire::scram::{ScramError, ServerBinding, ServerFirst, MECHANISM, MECHANISM_PLUS};
 use crate::wire::tag::client as tag;
 use crate::wire::{backend, Frame, PgError, SqlState};
 
@@ -77,16 +78,45 @@ async fn scram(
     };
     let users = server.gateway.users.load_full();
     let known = users.as_ref().and_then(|users| users.find(user));
-    let exchange = match known {
-        Some(known) => ServerFirst::new(known.verifier.clone()),
+    let asked = match (&server.gateway.config.auth_query, known) {
+        (Some(query), None) => Some(server.verifiers.find(&server.gateway, query, user).await.map_err(fatal)?),
+        _ => None,
+    };
+    let verifier = match (known, asked.as_deref()) {
+        (Some(known), _) => Some(known.verifier.clone()),
+        (None, Some(Role { secret: Secret::Verifier(verifier), .. })) => Some(verifier.clone()),
+        _ => None,
+    };
+    // Who has no verifier goes the same way as who has one, and fails at its end.
+    let exchange = match verifier {
+        Some(verifier) => ServerFirst::new(verifier),
         None => ServerFirst::mock(user, &server.mock_secret),
     }
     .bound(binding);
-    let refused = |error: crate::wire::scram::ScramError| fatal(error.to_client(user));
+    let refused = |error: ScramError| fatal(error.to_client(user));
     let (exchange, message) = exchange.respond(first.data.unwrap_or_default()).map_err(refused)?;
     backend::authentication_sasl_continue(client.out(), message.as_bytes());
     let frame = password(client).await?;
-    let accepted = exchange.respond(frame.body()).map_err(refused)?;
+    let accepted = match exchange.respond(frame.body()) {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            let told = error.to_client(user);
+            if error != ScramError::WrongPassword {
+                return Err(fatal(told));
+            }
+            server.verifiers.doubt(user);
+            return Err(fatal(match asked.as_deref() {
+                Some(Role { secret: Secret::Other(kept), .. }) => told
+                    .detail(format!("The role has no SCRAM-SHA-256 verifier: its password is kept {kept}."))
+                    .hint("Set it again, with password_encryption = 'scram-sha-256': ALTER ROLE ... PASSWORD."),
+                _ => told,
+            }));
+        }
+    };
+    if asked.is_some_and(|role| !role.may_login) {
+        let message = format!("role \"{user}\" is not permitted to log in");
+        return Err(fatal(PgError::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)));
+    }
     backend::authentication_sasl_final(client.out(), accepted.message.as_bytes());
     backend::authentication_ok(client.out());
     Ok(match known.and_then(|known| known.password.clone()) {

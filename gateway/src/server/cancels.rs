@@ -1,6 +1,6 @@
 //! Cancel keys of the clients of this gateway.
 
-use std::collections::HashMap;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::exec::cancel::CancelSlot;
@@ -13,6 +13,8 @@ pub struct Cancels {
 }
 
 const KEY_BYTES: usize = 4;
+/// Systems number processes below it.
+const PROCESS_IDS_MAX: u32 = 1 << 30;
 
 impl Cancels {
     fn keys(&self) -> MutexGuard<'_, Keys> {
@@ -24,10 +26,11 @@ impl Cancels {
         let secret = rand::random::<[u8; KEY_BYTES]>().to_vec();
         let mut keys = self.keys();
         loop {
-            // Shown as a process id: positive.
-            let number = rand::random::<u32>() >> 1;
-            if number != 0 && !keys.contains_key(&number) {
-                keys.insert(number, (secret.clone(), slot));
+            // Shown as a process id: positive, and none that a server's process has. A client that knows its own notifications by
+            // the process id does not take another's for them.
+            let number = rand::random::<u32>() >> 1 | PROCESS_IDS_MAX;
+            if let Entry::Vacant(place) = keys.entry(number) {
+                place.insert((secret.clone(), slot));
                 return (number, secret);
             }
         }

@@ -99,6 +99,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 entry,
                 mode,
                 timeouts: Timeouts::default(),
+                listening: None,
             };
             executor.settings_changed();
             let mut session = Session::new(executor);
@@ -185,7 +186,8 @@ async fn admit(
     let key = (user.clone(), settings.hash());
     let known = server.gateway.parameters.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
     let pool = server.gateway.pools.application(home, &user, &identity.credentials)?;
-    pool.set_credentials(identity.credentials.clone());
+    let shards = view.iter().flat_map(|view| view.topology.shards.values());
+    server.gateway.pools.set_credentials(&user, shards, &identity.credentials);
     if let Some(parameters) = known {
         return Ok((identity, settings, parameters));
     }

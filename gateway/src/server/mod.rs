@@ -1,6 +1,7 @@
 //! Accepts clients: listening, TLS, the number of clients, shutdown.
 
 pub mod auth;
+pub mod auth_query;
 pub mod cancels;
 pub mod login;
 pub mod opening;
@@ -20,6 +21,7 @@ use crate::exec::clients::ClientEntry;
 use crate::exec::failure::Failure;
 use crate::exec::gateway::Gateway;
 use crate::wire::{PgError, SqlState};
+use auth_query::Verifiers;
 use cancels::Cancels;
 use threads::Threads;
 
@@ -29,6 +31,8 @@ pub struct Server {
     pub cancels: Cancels,
     /// What the files held when they were last read.
     pub tls: ArcSwapOption<ServerTls>,
+    /// What the shards have said of roles.
+    pub verifiers: Verifiers,
     /// Makes the salts of unknown users.
     pub mock_secret: [u8; 32],
 }
@@ -37,7 +41,8 @@ impl Server {
     /// Errors: the configuration's TLS files cannot be used.
     pub fn new(gateway: Arc<Gateway>) -> Result<Server, TlsError> {
         let tls = ArcSwapOption::empty();
-        let server = Server { gateway, cancels: Cancels::default(), tls, mock_secret: rand::random() };
+        let verifiers = Verifiers::new(&gateway.config.limits);
+        let server = Server { gateway, cancels: Cancels::default(), tls, verifiers, mock_secret: rand::random() };
         server.read_tls()?;
         Ok(server)
     }

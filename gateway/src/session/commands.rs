@@ -12,6 +12,7 @@ use crate::exec::commit;
 use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
+use crate::exec::listen::session::Change;
 use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
 use crate::plan::route::Parameter;
@@ -101,6 +102,19 @@ impl Session {
                 return self.execute_prepared(name, arguments, simple.is_some()).await
             }
             SessionCommand::Deallocate { name } => self.deallocate(name.as_deref())?,
+            SessionCommand::Listen { channel, written } => {
+                self.warn_truncated(written.as_deref(), channel);
+                self.listen(Change::Listen(Arc::from(channel.as_str()))).await?;
+                "LISTEN"
+            }
+            SessionCommand::Unlisten { channel } => {
+                let change = channel.as_deref().map_or(Change::UnlistenAll, |name| Change::Unlisten(Arc::from(name)));
+                self.listen(change).await?;
+                "UNLISTEN"
+            }
+            SessionCommand::ListeningChannels { label } => {
+                return self.listening_channels(label, simple.is_some()).await
+            }
         };
         backend::command_complete(self.executor.client.out(), tag);
         Ok(())
@@ -214,7 +228,15 @@ impl Session {
         let reports = self.executor.reports.mark();
         let transaction = &mut self.executor.transaction;
         let (local_settings, log) = (transaction.local_settings.clone(), transaction.log.len());
-        transaction.savepoints.push(Savepoint { name: name.to_owned(), settings, local_settings, log, reports });
+        let listens = transaction.listens.len();
+        transaction.savepoints.push(Savepoint {
+            name: name.to_owned(),
+            settings,
+            local_settings,
+            log,
+            reports,
+            listens,
+        });
         Ok("SAVEPOINT")
     }
 
@@ -253,6 +275,7 @@ impl Session {
         transaction.savepoints.truncate(index + 1);
         if let Some(savepoint) = transaction.savepoints.last() {
             transaction.log.truncate(savepoint.log);
+            transaction.listens.truncate(savepoint.listens);
             transaction.local_settings = savepoint.local_settings.clone();
             let settings = savepoint.settings.clone();
             self.executor.reports.rolled_back_to(&savepoint.reports);
@@ -309,7 +332,9 @@ impl Session {
                     format!("{tag} is not supported once the session has a connection of its own"),
                     "Use DISCARD ALL, or DROP TABLE for single temporary tables.",
                 )
-                .detail("Temporary tables, LISTEN or advisory locks keep connections for the session, which hold more than that.")
+                .detail(
+                    "Temporary tables or advisory locks keep connections for the session, which hold more than that.",
+                )
                 .into());
             }
             return Ok(tag);
@@ -321,6 +346,7 @@ impl Session {
         self.statements.clear();
         self.portals.clear();
         self.executor.close_pinned();
+        self.executor.listening = None;
         let startup = self.executor.startup.clone();
         let text = startup.statements_from_unknown();
         self.change_settings(startup, &text).await?;

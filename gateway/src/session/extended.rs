@@ -72,6 +72,7 @@ impl Session {
             if !self.executor.transaction.is_open() {
                 self.portals.clear();
             }
+            self.notify().await?;
             self.ready();
         }
         self.synced().await
@@ -402,6 +403,8 @@ impl Session {
                     | SessionCommand::SetConfig { .. }
                     | SessionCommand::SetCharacteristics { .. }
                     | SessionCommand::Reset { .. }
+                    | SessionCommand::Listen { .. }
+                    | SessionCommand::Unlisten { .. }
             );
             if sets && !lone {
                 // It holds, or is undone, with the rest of the pipeline.
@@ -413,7 +416,8 @@ impl Session {
         check_not_failed(&self.executor)?;
         let outside = match plan {
             Plan::Ddl(ddl) => ddl.kind == DdlKind::ShardByShard,
-            Plan::Home(_) | Plan::Admin(_) => true,
+            Plan::Home(home) => !home.notifies(),
+            Plan::Admin(_) => true,
             _ => false,
         };
         if !lone && !outside {

@@ -75,7 +75,8 @@ impl Session {
         // Since a fence was met.
         let mut fenced = None;
         loop {
-            if frames.is_empty() || self.executor.is_guarded() {
+            // Who listens is told of notifications before ReadyForQuery, which goes through here with the rest.
+            if frames.is_empty() || self.executor.is_guarded() || self.executor.listening.is_some() {
                 return Ok(false);
             }
             let mut pipeline = Pipeline {

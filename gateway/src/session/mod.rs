@@ -4,6 +4,7 @@ pub mod commands;
 pub mod console;
 pub mod extended;
 pub mod fast;
+mod listen;
 pub mod settings;
 pub mod simple;
 
@@ -20,6 +21,7 @@ use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
 use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
+use crate::exec::listen::session::heard;
 use crate::exec::transaction::{Block, Participant};
 use crate::pool::connection::ServerConnection;
 use crate::pool::error::field;
@@ -114,6 +116,10 @@ impl Session {
                         Woken::Said => continue,
                         Woken::Told(told) => {
                             self.executor.client.forward(&told).await?;
+                            continue;
+                        }
+                        Woken::Notified => {
+                            Box::pin(self.executor.deliver_notifications()).await?;
                             continue;
                         }
                         Woken::Gone => return Ok(()),
@@ -241,6 +247,8 @@ enum Woken {
     Said,
     /// Messages of its own connections.
     Told(BytesMut),
+    /// Of channels that it listens to.
+    Notified,
     Gone,
 }
 
@@ -249,13 +257,17 @@ type Expiry = (Pin<Box<tokio::time::Sleep>>, fn() -> PgError);
 
 /// `idle`: it may end now if it is told to. Cancel-safe.
 async fn wait(executor: &mut Executor, idle: bool, expiry: &mut Option<Expiry>) -> Result<Woken, Failure> {
-    let Executor { client, pinned, transaction, entry, .. } = executor;
+    let Executor { client, pinned, transaction, entry, listening, .. } = executor;
+    let mut hearing = listening.as_ref().map(|listening| Box::pin(heard(listening, idle)));
     std::future::poll_fn(|context| {
         if let Poll::Ready(received) = client.poll_fill(context)? {
             return Poll::Ready(Ok(if received == 0 { Woken::Gone } else { Woken::Said }));
         }
         if let Poll::Ready(told) = poll_notices(pinned, &mut transaction.participants, context) {
             return Poll::Ready(told.map(Woken::Told));
+        }
+        if hearing.as_mut().is_some_and(|hearing| hearing.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(Ok(Woken::Notified));
         }
         let ends = if idle { entry.poll_leaves(context) } else { entry.poll_killed(context) };
         if ends.is_ready() {

@@ -43,11 +43,13 @@ impl Session {
             Ok(Answered::WithoutReady) => match self.end_implicit().await {
                 Ok(after) => {
                     self.after.push(after);
+                    self.notify().await?;
                     self.ready();
                 }
                 Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
                 Err(failure) => {
                     self.report(&failure);
+                    self.notify().await?;
                     self.ready();
                 }
             },
@@ -55,6 +57,7 @@ impl Session {
             Err(failure) => {
                 self.report(&failure);
                 self.end_implicit().await?;
+                self.notify().await?;
                 self.ready();
             }
         }
@@ -142,7 +145,8 @@ impl Session {
                     return Ok(Answered::WithoutReady);
                 }
             };
-            let special = dispatch::needs_transaction(&self.executor, &admitted)
+            let special = self.executor.listening.is_some()
+                || dispatch::needs_transaction(&self.executor, &admitted)
                 || admitted.access == Access::LockingRead && filter::share_arcs(&admitted).is_some();
             if special {
                 self.statement(text, true).await?;

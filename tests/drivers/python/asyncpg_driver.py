@@ -242,6 +242,9 @@ async def main(dsn):
         await other.execute("SELECT pg_notify('news', $1)", "second ü")
         for _ in range(2):
             t.show(await asyncio.wait_for(heard.get(), SECONDS_MAX))
+        t.show(await conn.fetch("SELECT pg_listening_channels()"))
+        await conn.reset()
+        t.show(await conn.fetch("SELECT pg_listening_channels()"))
         await other.close()
 
     with t.step("notices"):

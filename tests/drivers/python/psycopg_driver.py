@@ -374,7 +374,16 @@ with t.step("LISTEN and NOTIFY"):
             other.execute("SELECT pg_notify('news', %s)", ("second ü",))
         for notify in conn.notifies(timeout=NOTIFY_SECONDS_MAX, stop_after=2):
             t.show(notify.channel, notify.payload)
+    heard = []
+    conn.add_notify_handler(lambda notify: heard.append((notify.channel, notify.payload)))
+    with conn.transaction():
+        conn.execute("LISTEN \"Other news\"")
+        conn.execute("NOTIFY news, 'own'")
+        t.show(heard)
+    t.show(heard)
+    select("SELECT pg_listening_channels()")
     conn.execute("UNLISTEN *")
+    select("SELECT * FROM pg_listening_channels()")
 
 with t.step("isolation, read only, deferrable"):
     with psycopg.connect(dsn) as other:

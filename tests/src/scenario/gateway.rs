@@ -19,7 +19,7 @@ pub struct Gateway {
     child: Child,
     pub port: u16,
     log: PathBuf,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Gateway {
@@ -52,7 +52,7 @@ impl Gateway {
             .kill_on_drop(true)
             .spawn()
             .context("starting ringway-gateway")?;
-        let mut gateway = Gateway { child, port, log, _directory: directory };
+        let mut gateway = Gateway { child, port, log, directory };
         let ready = until("a gateway that listens", READY_MAX, || async {
             Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
         })
@@ -102,6 +102,11 @@ impl Gateway {
         })
         .await
         .with_context(|| self.log())
+    }
+
+    /// All that it writes is in there.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     pub fn log(&self) -> String {

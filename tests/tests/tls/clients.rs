@@ -266,6 +266,15 @@ async fn required_with_scram(cluster: &Cluster, files: &Files) -> Result<()> {
         ensure!(code.as_deref() == Some(expected), "{mechanism} {header}: {code:?}");
     }
     ensure!(!gateway.log().contains("pencil"), "a password is in the log");
+    drop(gateway);
+    // The same by the shard's own verifier.
+    let admin = sql::connect(&cluster.dsn("postgres")).await?;
+    admin.batch_execute("ALTER ROLE app PASSWORD 'crayon'").await?;
+    let gateway = start(cluster, files, &["--auth", "scram", "--tls-required"]).await?;
+    let bound = by(&gateway, "app", "password=crayon sslmode=require channel_binding=require");
+    until("a gateway that serves", NOTICED_MAX, || async { Ok(psql(&bound, "SELECT 1").await? == "1") }).await?;
+    let said = refused(&by(&gateway, "app", "password=pencil sslmode=require channel_binding=require")).await?;
+    ensure!(said.contains("password authentication failed"), "{said}");
     Ok(())
 }
 

@@ -102,6 +102,7 @@ pub fn columns(subject: Subject) -> &'static [Column] {
             Number("current_connections"),
         ],
         Subject::Lists => &[Text("list"), Number("items")],
+        Subject::Listeners => &[Text("channel"), Number("clients")],
         Subject::Config => &[Text("key"), Text("value"), Text("default"), Text("changeable")],
         Subject::Help => &[Text("command"), Text("does")],
         // What is the cluster's own.
@@ -119,6 +120,10 @@ pub fn rows(subject: Subject, gateway: &Gateway, topology: Option<&Topology>) ->
         Subject::Databases => databases(gateway, topology),
         Subject::Users => users(gateway),
         Subject::Lists => lists(gateway, topology),
+        Subject::Listeners => {
+            let channels = gateway.listeners.channels().into_iter();
+            channels.map(|(channel, clients)| vec![Cell::Text(channel.to_string()), number(clients)]).collect()
+        }
         Subject::Config => config(gateway),
         Subject::Help => HELP.iter().map(|(command, does)| vec![(*command).into(), (*does).into()]).collect(),
         _ => Vec::new(),
