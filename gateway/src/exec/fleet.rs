@@ -2,14 +2,17 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::BytesMut;
 use ringway_topology::ids::ShardId;
 
 use super::bound::{queue_execute, Bound};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::pump::{Expect, Outcome};
+use super::type_oids::{self, Side};
 use super::view::View;
 use crate::plan::types::Access;
 use crate::pool::connection::Message;
@@ -30,6 +33,7 @@ pub struct ShardRequest {
 
 /// The connections of one statement that runs on several shards.
 pub struct Fleet {
+    view: Arc<View>,
     ships: Vec<Ship>,
     pub error: Option<ServerError>,
 }
@@ -39,18 +43,32 @@ struct Ship {
     outcome: Outcome,
     expects: VecDeque<Expect>,
     done: bool,
+    /// It was asked for its columns because of OIDs in the rows; nobody else wants them.
+    hides_columns: bool,
+}
+
+impl Ship {
+    fn new(lent: Lent, expects: VecDeque<Expect>) -> Ship {
+        Ship { lent, expects, outcome: Outcome::default(), done: false, hides_columns: false }
+    }
 }
 
 impl Fleet {
     /// Sends everything. In the order of the shards' numbers, so that transactions wait for each other in one direction.
     pub async fn launch(
         executor: &mut Executor,
-        view: &View,
+        view: &Arc<View>,
         access: Access,
         requests: Vec<ShardRequest>,
     ) -> Result<Fleet, Failure> {
-        let mut fleet = Fleet { ships: Vec::with_capacity(requests.len()), error: None };
+        let mut ready = Vec::with_capacity(requests.len());
         for request in requests {
+            type_oids::learn_own(executor, view, request.shard).await?;
+            let bound = type_oids::bound_for(executor, view, request.shard, &request.bound).await?.into_owned();
+            ready.push(ShardRequest { bound, ..request });
+        }
+        let mut fleet = Fleet { view: Arc::clone(view), ships: Vec::with_capacity(ready.len()), error: None };
+        for request in ready {
             let mut lent = match executor.lend(view, request.shard, access).await {
                 Ok(lent) => lent,
                 Err(failure) => {
@@ -68,7 +86,7 @@ impl Fleet {
             let queued = queue_execute(connection, &mut expects, &request.bound, text, request.describe, "", 0);
             connection.queue_sync();
             let sent = connection.try_flush();
-            fleet.ships.push(Ship { lent, outcome: Outcome::default(), expects, done: false });
+            fleet.ships.push(Ship { hides_columns: !request.describe, ..Ship::new(lent, expects) });
             if let Err(failure) = queued.map_err(Failure::from).and(sent.map_err(Failure::from)) {
                 fleet.abandon(executor).await;
                 return Err(failure);
@@ -80,11 +98,11 @@ impl Fleet {
     /// A simple query to each.
     pub async fn launch_texts(
         executor: &mut Executor,
-        view: &View,
+        view: &Arc<View>,
         access: Access,
         texts: Vec<(ShardId, String)>,
     ) -> Result<Fleet, Failure> {
-        let mut fleet = Fleet { ships: Vec::with_capacity(texts.len()), error: None };
+        let mut fleet = Fleet { view: Arc::clone(view), ships: Vec::with_capacity(texts.len()), error: None };
         for (shard, text) in texts {
             let mut lent = match executor.lend(view, shard, access).await {
                 Ok(lent) => lent,
@@ -96,8 +114,7 @@ impl Fleet {
             let connection = &mut *lent.participant.connection;
             connection.queue_query(&text);
             let sent = connection.try_flush();
-            let (outcome, expects) = (Outcome::default(), VecDeque::new());
-            fleet.ships.push(Ship { lent, outcome, expects, done: false });
+            fleet.ships.push(Ship::new(lent, VecDeque::new()));
             if let Err(failure) = sent {
                 fleet.abandon(executor).await;
                 return Err(failure.into());
@@ -133,7 +150,7 @@ impl Fleet {
             for index in 0..self.ships.len() {
                 while !self.ships[index].done {
                     busy = true;
-                    let Some(message) = self.ships[index].lent.participant.connection.take_message() else { break };
+                    let Some(message) = self.take(executor, index).await? else { break };
                     if let Some(message) = self.seen(executor, index, message) {
                         return Ok(Some((index, message)));
                     }
@@ -166,8 +183,8 @@ impl Fleet {
     /// The next message of one shard; None when it has answered.
     pub async fn next_of(&mut self, executor: &mut Executor, index: usize) -> Result<Option<Message>, Failure> {
         while !self.ships[index].done {
-            let connection = &mut *self.ships[index].lent.participant.connection;
-            let Some(message) = connection.take_message() else {
+            let Some(message) = self.take(executor, index).await? else {
+                let connection = &mut *self.ships[index].lent.participant.connection;
                 super::pump::fill(connection, &mut executor.client).await?;
                 continue;
             };
@@ -176,6 +193,26 @@ impl Fleet {
             }
         }
         Ok(None)
+    }
+
+    /// A message of a shard that has arrived whole, with the OIDs that clients know.
+    async fn take(&mut self, executor: &mut Executor, index: usize) -> Result<Option<Message>, Failure> {
+        let ship = &mut self.ships[index];
+        let connection = &mut *ship.lent.participant.connection;
+        let Some(message) = connection.take_message() else { return Ok(None) };
+        let prefix = ship.lent.participant.prefix > 0;
+        if prefix || !connection.is_foreign() || !ship.outcome.oids.changes(message.tag) {
+            return Ok(Some(message));
+        }
+        let tag = message.tag;
+        let mut raw = BytesMut::from(message.raw);
+        let oids = Arc::clone(&connection.oids);
+        while !ship.outcome.oids.translate(&oids, tag, raw.get_mut(5..).unwrap_or_default())? {
+            let missing = ship.outcome.oids.take_missing().unwrap_or_default();
+            let view = Arc::clone(&self.view);
+            type_oids::resolve(&executor.gateway, &view, ship.lent.shard, Side::Shard, &missing).await?;
+        }
+        Ok(Some(Message { tag, raw: raw.freeze() }))
     }
 
     /// What is none of the caller's business is dealt with here.
@@ -228,6 +265,7 @@ impl Fleet {
                 None
             }
             b'2' | b'n' | b't' => None,
+            b'T' if ship.hides_columns => None,
             _ => Some(message),
         }
     }

@@ -7,6 +7,7 @@ use ringway_topology::ids::ShardId;
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::pump::{pump, Expect, Outcome, Show};
+use super::type_oids::{self, Side};
 use super::view::View;
 use crate::plan::types::Access;
 use crate::pool::connection::ServerConnection;
@@ -34,9 +35,10 @@ pub struct Request<'a> {
 /// Sends the request and forwards its answer. An error of the shard is in the outcome; Err means that the connection, or
 /// the client, is lost, or that nothing was sent.
 pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>) -> Result<Outcome, Failure> {
+    type_oids::learn_own(executor, view, request.shard).await?;
     let lent = executor.lend(view, request.shard, request.access).await?;
     let (in_transaction, repeatable) = (lent.in_transaction, request.repeatable);
-    let (lent, outcome) = match run(executor, lent, request).await {
+    let (lent, outcome) = match run(executor, view, lent, request).await {
         Ok(done) => done,
         Err(failure) => {
             // The connection is closed by now, and with it its part of the transaction.
@@ -69,7 +71,12 @@ pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>)
     Ok(outcome)
 }
 
-async fn run(executor: &mut Executor, mut lent: Lent, request: Request<'_>) -> Result<(Lent, Outcome), Failure> {
+async fn run(
+    executor: &mut Executor,
+    view: &View,
+    mut lent: Lent,
+    request: Request<'_>,
+) -> Result<(Lent, Outcome), Failure> {
     let mut expects = VecDeque::new();
     let connection = &mut *lent.participant.connection;
     (request.write)(connection, &mut expects);
@@ -95,6 +102,10 @@ async fn run(executor: &mut Executor, mut lent: Lent, request: Request<'_>) -> R
             // Read to the end, shown to nobody.
             connection.settle().await?;
             break;
+        }
+        if let Some(missing) = outcome.oids.take_missing() {
+            type_oids::resolve(&executor.gateway, view, lent.shard, Side::Shard, &missing).await?;
+            continue;
         }
         if !outcome.copy_in {
             break;

@@ -74,6 +74,8 @@ pub struct Transaction {
     pub cursors: BTreeMap<String, ShardId>,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
+    /// It may have made types and tables whose OIDs only its own connections can be asked for.
+    pub has_new_oids: bool,
 }
 
 impl Transaction {

@@ -37,6 +37,7 @@ pub mod keys;
 pub mod merge_sort;
 pub mod names;
 mod notation;
+mod oids;
 pub mod numeric_type;
 pub mod reach;
 pub mod refuse;

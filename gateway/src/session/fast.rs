@@ -7,7 +7,7 @@ use std::time::Instant;
 use ringway_topology::ids::ShardId;
 
 use super::{Portal, Session};
-use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_parse, Bound, Statement};
+use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_learn, queue_parse, Bound, Statement};
 use crate::exec::dispatch;
 use crate::exec::failure::Failure;
 use crate::exec::filter;
@@ -17,8 +17,9 @@ use crate::exec::place::values;
 use crate::exec::pump::{Expect, Outcome, Show};
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
+use crate::exec::type_oids::{know_types, parameters_are_plain, rows_may_have_oids};
 use crate::plan::types::{Access, Plan};
-use crate::pool::connection::ServerConnection;
+use crate::pool::connection::{ServerConnection, StatementId};
 use crate::wire::frontend::{self, Bind, Execute, Parse};
 use crate::wire::tag::client as tag;
 use crate::wire::{Frame, PgError, SqlState, Target};
@@ -46,6 +47,12 @@ enum Step<'a> {
         frame: &'a Frame,
         expect: fn() -> Expect,
     },
+    /// An Execute whose rows may have OIDs in them: on a shard that is not the home shard they are described first.
+    Learn {
+        portal: String,
+        statement: Arc<Statement>,
+        catalog: u64,
+    },
 }
 
 /// The pipeline, understood.
@@ -59,6 +66,8 @@ struct Pipeline<'a> {
     before: Vec<(String, Option<Arc<Statement>>, usize)>,
     portals: Vec<(String, Portal)>,
     executes: u32,
+    /// Some statement's rows may have OIDs in them.
+    learns: bool,
 }
 
 impl Session {
@@ -78,6 +87,7 @@ impl Session {
                 before: Vec::new(),
                 portals: Vec::new(),
                 executes: 0,
+                learns: false,
             };
             let understood = self.understand(frames, &mut pipeline).await;
             let understood = match understood {
@@ -105,6 +115,7 @@ impl Session {
                 tag::EXECUTE => {
                     let Ok(execute) = Execute::parse(frame.body()) else { return Ok(false) };
                     pipeline.executes += 1;
+                    self.learn(execute.portal, pipeline);
                     self.understand_portal(frame, execute.portal, || Expect::Execute, pipeline)
                 }
                 tag::DESCRIBE | tag::CLOSE => {
@@ -156,8 +167,7 @@ impl Session {
             Some(known) => Arc::clone(known),
             None => {
                 let sql: Arc<str> = Arc::from(parse.query);
-                let id = self.executor.gateway.statement_id(&sql, &types);
-                Arc::new(Statement { sql, types, id })
+                Arc::new(self.executor.statement(sql, types))
             }
         };
         if !self.is_query(&statement)? {
@@ -209,6 +219,12 @@ impl Session {
         {
             return Ok(false);
         }
+        let view = &admitted.view;
+        if self.executor.is_foreign(view, chosen) && !parameters_are_plain(&self.executor, view, chosen, &statement, &bind)
+        {
+            return Ok(false);
+        }
+        pipeline.learns |= rows_may_have_oids(&statement, &bind, admitted.planned.catalog());
         pipeline.shard = Some(chosen);
         pipeline.any &= admitted.placement.any;
         if admitted.access != Access::Read {
@@ -222,6 +238,26 @@ impl Session {
         pipeline.portals.push((bind.portal.to_owned(), portal));
         pipeline.steps.push(Step::Bind { frame, statement, named });
         Ok(true)
+    }
+
+    /// Before an Execute: rows that may have OIDs in them have to be described.
+    fn learn(&self, portal: &str, pipeline: &mut Pipeline<'_>) {
+        let bound = pipeline.portals.iter().find(|(name, _)| name == portal).map(|(_, known)| known);
+        if bound.is_some() && !pipeline.learns {
+            return;
+        }
+        let Some(Portal { bound, .. }) = bound.or_else(|| self.portals.get(portal)) else {
+            // A cursor of DECLARE, which may be BINARY.
+            let statement = Arc::new(Statement::new(Arc::from(""), Vec::new(), StatementId(0)));
+            pipeline.steps.push(Step::Learn { portal: portal.to_owned(), statement, catalog: 0 });
+            return;
+        };
+        let Ok(Some(bind)) = bound.parsed() else { return };
+        let catalog = self.executor.gateway.catalog.load().as_ref().map_or(u64::MAX, |loaded| loaded.serial);
+        if rows_may_have_oids(&bound.statement, &bind, catalog) {
+            let statement = Arc::clone(&bound.statement);
+            pipeline.steps.push(Step::Learn { portal: portal.to_owned(), statement, catalog });
+        }
     }
 
     fn understand_portal<'a>(
@@ -276,6 +312,14 @@ impl Session {
         let Some(shard) = pipeline.shard.or(prefer.filter(member)).or(view.topology.home_shard()) else {
             return Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet").into());
         };
+        for step in &pipeline.steps {
+            if let Step::Parse { statement, .. } | Step::Bind { statement, .. } | Step::DescribeStatement { statement, .. } = step {
+                if let Err(failure) = know_types(&mut self.executor, &view, shard, statement).await {
+                    self.undo_definitions(pipeline, 0);
+                    return Err(failure);
+                }
+            }
+        }
         let alone = self.executor.transaction.statements == 0 && pipeline.executes == 1;
         let mut sent = 0usize;
         let mut parses: Vec<(usize, usize)> = Vec::new();
@@ -367,7 +411,11 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
     match step {
         Step::Parse { statement, named: true, .. } => queue_parse(connection, expects, statement),
         Step::Parse { frame, statement, named: false } => {
-            connection.output().extend_from_slice(frame.bytes());
+            if connection.is_foreign() && !statement.types.is_empty() {
+                connection.queue_parse("", &statement.sql, &statement.types);
+            } else {
+                connection.output().extend_from_slice(frame.bytes());
+            }
             connection.unnamed = Some(statement.id);
             expects.push_back(Expect::Parse { id: statement.id, named: false, show: true });
         }
@@ -378,6 +426,11 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
         Step::DescribeStatement { frame, statement, named } => {
             queue_with_statement(connection, expects, frame, statement, *named);
             expects.push_back(Expect::Describe);
+        }
+        Step::Learn { portal, statement, catalog } => {
+            if connection.is_foreign() {
+                queue_learn(connection, expects, portal, statement, *catalog);
+            }
         }
         Step::CloseStatement => queue_close_statement(expects),
         Step::Portal { frame, expect } => {
@@ -403,7 +456,7 @@ fn queue_with_statement(
         return;
     }
     if connection.unnamed != Some(statement.id) {
-        frontend::parse(connection.output(), "", &statement.sql, &statement.types);
+        connection.queue_parse("", &statement.sql, &statement.types);
         connection.unnamed = Some(statement.id);
         expects.push_back(Expect::Parse { id: statement.id, named: false, show: false });
     }
