@@ -12,7 +12,7 @@ use super::bound::{queue_execute, Bound};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::pump::{Expect, Outcome};
-use super::type_oids::{self, Side};
+use super::type_oids;
 use super::view::View;
 use crate::plan::types::Access;
 use crate::pool::connection::Message;
@@ -207,10 +207,9 @@ impl Fleet {
         let tag = message.tag;
         let mut raw = BytesMut::from(message.raw);
         let oids = Arc::clone(&connection.oids);
-        while !ship.outcome.oids.translate(&oids, tag, raw.get_mut(5..).unwrap_or_default())? {
-            let missing = ship.outcome.oids.take_missing().unwrap_or_default();
-            let view = Arc::clone(&self.view);
-            type_oids::resolve(&executor.gateway, &view, ship.lent.shard, Side::Shard, &missing).await?;
+        while !ship.outcome.oids.translates(&oids, tag, raw.get_mut(5..).unwrap_or_default()) {
+            let shard = ship.lent.shard;
+            type_oids::settle(&executor.gateway, &self.view, shard, &mut ship.outcome.oids).await?;
         }
         Ok(Some(Message { tag, raw: raw.freeze() }))
     }

@@ -7,7 +7,7 @@ use ringway_topology::ids::ShardId;
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::pump::{pump, Expect, Outcome, Show};
-use super::type_oids::{self, Side};
+use super::type_oids;
 use super::view::View;
 use crate::plan::types::Access;
 use crate::pool::connection::ServerConnection;
@@ -38,7 +38,7 @@ pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>)
     type_oids::learn_own(executor, view, request.shard).await?;
     let lent = executor.lend(view, request.shard, request.access).await?;
     let (in_transaction, repeatable) = (lent.in_transaction, request.repeatable);
-    let (lent, outcome) = match run(executor, view, lent, request).await {
+    let (lent, mut outcome) = match run(executor, view, lent, request).await {
         Ok(done) => done,
         Err(failure) => {
             // The connection is closed by now, and with it its part of the transaction.
@@ -59,6 +59,10 @@ pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>)
         }
     };
     executor.give_back(lent, &outcome).await;
+    if let Some(failure) = outcome.refused.take() {
+        executor.transaction.failed |= in_transaction;
+        return Err(failure);
+    }
     if outcome.lease_lost && in_transaction {
         executor.transaction.failed = true;
         return Err(PgError::new(
@@ -103,9 +107,15 @@ async fn run(
             connection.settle().await?;
             break;
         }
-        if let Some(missing) = outcome.oids.take_missing() {
-            type_oids::resolve(&executor.gateway, view, lent.shard, Side::Shard, &missing).await?;
-            continue;
+        if outcome.oids.is_stuck() {
+            match type_oids::settle(&executor.gateway, view, lent.shard, &mut outcome.oids).await {
+                Ok(()) => continue,
+                Err(failure) => {
+                    connection.settle().await?;
+                    outcome.refused = Some(failure);
+                    break;
+                }
+            }
         }
         if !outcome.copy_in {
             break;

@@ -103,6 +103,8 @@ pub struct Outcome {
     pub unanswered: usize,
     /// OIDs in what a shard other than the home shard sends. If some are missing, the pump stops before the message.
     pub oids: Incoming,
+    /// The answer has OIDs that cannot be translated: the client gets this error instead of the rest.
+    pub refused: Option<Failure>,
 }
 
 enum Verdict {
@@ -156,7 +158,7 @@ pub async fn pump(
             let end = position + length;
             if foreign && pump.outcome.oids.changes(tag) {
                 let oids = Arc::clone(&connection.oids);
-                if !pump.outcome.oids.translate(&oids, tag, connection.body_mut(position..end))? {
+                if !pump.outcome.oids.translates(&oids, tag, connection.body_mut(position..end)) {
                     client.forward(&connection.input()[start..position]).await?;
                     connection.consume(position);
                     return Ok(());

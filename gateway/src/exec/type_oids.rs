@@ -84,6 +84,8 @@ impl From<OidError> for Failure {
 pub struct Incoming {
     rows: Columns,
     missing: Option<Missing>,
+    /// Why the answer cannot be shown.
+    pub refused: Option<OidError>,
     /// Of the last RowDescription: no column's binary form has OIDs.
     pub plain: bool,
 }
@@ -94,9 +96,9 @@ impl Incoming {
         matches!(tag, b'T' | b't') || tag == b'D' && !self.rows.are_plain()
     }
 
-    /// What has to be found out before the message can be translated.
-    pub fn take_missing(&mut self) -> Option<Missing> {
-        self.missing.take()
+    /// A message waits: what has to be found out for it, or an error.
+    pub fn is_stuck(&self) -> bool {
+        self.missing.is_some() || self.refused.is_some()
     }
 
     /// The rows are over.
@@ -104,8 +106,16 @@ impl Incoming {
         self.rows = Columns::default();
     }
 
-    /// A message's body gets the home shard's OIDs. False: some are not known; nothing has been changed.
-    pub fn translate(&mut self, oids: &ShardOids, tag: u8, body: &mut [u8]) -> Result<bool, OidError> {
+    /// A message's body gets the home shard's OIDs. False: it cannot yet, or not at all, and has not been changed.
+    pub fn translates(&mut self, oids: &ShardOids, tag: u8, body: &mut [u8]) -> bool {
+        let translated = self.translate(oids, tag, body);
+        translated.unwrap_or_else(|error| {
+            self.refused = Some(error);
+            false
+        })
+    }
+
+    fn translate(&mut self, oids: &ShardOids, tag: u8, body: &mut [u8]) -> Result<bool, OidError> {
         let map = oids.map();
         for pass in [Pass::Find, Pass::Replace] {
             let mut walk = Walk::new(&map.to_home, pass);
@@ -130,13 +140,22 @@ impl Incoming {
 
 /// Who knows the OIDs that are not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+enum Side {
     Home,
     Shard,
 }
 
+/// After [`Incoming::translates`] has said no: an error, or what it needs is known.
+pub async fn settle(gateway: &Gateway, view: &View, shard: ShardId, incoming: &mut Incoming) -> Result<(), Failure> {
+    if let Some(error) = incoming.refused {
+        return Err(error.into());
+    }
+    let missing = incoming.missing.take().unwrap_or_default();
+    resolve(gateway, view, shard, Side::Shard, &missing).await
+}
+
 /// Finds out what these are on the other side. Cancel-safe.
-pub async fn resolve(
+async fn resolve(
     gateway: &Gateway,
     view: &View,
     shard: ShardId,
@@ -209,8 +228,8 @@ fn check(
     };
     let name = known.types.iter().find(|(_, listed)| listed.oid == *oid).map(|(key, _)| key.to_string());
     if side == Side::Home && name.is_none() {
-        let message = format!("{what} with OID {oid} does not exist");
-        return Err(PgError::new(SqlState::UNDEFINED_OBJECT, message).into());
+        // As PostgreSQL does.
+        return Err(PgError::internal(format!("cache lookup failed for {what} {oid}")).into());
     }
     let name = name.unwrap_or_else(|| format!("with OID {oid}"));
     Err(PgError::refused(
