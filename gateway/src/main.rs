@@ -88,9 +88,9 @@ fn signals(gateway: &Arc<Gateway>, server: &Arc<Server>) -> std::io::Result<impl
             };
             tracing::info!(at_once, "stopping");
             gateway.closing.cancel();
-            gateway.shutdown.cancel();
+            gateway.shut_down();
             if at_once {
-                gateway.abort.cancel();
+                gateway.end_clients();
             }
         }
     })

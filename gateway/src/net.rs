@@ -1,9 +1,11 @@
 //! The bytes of a connection, plain or under TLS, to clients and to shards.
 //!
 //! A plain connection makes the same system calls as a bare socket: what is to be read is waited for before memory is taken, and
-//! a read that did not fill its buffer is known to have emptied the socket. Under TLS decrypted bytes come out of rustls'
-//! own buffers. What is absent: it knows nothing of what the bytes mean.
+//! a read that did not fill its buffer is known to have emptied the socket. Short messages land in a buffer of the thread, and
+//! only what has come is kept. Under TLS decrypted bytes come out of rustls' own buffers. What is absent: it knows
+//! nothing of what the bytes mean.
 
+use std::cell::RefCell;
 use std::future::{poll_fn, Future};
 use std::io;
 use std::pin::{pin, Pin};
@@ -11,10 +13,20 @@ use std::task::{ready, Context, Poll, Waker};
 
 use bytes::BytesMut;
 use ringway_tls::certificate;
-use tokio::io::{AsyncBufRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 use tokio_util::io::poll_read_buf;
+
+/// What one read of a short message takes at most.
+const LANDING_BYTES: usize = 16 << 10;
+/// What one read takes at most once a read has been filled.
+const BULK_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// Where bytes land before it is known how many they are.
+    static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; LANDING_BYTES].into_boxed_slice());
+}
 
 #[derive(Debug)]
 pub enum Stream {
@@ -63,20 +75,29 @@ impl Stream {
         }
     }
 
-    /// The same without waiting for itself; `reserve` is what an empty input gets and what one with bytes does.
+    /// The same, as many bytes as there are within a bound. `bulk` is the caller's to keep, false at first: whether more came last
+    /// than a short message.
     pub fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
         input: &mut BytesMut,
-        reserve: (usize, usize),
+        bulk: &mut bool,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Plain(stream) => {
+            Stream::Plain(stream) if *bulk => {
                 ready!(stream.poll_read_ready(context))?;
-                input.reserve(if input.is_empty() { reserve.0 } else { reserve.1 });
-                // As in `receive`.
-                poll_read_buf(Pin::new(stream), context, input)
+                input.reserve(if input.is_empty() { BULK_BYTES } else { BULK_BYTES / 4 });
+                let received = ready!(poll_read_buf(Pin::new(stream), context, input))?;
+                *bulk = received >= LANDING_BYTES;
+                Poll::Ready(Ok(received))
             }
+            Stream::Plain(stream) => LANDING.with_borrow_mut(|landing| {
+                let mut landing = ReadBuf::new(landing);
+                ready!(Pin::new(stream).poll_read(context, &mut landing))?;
+                input.extend_from_slice(landing.filled());
+                *bulk = landing.remaining() == 0;
+                Poll::Ready(Ok(landing.filled().len()))
+            }),
             Stream::Tls(stream) => poll_decrypted(stream, context, input),
         }
     }

@@ -162,12 +162,14 @@ pub fn error(messages: &[Message]) -> Option<String> {
     Some(format!("{} {}", error.sqlstate(), error.field(b'M').unwrap_or_default()))
 }
 
-const COLUMNS: &str = "m, ms, p, ps, d, l, s, r, c, k, ks, people, ROW(m, ms, 1, ROW(ps)), ARRAY[people], ARRAY[ROW(m), ROW(ms)], \
+const COLUMNS: &str =
+    "m, ms, p, ps, d, l, s, r, c, k, ks, people, ROW(m, ms, 1, ROW(ps)), ARRAY[people], ARRAY[ROW(m), ROW(ms)], \
      array_append(ms, 'ok'), pg_typeof(ps)";
 
 /// Whatever is asked of a row, the answers are the same byte for byte, whichever shard the row is on.
 async fn results(cluster: &Cluster, shards: &Shards) -> Result<()> {
-    let select = format!("SELECT {} FROM people WHERE id = ", COLUMNS.replace("people", "(people.m, people.ms, people.p)"));
+    let select =
+        format!("SELECT {} FROM people WHERE id = ", COLUMNS.replace("people", "(people.m, people.ms, people.p)"));
     let prepared = format!("{select}$1");
     type Ask = Box<dyn Fn(i64) -> Vec<Vec<Vec<u8>>>>;
     let once = prepared.clone();
@@ -225,7 +227,13 @@ async fn results(cluster: &Cluster, shards: &Shards) -> Result<()> {
         (
             "row types of tables",
             Box::new(move |id| {
-                vec![vec![parse("", whole, &[]), bind("", "", 0, &[text(id)]), describe(b'P', ""), execute("", 0), sync()]]
+                vec![vec![
+                    parse("", whole, &[]),
+                    bind("", "", 0, &[text(id)]),
+                    describe(b'P', ""),
+                    execute("", 0),
+                    sync(),
+                ]]
             }),
         ),
         (

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::place::{values, Values};
 use super::pump::{Expect, CLOSE_COMPLETE, PARSE_COMPLETE};
-use crate::pool::connection::{ServerConnection, StatementId};
+use crate::pool::connection::{ServerConnection, ServerName, StatementId};
 use crate::wire::frontend::{self, Bind};
 use crate::wire::{Format, Frame, PgError, Target};
 
@@ -73,7 +73,7 @@ pub fn ensure_prepared(
     connection: &mut ServerConnection,
     expects: &mut VecDeque<Expect>,
     statement: &Statement,
-) -> String {
+) -> ServerName {
     let name = statement.id.server_name();
     if !is_prepared(connection, expects, statement.id) {
         make_room(connection, expects);
@@ -149,7 +149,7 @@ pub fn queue_execute(
             let sql = text.unwrap_or(&bound.statement.sql);
             connection.queue_parse("", sql, &bound.statement.types);
             expects.push_back(Expect::Parse { id: StatementId(0), named: false, show: false });
-            String::new()
+            ServerName::UNNAMED
         }
     };
     match &bound.bind {

@@ -3,6 +3,7 @@
 //! A cancel request reaches whatever a connection runs when it arrives, so a connection is not given back while one is
 //! on its way.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,14 +26,14 @@ struct State {
     targets: Vec<Target>,
     /// Requests that are on their way.
     sending: usize,
-    /// Cancelled while no shard was at work (the statement waits at the gateway).
-    requested: bool,
 }
 
 /// The connections at work for one client.
 #[derive(Debug, Default)]
 pub struct CancelSlot {
     state: Mutex<State>,
+    /// Cancelled; also while no shard was at work (the statement waits at the gateway).
+    is_requested: AtomicBool,
     sent: Notify,
     requested: Notify,
 }
@@ -54,29 +55,31 @@ impl CancelSlot {
 
     /// Before the connections are given back.
     pub async fn clear(&self) {
-        loop {
+        while !self.is_clear() {
             let sent = self.sent.notified();
-            {
-                let mut state = self.state();
-                state.targets.clear();
-                if state.sending == 0 {
-                    return;
-                }
+            // The last one may have been sent just before.
+            if !self.is_clear() {
+                sent.await;
             }
-            sent.await;
         }
+    }
+
+    fn is_clear(&self) -> bool {
+        let mut state = self.state();
+        state.targets.clear();
+        state.sending == 0
     }
 
     /// A new statement begins.
     pub fn reset(&self) {
-        self.state().requested = false;
+        self.is_requested.store(false, Ordering::Relaxed);
     }
 
     /// Returns when the client asks to cancel. Cancel-safe.
     pub async fn requested(&self) {
         loop {
             let requested = self.requested.notified();
-            if self.state().requested {
+            if self.is_requested.load(Ordering::SeqCst) {
                 return;
             }
             requested.await;
@@ -87,7 +90,7 @@ impl CancelSlot {
     pub async fn cancel(&self) {
         let targets = {
             let mut state = self.state();
-            state.requested = true;
+            self.is_requested.store(true, Ordering::SeqCst);
             state.sending += 1;
             state.targets.clone()
         };

@@ -1,5 +1,6 @@
-//! The client's socket: frames in, bytes out. An idle client holds no buffers.
+//! The client's socket: frames in, bytes out. An idle client holds no buffers but small ones.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{ready, Context, Poll};
 
@@ -9,7 +10,8 @@ use super::failure::Failure;
 use crate::net::Stream;
 use crate::wire::{next_frame, Frame, FrameHeader, PgError, SqlState};
 
-const READ_BYTES: usize = 16 << 10;
+/// An idle client's buffers are kept up to this: its next statement needs them again.
+const KEPT_BYTES_MAX: usize = 256;
 /// More than this is written past the output buffer.
 const GATHER_BYTES: usize = 16 << 10;
 /// What a client sends ahead of its answers is read up to this, to see whether it is still there.
@@ -19,6 +21,10 @@ const AHEAD_BYTES_MAX: usize = 64 << 10;
 pub struct Client {
     stream: Stream,
     input: BytesMut,
+    /// The last read was filled: see [`Stream::poll_receive`].
+    bulk: bool,
+    /// More than [`KEPT_BYTES_MAX`] has come since the client was idle.
+    grown: bool,
     out: BytesMut,
     frame_bytes_max: usize,
     /// Where [`Self::rewind`] goes back to; None once bytes have been sent since.
@@ -40,7 +46,17 @@ pub struct Capture {
 
 impl Client {
     pub fn new(stream: Stream, input: BytesMut, frame_bytes_max: usize) -> Client {
-        Client { stream, input, out: BytesMut::new(), frame_bytes_max, mark: None, capture: None, unwatched: false }
+        Client {
+            stream,
+            input,
+            bulk: false,
+            grown: true,
+            out: BytesMut::new(),
+            frame_bytes_max,
+            mark: None,
+            capture: None,
+            unwatched: false,
+        }
     }
 
     /// What the next [`Self::flush`] sends.
@@ -77,23 +93,24 @@ impl Client {
 
     /// The next message; None at the end of the stream. Cancel-safe.
     pub async fn frame(&mut self) -> Result<Option<Frame>, Failure> {
+        poll_fn(|context| self.poll_frame(context)).await
+    }
+
+    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Frame>, Failure>> {
         loop {
             if let Some(frame) = self.try_frame()? {
-                return Ok(Some(frame));
+                return Poll::Ready(Ok(Some(frame)));
             }
-            if !self.fill().await? {
-                return Ok(None);
+            if ready!(self.poll_fill(context)).map_err(gone)? == 0 {
+                return Poll::Ready(Ok(None));
             }
         }
     }
 
-    /// Receives some bytes; false at the end of the stream. Cancel-safe.
-    pub async fn fill(&mut self) -> Result<bool, Failure> {
-        if self.input.is_empty() {
-            // Nothing is held while the client thinks.
-            self.input = BytesMut::new();
-        }
-        Ok(self.stream.receive(&mut self.input, READ_BYTES).await.map_err(gone)? > 0)
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let filled = ready!(self.stream.poll_receive(context, &mut self.input, &mut self.bulk));
+        self.grown |= matches!(filled, Ok(received) if received > KEPT_BYTES_MAX);
+        Poll::Ready(filled)
     }
 
     /// Ready when the client has gone, while it is not its turn to speak. What it says nevertheless is kept for later.
@@ -103,7 +120,7 @@ impl Client {
         }
         while self.input.len() < AHEAD_BYTES_MAX {
             // No buffer and no system call while nothing comes.
-            match ready!(self.stream.poll_receive(context, &mut self.input, (READ_BYTES, READ_BYTES))) {
+            match ready!(self.poll_fill(context)) {
                 Ok(read) if read > 0 => {}
                 _ => return Poll::Ready(()),
             }
@@ -113,7 +130,7 @@ impl Client {
 
     /// Returns when the client has gone. Cancel-safe.
     pub async fn gone(&mut self) {
-        std::future::poll_fn(|context| self.poll_gone(context)).await
+        poll_fn(|context| self.poll_gone(context)).await
     }
 
     /// Work that is better finished, whether the client is still there or not, begins or has ended.
@@ -184,10 +201,14 @@ impl Client {
         }
     }
 
-    /// Drops the output buffer of an idle client.
+    /// Drops what an idle client does not need.
     pub fn trim(&mut self) {
-        if self.out.is_empty() {
+        if self.out.is_empty() && self.out.capacity() > KEPT_BYTES_MAX {
             self.out = BytesMut::new();
+        }
+        if self.grown && self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.grown = false;
         }
     }
 

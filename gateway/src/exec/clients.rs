@@ -1,12 +1,13 @@
-//! The clients that are logged in: for SHOW CLIENTS and KILL.
+//! The clients that are logged in: for SHOW CLIENTS and KILL, and what the gateway tells their sessions.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use tokio_util::sync::CancellationToken;
+use futures_util::task::AtomicWaker;
 
 use super::cancel::CancelSlot;
 
@@ -41,13 +42,45 @@ pub struct ClientEntry {
     pub address: Option<SocketAddr>,
     pub connected: SystemTime,
     activity: AtomicU8,
-    /// It is to end.
-    pub kill: CancellationToken,
+    orders: Orders,
     pub cancel: Arc<CancelSlot>,
 }
 
+/// What a session has been told. Its own task asks whenever it waits, so that asking takes no lock.
+#[derive(Debug, Default)]
+struct Orders {
+    told: AtomicU8,
+    /// Of the session's task.
+    waker: AtomicWaker,
+}
+
+/// End as soon as no transaction is open.
+const LEAVE: u8 = 1;
+/// End.
+const KILL: u8 = 2;
+
+impl Orders {
+    fn tell(&self, order: u8) {
+        self.told.fetch_or(order, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn poll(&self, context: &Context<'_>, orders: u8) -> Poll<()> {
+        let is_told = || self.told.load(Ordering::Acquire) & orders != 0;
+        if is_told() {
+            return Poll::Ready(());
+        }
+        self.waker.register(context.waker());
+        // Told between the look and the waker.
+        match is_told() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
 impl ClientEntry {
-    pub fn new(number: u32, user: &str, database: &str, cancel: Arc<CancelSlot>, kill: CancellationToken) -> Self {
+    pub fn new(number: u32, user: &str, database: &str, cancel: Arc<CancelSlot>) -> Self {
         ClientEntry {
             number,
             user: user.into(),
@@ -56,7 +89,7 @@ impl ClientEntry {
             address: None,
             connected: SystemTime::now(),
             activity: AtomicU8::new(Activity::Idle as u8),
-            kill,
+            orders: Orders::default(),
             cancel,
         }
     }
@@ -75,8 +108,28 @@ impl ClientEntry {
 
     /// Ends the session; what it runs is cancelled.
     pub async fn kill(&self) {
-        self.kill.cancel();
+        self.end();
         self.cancel.cancel().await;
+    }
+
+    /// Ends the session as soon as it waits for its client.
+    pub fn end(&self) {
+        self.orders.tell(KILL);
+    }
+
+    /// The session ends as soon as no transaction is open.
+    pub fn leave(&self) {
+        self.orders.tell(LEAVE);
+    }
+
+    /// Ready when the session is to end. Only for the session's own task.
+    pub fn poll_killed(&self, context: &Context<'_>) -> Poll<()> {
+        self.orders.poll(context, KILL)
+    }
+
+    /// Ready when the session is to end now that no transaction is open. Only for the session's own task.
+    pub fn poll_leaves(&self, context: &Context<'_>) -> Poll<()> {
+        self.orders.poll(context, KILL | LEAVE)
     }
 }
 

@@ -109,7 +109,7 @@ pub async fn run(executor: &mut Executor, command: &ConsoleCommand) -> Result<An
         ConsoleCommand::Shutdown { wait_for_clients } => {
             gateway.closing.cancel();
             if !wait_for_clients {
-                gateway.shutdown.cancel();
+                gateway.shut_down();
             }
             Ok(done("SHUTDOWN"))
         }

@@ -128,13 +128,18 @@ pub async fn again(executor: &mut Executor, admitted: &Admitted, started: Instan
 
 /// Whether the statement must run in a transaction even when it is alone.
 pub fn needs_transaction(executor: &Executor, admitted: &Admitted) -> bool {
+    (executor.is_guarded() && admitted.planned.plan.as_ref().is_ok_and(runs_in_transactions))
+        || wants_transaction(admitted)
+}
+
+/// The same while the lease lasts.
+pub fn wants_transaction(admitted: &Admitted) -> bool {
     let Ok(plan) = &admitted.planned.plan else { return false };
     if !runs_in_transactions(plan) {
         return false;
     }
     let writes = admitted.access != Access::Read;
-    executor.is_guarded()
-        || writes && admitted.placement.shards.len() > 1
+    writes && admitted.placement.shards.len() > 1
         || writes && admitted.placement.is_mirrored(&admitted.view.topology)
         || matches!(plan, Plan::Ddl(_))
         || admitted.access == Access::LockingRead && filter::share_arcs(admitted).is_some()

@@ -1,6 +1,6 @@
 //! What the statements of one session work with: its client, its transaction, its connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use super::clients::{Activity, ClientEntry};
 use super::failure::Failure;
 use super::gateway::{Gateway, Planned, RecentPlans};
 use super::inflight::Slot;
-use super::pump::Outcome;
+use super::pump::{Expect, Outcome};
 use super::search_path::Names;
 use super::statistics::Statistics;
 use super::transaction::{Block, Participant, Transaction};
@@ -61,6 +61,8 @@ pub struct Executor {
     pub slot: Arc<Slot>,
     pub cancel: Arc<CancelSlot>,
     pub recent: RecentPlans,
+    /// Empty but while a request is answered.
+    pub expects: VecDeque<Expect>,
     /// Of the session's role, as the shards were when it last asked.
     pub pools: Vec<Arc<Pool>>,
     pub entry: Arc<ClientEntry>,

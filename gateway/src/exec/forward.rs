@@ -78,12 +78,30 @@ pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>)
 async fn run(
     executor: &mut Executor,
     view: &View,
-    mut lent: Lent,
+    lent: Lent,
     request: Request<'_>,
 ) -> Result<(Lent, Outcome), Failure> {
-    let mut expects = VecDeque::new();
+    let mut expects = std::mem::take(&mut executor.expects);
+    let done = exchange(executor, view, lent, request, &mut expects).await;
+    if expects.capacity() <= KEPT_EXPECTS_MAX {
+        expects.clear();
+        executor.expects = expects;
+    }
+    done
+}
+
+/// A session's list of expected answers is kept for its next statement up to this.
+const KEPT_EXPECTS_MAX: usize = 64;
+
+async fn exchange(
+    executor: &mut Executor,
+    view: &View,
+    mut lent: Lent,
+    request: Request<'_>,
+    expects: &mut VecDeque<Expect>,
+) -> Result<(Lent, Outcome), Failure> {
     let connection = &mut *lent.participant.connection;
-    (request.write)(connection, &mut expects);
+    (request.write)(connection, expects);
     connection.try_flush()?;
     let mut outcome = Outcome { settings_changed: request.changes_settings, ..Outcome::default() };
     if lent.participant.prefix > 0 {
@@ -100,7 +118,7 @@ async fn run(
     }
     let lease = request.repeatable.then(|| executor.gateway.view.lease.clone());
     loop {
-        let pumped = pump(connection, &mut executor.client, &mut expects, request.show, lease.as_ref(), &mut outcome);
+        let pumped = pump(connection, &mut executor.client, expects, request.show, lease.as_ref(), &mut outcome);
         pumped.await?;
         if outcome.lease_lost {
             // Read to the end, shown to nobody.

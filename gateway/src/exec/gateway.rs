@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bound::Statement;
-use super::clients::Clients;
+use super::clients::{ClientEntry, Clients};
 use super::describe::{Description, DescriptionKey};
 use super::faults::Faults;
 use super::inflight::InFlight;
@@ -176,6 +176,34 @@ impl Gateway {
             next_gid: AtomicU64::new(1),
             parameters: Mutex::default(),
             config,
+        }
+    }
+
+    /// Clients that are idle end, the others as soon as their transactions have.
+    pub fn shut_down(&self) {
+        self.shutdown.cancel();
+        for client in self.clients.all() {
+            client.leave();
+        }
+    }
+
+    /// From now on the client is in the list, and told what all are told.
+    pub fn add_client(&self, entry: Arc<ClientEntry>) {
+        self.clients.add(Arc::clone(&entry));
+        // It may have come in behind the back of `shut_down`.
+        if self.shutdown.is_cancelled() {
+            entry.leave();
+        }
+        if self.abort.is_cancelled() {
+            entry.end();
+        }
+    }
+
+    /// Every client ends.
+    pub fn end_clients(&self) {
+        self.abort.cancel();
+        for client in self.clients.all() {
+            client.end();
         }
     }
 

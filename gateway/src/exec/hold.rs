@@ -30,10 +30,10 @@ pub struct Admitted {
 
 /// Plans, places and, if need be, waits. Plans that are not about rows get an empty placement.
 pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'_>]) -> Result<Admitted, Failure> {
-    let started = Instant::now();
+    // Since it has begun to wait.
+    let mut waits: Option<Instant> = None;
     let mut held: Option<MoveId> = None;
     loop {
-        let before = executor.slot.footprints();
         let view = executor.enter()?;
         let planned = executor.plan(sql, &view)?;
         let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
@@ -66,12 +66,13 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
                 }
             }
             if let Some(id) = held {
-                executor.gateway.statistics.held(id, started.elapsed());
+                executor.gateway.statistics.held(id, waits.map(|since| since.elapsed()).unwrap_or_default());
                 executor.gateway.faults.hit(FaultPoint::HoldReleased);
             }
             return Ok(Admitted { view, planned, placement, access });
         };
-        executor.slot.suspend(before);
+        executor.slot.suspend();
+        let since = *waits.get_or_insert_with(Instant::now);
         if let Wait::Move(id, _) = reason {
             if held.is_none() {
                 executor.gateway.faults.hit(FaultPoint::HoldEntered);
@@ -81,7 +82,7 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
             }
             held = Some(id);
         }
-        wait(executor, reason.epoch(), started).await?;
+        wait(executor, reason.epoch(), since).await?;
     }
 }
 
@@ -216,7 +217,7 @@ fn placed(
     parameters: &[Parameter<'_>],
 ) -> Result<Placement, Failure> {
     if let Some(only) = executor.only_shard {
-        return Ok(Placement { shards: vec![only], any: false, keyed: true, ..Placement::default() });
+        return Ok(Placement { shards: smallvec::smallvec![only], any: false, keyed: true, ..Placement::default() });
     }
     let open = executor.transaction.participants.keys().next().copied();
     let prefer: Option<ShardId> = open.or_else(|| executor.pins.first().copied()).or(executor.last_shard);

@@ -171,16 +171,14 @@ impl Slot {
         self.registry.changed();
     }
 
-    /// The statement is about to wait: what it declared is forgotten, what earlier ones wrote is not.
-    pub fn suspend(&self, footprints_before: usize) {
-        let mut state = self.state();
-        state.statement = None;
-        state.writes.truncate(footprints_before);
-        drop(state);
+    /// The statement is about to wait, and has declared nothing.
+    pub fn suspend(&self) {
+        self.state().statement = None;
         self.registry.changed();
     }
 
-    pub fn footprints(&self) -> usize {
+    #[cfg(test)]
+    fn footprints(&self) -> usize {
         self.state().writes.len()
     }
 

@@ -124,7 +124,7 @@ async fn read(executor: &mut Executor, admitted: &Admitted, bound: &Bound) -> Re
     };
     let open = executor.transaction.participants.keys().next().copied();
     let placement = match executor.only_shard {
-        Some(only) => super::place::Placement { shards: vec![only], keyed: true, ..Default::default() },
+        Some(only) => super::place::Placement { shards: smallvec::smallvec![only], keyed: true, ..Default::default() },
         None => place(&view.topology, &query.targets, query.access, &bound.values()?, open.or(executor.last_shard))?,
     };
     if query.access != Access::Read {

@@ -6,18 +6,20 @@
 use ringway_topology::ids::{MoveId, ShardId};
 use ringway_topology::model::{Move, Topology};
 
+use smallvec::{smallvec, SmallVec};
+
 use super::failure::Failure;
 use super::inflight::{Footprint, FOOTPRINTS_MAX};
-use crate::plan::route::{route, Parameter};
+use crate::plan::route::{route, Parameter, Shards};
 use crate::plan::types::{Access, Targets};
 use crate::wire::frontend::Bind;
 
 /// The values that a statement is executed with.
-pub type Values<'a> = Vec<Parameter<'a>>;
+pub type Values<'a> = SmallVec<[Parameter<'a>; 4]>;
 
 /// Of a Bind message, with the types that the client declared.
 pub fn values<'a>(bind: Option<&Bind<'a>>, types: &[u32]) -> Values<'a> {
-    let Some(bind) = bind else { return Vec::new() };
+    let Some(bind) = bind else { return Values::new() };
     let formats = bind.parameter_formats;
     bind.parameters
         .iter()
@@ -33,8 +35,8 @@ pub fn values<'a>(bind: Option<&Bind<'a>>, types: &[u32]) -> Values<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Placement {
     /// In the order of their numbers; one at least.
-    pub shards: Vec<ShardId>,
-    pub footprints: Vec<Footprint>,
+    pub shards: Shards,
+    pub footprints: SmallVec<[Footprint; 2]>,
     /// The statement goes where its keys say.
     pub keyed: bool,
     /// Any other member would do as well.
@@ -81,7 +83,7 @@ pub fn place(
             placement.any = true;
             let member = |id: &ShardId| topology.members().any(|shard| shard.id == *id);
             if let Some(preferred) = prefer.filter(member) {
-                placement.shards = vec![preferred];
+                placement.shards = smallvec![preferred];
             }
             if access != Access::Read {
                 placement.footprints.push(Footprint::Other);
@@ -132,6 +134,6 @@ mod tests {
         let few = footprints(FOOTPRINTS_MAX);
         assert_eq!(few.len(), FOOTPRINTS_MAX);
         assert!(few.iter().all(|footprint| matches!(footprint, Footprint::Key(..))));
-        assert_eq!(footprints(FOOTPRINTS_MAX + 1), [Footprint::Keyspace(id)]);
+        assert_eq!(footprints(FOOTPRINTS_MAX + 1).as_slice(), [Footprint::Keyspace(id)]);
     }
 }

@@ -155,13 +155,7 @@ pub async fn settle(gateway: &Gateway, view: &View, shard: ShardId, incoming: &m
 }
 
 /// Finds out what these are on the other side. Cancel-safe.
-async fn resolve(
-    gateway: &Gateway,
-    view: &View,
-    shard: ShardId,
-    side: Side,
-    missing: &Missing,
-) -> Result<(), Failure> {
+async fn resolve(gateway: &Gateway, view: &View, shard: ShardId, side: Side, missing: &Missing) -> Result<(), Failure> {
     let internal = || PgError::internal("a shard is not in the topology");
     let home = view.topology.home_shard().and_then(|home| view.topology.shard(home)).ok_or_else(internal)?;
     let other = view.topology.shard(shard).ok_or_else(internal)?;
@@ -205,18 +199,14 @@ async fn resolve(
 }
 
 fn names<'n>(names: impl Iterator<Item = (&'n String, &'n String)>) -> String {
-    names.map(|(schema, name)| format!("({}, {})", quote_literal(schema), quote_literal(name))).collect::<Vec<_>>().join(",")
+    names
+        .map(|(schema, name)| format!("({}, {})", quote_literal(schema), quote_literal(name)))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// An error if one of them is still not known.
-fn check(
-    oids: &ShardOids,
-    from: &str,
-    to: &str,
-    side: Side,
-    missing: &Missing,
-    known: &Listed,
-) -> Result<(), Failure> {
+fn check(oids: &ShardOids, from: &str, to: &str, side: Side, missing: &Missing, known: &Listed) -> Result<(), Failure> {
     let map = oids.map();
     let map = if side == Side::Home { &map.to_shard } else { &map.to_home };
     let unknown_type = missing.types.iter().find(|oid| map.user_type(**oid).is_none());
@@ -416,7 +406,12 @@ async fn own(executor: &mut Executor, view: &View, shard: ShardId) -> Result<Lis
 }
 
 /// Types that a statement declares are known on the shard, so that Parse can be sent there.
-pub async fn know_types(executor: &mut Executor, view: &View, shard: ShardId, statement: &Statement) -> Result<(), Failure> {
+pub async fn know_types(
+    executor: &mut Executor,
+    view: &View,
+    shard: ShardId,
+    statement: &Statement,
+) -> Result<(), Failure> {
     if statement.types.iter().all(|oid| *oid < FIRST_NORMAL) {
         return Ok(());
     }

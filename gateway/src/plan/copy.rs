@@ -116,7 +116,13 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
             }
             Placed::Single | Placed::System => CopyDestination::Home,
         };
-        return Ok(Plan::CopyIn(CopyIn { sql: Arc::from(text.sql), table: table.name, destination, format, columns_sql }));
+        return Ok(Plan::CopyIn(CopyIn {
+            sql: Arc::from(text.sql),
+            table: table.name,
+            destination,
+            format,
+            columns_sql,
+        }));
     }
     if !cursor.take("to") {
         return Err(cursor.unexpected());

@@ -14,9 +14,13 @@ use crate::wire::PgError;
 /// Whether a statement without sharded tables must see the home shard's catalogs.
 pub fn needs_home(analysis: &Analysis<'_>, calls: &Calls) -> bool {
     // What the application's functions do with catalogs is not known.
-    analysis.system || calls.calls_code || analysis.text.lexemes.iter().any(|lexeme| {
-        lexeme.identifier(analysis.text.sql).is_some_and(|name| is_of_catalogs(&name))
-    })
+    analysis.system
+        || calls.calls_code
+        || analysis
+            .text
+            .lexemes
+            .iter()
+            .any(|lexeme| lexeme.identifier(analysis.text.sql).is_some_and(|name| is_of_catalogs(&name)))
 }
 
 /// Types and functions that look into catalogs, or take what is found there.
@@ -56,7 +60,10 @@ pub fn is_number_of_table(text: &Text<'_>, index: usize) -> bool {
         let next = text.lexemes.get(index + 1);
         let named = next.is_some_and(|next| next.text(text.sql) == "::") && text.word(index + 2, "regclass");
         let compared = next.is_some_and(|next| next.is_operator(text.sql, "="))
-            && text.lexemes.get(index + 2).is_some_and(|other| other.kind == Kind::String || other.text(text.sql) == "0");
+            && text
+                .lexemes
+                .get(index + 2)
+                .is_some_and(|other| other.kind == Kind::String || other.text(text.sql) == "0");
         let grouped = is_grouping(text, index);
         !named && !compared && !grouped
     }

@@ -4,6 +4,8 @@ use ringway_topology::ids::{KeyspaceId, ShardId};
 use ringway_topology::model::Topology;
 use ringway_topology::token::{KeyError, KeyFamily, KeyType, KeyValue, Token, BAD_ENCODING, TOO_SHORT};
 
+use smallvec::{smallvec, SmallVec};
+
 use super::keys::fits;
 use super::refuse::refused;
 use super::types::{KeyExpression, Targets};
@@ -28,41 +30,44 @@ const ARRAY_DIMENSIONS_MAX: i32 = 6;
 /// PostgreSQL's MaxArraySize.
 const ARRAY_ELEMENTS_MAX: usize = 134_217_727;
 
+/// A few without allocating.
+pub type Shards = SmallVec<[ShardId; 8]>;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// Sorted, each once; never empty.
-    pub shards: Vec<ShardId>,
+    pub shards: Shards,
     /// Of the keys that hold the statement. Empty when none do.
-    pub tokens: Vec<Token>,
+    pub tokens: SmallVec<[Token; 4]>,
     pub keyspace: Option<KeyspaceId>,
 }
 
 pub fn route(targets: &Targets, topology: &Topology, parameters: &Parameters<'_>) -> Result<Route, PgError> {
     let no_shard = || PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet");
-    let one = |shard: ShardId| Route { shards: vec![shard], tokens: Vec::new(), keyspace: None };
+    let one = |shard: ShardId| Route { shards: smallvec![shard], tokens: SmallVec::new(), keyspace: None };
     match targets {
         Targets::AnyOne | Targets::Home => topology.home_shard().map(one).ok_or_else(no_shard),
         Targets::EveryMember => {
-            let shards: Vec<ShardId> = topology.members().map(|shard| shard.id).collect();
+            let shards: Shards = topology.members().map(|shard| shard.id).collect();
             if shards.is_empty() {
                 return Err(no_shard());
             }
-            Ok(Route { shards, tokens: Vec::new(), keyspace: None })
+            Ok(Route { shards, tokens: SmallVec::new(), keyspace: None })
         }
         Targets::Keyspace(id) => {
             let keyspace = topology.keyspace(*id).ok_or_else(|| unknown_keyspace(*id))?;
-            let mut shards = keyspace.ring().owners();
+            let mut shards = Shards::from_vec(keyspace.ring().owners());
             shards.sort_unstable();
             shards.dedup();
-            Ok(Route { shards, tokens: Vec::new(), keyspace: Some(*id) })
+            Ok(Route { shards, tokens: SmallVec::new(), keyspace: Some(*id) })
         }
         Targets::Keys(keys) => {
             let keyspace = topology.keyspace(keys.keyspace).ok_or_else(|| unknown_keyspace(keys.keyspace))?;
-            let mut tokens = Vec::with_capacity(keys.values.len());
+            let mut tokens = SmallVec::with_capacity(keys.values.len());
             for value in &keys.values {
                 each_key(value, parameters, &mut |key| tokens.push(key.token()))?;
             }
-            let mut shards: Vec<ShardId> = tokens.iter().map(|token| keyspace.owner(*token)).collect();
+            let mut shards: Shards = tokens.iter().map(|token| keyspace.owner(*token)).collect();
             shards.sort_unstable();
             shards.dedup();
             if shards.is_empty() {

@@ -357,7 +357,7 @@ fn routes_by_parameters() {
     let array = routed("SELECT * FROM users WHERE id = ANY($1)", &[text(1016, b"{42, 42,NULL}")]).unwrap();
     assert_eq!(array.shards, literal.shards);
     let any = routed("SELECT * FROM users WHERE id = ANY($1)", &[text(1016, b"{1,2,3,4,5,6,7,8,9,10}")]).unwrap();
-    assert_eq!(any.shards, [ShardId(1), ShardId(2), ShardId(3)]);
+    assert_eq!(any.shards.as_slice(), [ShardId(1), ShardId(2), ShardId(3)]);
     assert!(routed("SELECT * FROM users WHERE id = ANY($1)", &[text(1016, b"{{1},{2}}")]).is_err());
     let cast = routed("SELECT * FROM users WHERE id = $1::int", &[text(25, b"42")]).unwrap();
     assert_eq!(cast, literal);

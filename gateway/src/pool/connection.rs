@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 use std::time::Instant;
@@ -24,8 +25,34 @@ pub struct StatementId(pub u64);
 
 impl StatementId {
     /// Its name on a server.
-    pub fn server_name(self) -> String {
-        format!("rw{:x}", self.0)
+    pub fn server_name(self) -> ServerName {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut name = ServerName { bytes: *b"rw0000000000000000", length: 3 };
+        let digits = (64 - self.0.leading_zeros()).div_ceil(4).max(1) as usize;
+        for (index, byte) in name.bytes[2..2 + digits].iter_mut().enumerate() {
+            *byte = DIGITS[(self.0 >> (4 * (digits - 1 - index)) & 15) as usize];
+        }
+        name.length = 2 + digits as u8;
+        name
+    }
+}
+
+/// A statement's name on a server, in place.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerName {
+    bytes: [u8; 18],
+    length: u8,
+}
+
+impl ServerName {
+    /// Of the unnamed statement.
+    pub const UNNAMED: ServerName = ServerName { bytes: [0; 18], length: 0 };
+}
+
+impl Deref for ServerName {
+    type Target = str;
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
     }
 }
 
@@ -67,7 +94,10 @@ impl Message {
     }
 }
 
-const READ_BYTES: usize = 64 << 10;
+/// Buffers beyond this are dropped as soon as they are empty.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// What a connection at rest keeps of its input buffer.
+const KEPT_BYTES_MAX: usize = 1 << 10;
 
 /// Rows of a simple query, values as text.
 pub type TextRows = Vec<Vec<Option<String>>>;
@@ -76,6 +106,10 @@ pub type TextRows = Vec<Vec<Option<String>>>;
 pub struct ServerConnection {
     stream: Stream,
     input: BytesMut,
+    /// The last read was filled: see [`Stream::poll_receive`].
+    bulk: bool,
+    /// More than [`KEPT_BYTES_MAX`] has come at once since the connection was at rest.
+    grown: bool,
     output: BytesMut,
     pub process_id: i32,
     pub secret_key: Bytes,
@@ -104,6 +138,8 @@ impl ServerConnection {
         ServerConnection {
             stream,
             input: BytesMut::new(),
+            bulk: false,
+            grown: false,
             output: BytesMut::new(),
             process_id: 0,
             secret_key: Bytes::new(),
@@ -200,9 +236,12 @@ impl ServerConnection {
         if let Poll::Ready(Err(error)) = self.stream.poll_flush(context) {
             return Poll::Ready(Err(self.lost(error)));
         }
-        match ready!(self.stream.poll_receive(context, &mut self.input, (READ_BYTES, READ_BYTES / 4))) {
+        match ready!(self.stream.poll_receive(context, &mut self.input, &mut self.bulk)) {
             Ok(0) => Poll::Ready(Err(self.lost(io::ErrorKind::UnexpectedEof.into()))),
-            Ok(_) => Poll::Ready(Ok(())),
+            Ok(received) => {
+                self.grown |= received > KEPT_BYTES_MAX;
+                Poll::Ready(Ok(()))
+            }
             Err(error) => Poll::Ready(Err(self.lost(error))),
         }
     }
@@ -220,7 +259,7 @@ impl ServerConnection {
     }
 
     fn trim_output(&mut self) {
-        if self.output.is_empty() && self.output.capacity() > READ_BYTES {
+        if self.output.is_empty() && self.output.capacity() > BUFFER_BYTES_MAX {
             self.output = BytesMut::new();
         }
     }
@@ -232,8 +271,9 @@ impl ServerConnection {
 
     /// Drops buffers that a burst has left behind.
     pub fn trim(&mut self) {
-        if self.input.is_empty() {
+        if self.grown && self.input.is_empty() {
             self.input = BytesMut::new();
+            self.grown = false;
         }
         self.trim_output();
     }

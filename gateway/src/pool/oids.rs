@@ -250,7 +250,8 @@ mod tests {
     #[test]
     fn it_does_not_grow_without_end() {
         let oids = ShardOids::default();
-        let types = |from: u32| Pairs { types: (from..from + 100_000).map(|n| pair(n, n + 1)).collect(), relations: vec![] };
+        let types =
+            |from: u32| Pairs { types: (from..from + 100_000).map(|n| pair(n, n + 1)).collect(), relations: vec![] };
         for from in [100_000, 200_000, 300_000] {
             assert!(oids.learn(&types(from), None));
         }

@@ -61,12 +61,11 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
             let cancel = Arc::new(CancelSlot::default());
             let (number, secret) = server.cancels.add(Arc::clone(&cancel));
             let gateway = Arc::clone(&server.gateway);
-            let kill = gateway.abort.child_token();
-            let mut entry = ClientEntry::new(number, &identity.user, &identity.database, Arc::clone(&cancel), kill);
+            let mut entry = ClientEntry::new(number, &identity.user, &identity.database, Arc::clone(&cancel));
             entry.application_name = application_name(&startup);
             entry.address = address;
             let entry = Arc::new(entry);
-            gateway.clients.add(Arc::clone(&entry));
+            gateway.add_client(Arc::clone(&entry));
             let console = identity.database == ADMIN_DATABASE;
             let mode = gateway.pools.settings_of(&identity.user, &identity.database).mode;
             for (name, value) in parameters {
@@ -92,6 +91,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 last_shard: None,
                 cancel,
                 recent: RecentPlans::default(),
+                expects: std::collections::VecDeque::new(),
                 pools: Vec::new(),
                 entry,
                 mode,

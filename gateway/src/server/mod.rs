@@ -15,6 +15,7 @@ use ringway_tls::{ServerTls, TlsError};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use crate::exec::clients::ClientEntry;
 use crate::exec::failure::Failure;
 use crate::exec::gateway::Gateway;
 use cancels::Cancels;
@@ -98,7 +99,7 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener) {
         },
         () = gateway.abort.cancelled() => {}
     }
-    gateway.abort.cancel();
+    gateway.end_clients();
     let cancelling = gateway.clients.all().into_iter().map(|client| async move { client.kill().await });
     let ending = async { tokio::join!(futures_util::future::join_all(cancelling), sessions.wait()) };
     if tokio::time::timeout(KILL_GRACE + KILL_GRACE, ending).await.is_err() {
@@ -165,8 +166,8 @@ async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, tok
     let entry = Arc::clone(&session.executor.entry);
     let result = tokio::select! {
         biased;
-        result = session.run(&token) => result,
-        () = overdue(&entry.kill) => Err(Failure::Gone(None)),
+        result = session.run() => result,
+        () = overdue(&entry) => Err(Failure::Gone(None)),
     };
     let working = matches!(result, Err(Failure::Gone(None)));
     if let Err(Failure::Gone(Some(error))) = &result {
@@ -180,8 +181,8 @@ async fn client(server: Arc<Server>, stream: TcpStream, address: SocketAddr, tok
 }
 
 /// Returns when a session should have ended by now.
-async fn overdue(kill: &CancellationToken) {
-    kill.cancelled().await;
+async fn overdue(entry: &ClientEntry) {
+    std::future::poll_fn(|context| entry.poll_killed(context)).await;
     tokio::time::sleep(KILL_GRACE).await;
 }
 

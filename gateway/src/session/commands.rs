@@ -477,12 +477,7 @@ impl Session {
     }
 
     /// A SET on one shard: what it reports goes to the client if `show`.
-    pub(super) async fn on_shard(
-        &mut self,
-        shard: ShardId,
-        sql: &str,
-        show: bool,
-    ) -> Result<(), Failure> {
+    pub(super) async fn on_shard(&mut self, shard: ShardId, sql: &str, show: bool) -> Result<(), Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
         if !show {

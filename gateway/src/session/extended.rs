@@ -43,11 +43,21 @@ impl Session {
 
     /// Answers what has been collected. True: ReadyForQuery has been sent too. After an error messages are dropped up to Sync.
     pub async fn run_batch(&mut self, sync: bool) -> Result<bool, Failure> {
-        let frames = std::mem::take(&mut self.batch);
+        const KEPT_FRAMES_MAX: usize = 64;
+        let mut frames = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
+        let answered = self.run_frames(&frames, sync).await;
+        if frames.capacity() <= KEPT_FRAMES_MAX {
+            frames.clear();
+            self.batch = frames;
+        }
+        answered
+    }
+
+    async fn run_frames(&mut self, frames: &[Frame], sync: bool) -> Result<bool, Failure> {
         self.executor.cancel.reset();
         let executes = frames.iter().filter(|frame| frame.tag() == tag::EXECUTE).count();
-        let mut rest = frames.as_slice();
+        let mut rest = frames;
         let mut fresh = true;
         while let Some(frame) = rest.first() {
             let block = self.executor.transaction.block;

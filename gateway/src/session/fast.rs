@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ringway_topology::ids::ShardId;
+use smallvec::SmallVec;
 
 use super::{Portal, Session};
 use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_learn, queue_parse, Bound, Statement};
@@ -55,16 +56,23 @@ enum Step<'a> {
     },
 }
 
-/// The pipeline, understood.
+/// A portal that the pipeline binds.
+struct NewPortal<'a> {
+    name: &'a str,
+    statement: Arc<Statement>,
+    frame: &'a Frame,
+}
+
+/// The pipeline, understood. One of a single statement is understood without allocating.
 struct Pipeline<'a> {
-    steps: Vec<Step<'a>>,
+    steps: SmallVec<[Step<'a>; 4]>,
     shard: Option<ShardId>,
     access: Access,
     admitted: Option<Admitted>,
     any: bool,
     /// Statements as they were before this pipeline.
     before: Vec<(String, Option<Arc<Statement>>, usize)>,
-    portals: Vec<(String, Portal)>,
+    portals: SmallVec<[NewPortal<'a>; 1]>,
     executes: u32,
     /// Some statement's rows may have OIDs in them.
     learns: bool,
@@ -73,19 +81,20 @@ struct Pipeline<'a> {
 impl Session {
     /// True: the whole rest of the pipeline has been answered, ReadyForQuery included.
     pub async fn fast(&mut self, frames: &[Frame]) -> Result<bool, Failure> {
-        let started = Instant::now();
+        // Since a fence was met.
+        let mut fenced = None;
         loop {
             if frames.is_empty() || self.executor.is_guarded() {
                 return Ok(false);
             }
             let mut pipeline = Pipeline {
-                steps: Vec::with_capacity(frames.len()),
+                steps: SmallVec::with_capacity(frames.len()),
                 shard: None,
                 access: Access::Read,
                 admitted: None,
                 any: true,
                 before: Vec::new(),
-                portals: Vec::new(),
+                portals: SmallVec::new(),
                 executes: 0,
                 learns: false,
             };
@@ -101,7 +110,7 @@ impl Session {
                 self.undo_definitions(&pipeline, 0);
                 return Ok(false);
             }
-            if self.send(&mut pipeline, started).await? {
+            if self.send(&mut pipeline, &mut fenced).await? {
                 return Ok(true);
             }
         }
@@ -192,7 +201,8 @@ impl Session {
         let Ok(bind) = Bind::parse(frame.body()) else { return Ok(false) };
         let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(false) };
         if !bind.portal.is_empty()
-            && (self.portals.contains_key(bind.portal) || pipeline.portals.iter().any(|(name, _)| name == bind.portal))
+            && (self.portals.contains_key(bind.portal)
+                || pipeline.portals.iter().any(|portal| portal.name == bind.portal))
         {
             return Ok(false);
         }
@@ -213,14 +223,20 @@ impl Session {
             Some(_) if !pipeline.any => return Ok(false),
             _ => shard,
         };
+        // The lease was looked at when the pipeline began. A read's answer is looked at again; a write may have been held since.
+        let wants_transaction = match admitted.access {
+            Access::Read => dispatch::wants_transaction(&admitted),
+            _ => dispatch::needs_transaction(&self.executor, &admitted),
+        };
         if filter::text(query, &admitted, shard, &query.sql)?.is_some()
-            || dispatch::needs_transaction(&self.executor, &admitted)
+            || wants_transaction
             || filter::share_arcs(&admitted).is_some()
         {
             return Ok(false);
         }
         let view = &admitted.view;
-        if self.executor.is_foreign(view, chosen) && !parameters_are_plain(&self.executor, view, chosen, &statement, &bind)
+        if self.executor.is_foreign(view, chosen)
+            && !parameters_are_plain(&self.executor, view, chosen, &statement, &bind)
         {
             return Ok(false);
         }
@@ -232,30 +248,32 @@ impl Session {
         }
         pipeline.admitted = Some(admitted);
         let named = !bind.statement.is_empty();
-        let bound = Bound { statement: Arc::clone(&statement), bind: Some(frame.clone()) };
-        let portal = Portal { bound: Arc::new(bound), shard: None, finished: false, buffered: None };
-        pipeline.portals.retain(|(name, _)| name != bind.portal);
-        pipeline.portals.push((bind.portal.to_owned(), portal));
+        pipeline.portals.retain(|portal| portal.name != bind.portal);
+        pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame });
         pipeline.steps.push(Step::Bind { frame, statement, named });
         Ok(true)
     }
 
     /// Before an Execute: rows that may have OIDs in them have to be described.
     fn learn(&self, portal: &str, pipeline: &mut Pipeline<'_>) {
-        let bound = pipeline.portals.iter().find(|(name, _)| name == portal).map(|(_, known)| known);
-        if bound.is_some() && !pipeline.learns {
+        let new = pipeline.portals.iter().find(|new| new.name == portal);
+        if new.is_some() && !pipeline.learns {
             return;
         }
-        let Some(Portal { bound, .. }) = bound.or_else(|| self.portals.get(portal)) else {
+        let known = match new {
+            Some(new) => Some((&new.statement, Some(new.frame))),
+            None => self.portals.get(portal).map(|known| (&known.bound.statement, known.bound.bind.as_ref())),
+        };
+        let Some((statement, frame)) = known else {
             // A cursor of DECLARE, which may be BINARY.
             let statement = Arc::new(Statement::new(Arc::from(""), Vec::new(), StatementId(0)));
             pipeline.steps.push(Step::Learn { portal: portal.to_owned(), statement, catalog: 0 });
             return;
         };
-        let Ok(Some(bind)) = bound.parsed() else { return };
+        let Some(Ok(bind)) = frame.map(|frame| Bind::parse(frame.body())) else { return };
         let catalog = self.executor.gateway.catalog.load().as_ref().map_or(u64::MAX, |loaded| loaded.serial);
-        if rows_may_have_oids(&bound.statement, &bind, catalog) {
-            let statement = Arc::clone(&bound.statement);
+        if rows_may_have_oids(statement, &bind, catalog) {
+            let statement = Arc::clone(statement);
             pipeline.steps.push(Step::Learn { portal: portal.to_owned(), statement, catalog });
         }
     }
@@ -267,7 +285,7 @@ impl Session {
         expect: fn() -> Expect,
         pipeline: &mut Pipeline<'a>,
     ) -> bool {
-        if !pipeline.portals.iter().any(|(bound, _)| bound == name) {
+        if !pipeline.portals.iter().any(|portal| portal.name == name) {
             let Some(shard) = self.portal_shard(name) else { return false };
             if pipeline.shard.is_some_and(|chosen| chosen != shard) && !pipeline.any {
                 return false;
@@ -297,7 +315,7 @@ impl Session {
     }
 
     /// False: the pipeline has to be understood again (a fence was met; nothing has been shown).
-    async fn send(&mut self, pipeline: &mut Pipeline<'_>, started: Instant) -> Result<bool, Failure> {
+    async fn send(&mut self, pipeline: &mut Pipeline<'_>, fenced: &mut Option<Instant>) -> Result<bool, Failure> {
         let view = match &pipeline.admitted {
             Some(admitted) => Arc::clone(&admitted.view),
             None => {
@@ -313,7 +331,10 @@ impl Session {
             return Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet").into());
         };
         for step in &pipeline.steps {
-            if let Step::Parse { statement, .. } | Step::Bind { statement, .. } | Step::DescribeStatement { statement, .. } = step {
+            if let Step::Parse { statement, .. }
+            | Step::Bind { statement, .. }
+            | Step::DescribeStatement { statement, .. } = step
+            {
                 if let Err(failure) = know_types(&mut self.executor, &view, shard, statement).await {
                     self.undo_definitions(pipeline, 0);
                     return Err(failure);
@@ -322,7 +343,7 @@ impl Session {
         }
         let alone = self.executor.transaction.statements == 0 && pipeline.executes == 1;
         let mut sent = 0usize;
-        let mut parses: Vec<(usize, usize)> = Vec::new();
+        let mut parses: SmallVec<[(usize, usize); 2]> = SmallVec::new();
         let steps = &pipeline.steps;
         let mut write = |connection: &mut ServerConnection, expects: &mut VecDeque<Expect>| {
             let mut seen = 0;
@@ -340,7 +361,8 @@ impl Session {
             shard,
             access: pipeline.access,
             show: Show { fence: alone && pipeline.access != Access::Read, ..Show::ALL },
-            repeatable: pipeline.access == Access::Read && !self.executor.is_guarded(),
+            // A lease that has run out since then shows before the answer does.
+            repeatable: pipeline.access == Access::Read,
             client_syncs: true,
             extended: true,
             changes_settings: false,
@@ -361,7 +383,8 @@ impl Session {
             self.executor.client.rewind();
             if let Some(admitted) = &pipeline.admitted {
                 if outcome.kept_back {
-                    Box::pin(dispatch::again(&mut self.executor, admitted, started)).await?;
+                    let since = *fenced.get_or_insert_with(Instant::now);
+                    Box::pin(dispatch::again(&mut self.executor, admitted, since)).await?;
                 }
             }
             return Ok(false);
@@ -383,9 +406,10 @@ impl Session {
         }
         if self.executor.transaction.block == Block::Explicit {
             self.executor.transaction.statements += u64::from(pipeline.executes);
-            for (name, mut portal) in pipeline.portals.drain(..) {
-                portal.shard = Some(shard);
-                self.portals.insert(name, portal);
+            for NewPortal { name, statement, frame } in pipeline.portals.drain(..) {
+                let bound = Arc::new(Bound { statement, bind: Some(frame.clone()) });
+                let portal = Portal { bound, shard: Some(shard), finished: false, buffered: None };
+                self.portals.insert(name.to_owned(), portal);
             }
         } else {
             self.portals.clear();

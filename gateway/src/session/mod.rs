@@ -8,6 +8,7 @@ pub mod settings;
 pub mod simple;
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::Future as _;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -74,8 +75,8 @@ impl Session {
         }
     }
 
-    /// Until the client leaves or the token is cancelled.
-    pub async fn run(&mut self, shutdown: &tokio_util::sync::CancellationToken) -> Result<(), Failure> {
+    /// Until the client leaves or is told to.
+    pub async fn run(&mut self) -> Result<(), Failure> {
         loop {
             let frame = match self.executor.client.try_frame()? {
                 Some(frame) => frame,
@@ -84,21 +85,13 @@ impl Session {
                     self.executor.client.trim();
                     let idle = !self.executor.transaction.is_open() && self.batch.is_empty();
                     let limit = self.limit();
-                    let Executor { client, pinned, transaction, entry, .. } = &mut self.executor;
-                    let next = tokio::select! {
-                        biased;
-                        frame = client.frame() => frame?,
-                        told = notices(pinned, &mut transaction.participants) => {
-                            self.executor.client.forward(&told?).await?;
+                    match wait(&mut self.executor, idle, limit).await? {
+                        Woken::Said(frame) => frame,
+                        Woken::Told(told) => {
+                            self.executor.client.forward(&told).await?;
                             continue;
                         }
-                        () = shutdown.cancelled(), if idle => return Err(ended(shutting_down())),
-                        () = entry.kill.cancelled() => return Err(ended(shutting_down())),
-                        error = expired(limit) => return Err(ended(error)),
-                    };
-                    match next {
-                        Some(frame) => frame,
-                        None => return Ok(()),
+                        Woken::Gone => return Ok(()),
                     }
                 }
             };
@@ -215,42 +208,75 @@ impl Session {
     }
 }
 
-/// What the session's connections say while it is idle: notifications of pinned ones, and the end of a transaction that has
-/// been idle for too long. Waits for ever when there is nothing. Cancel-safe.
-async fn notices(
-    pinned: &mut BTreeMap<ShardId, ReadyConn>,
-    participants: &mut BTreeMap<ShardId, Participant>,
-) -> Result<BytesMut, Failure> {
+/// What a session that waits for its client hears first.
+enum Woken {
+    Said(Frame),
+    /// Messages of its own connections.
+    Told(BytesMut),
+    Gone,
+}
+
+/// `idle`: it may end now if it is told to. `limit`: how long, and what it is told then. Cancel-safe.
+async fn wait(
+    executor: &mut Executor,
+    idle: bool,
+    limit: Option<(Duration, fn() -> PgError)>,
+) -> Result<Woken, Failure> {
+    let Executor { client, pinned, transaction, entry, .. } = executor;
+    let mut expiry = limit.map(|(limit, error)| (Box::pin(tokio::time::sleep(limit)), error));
     std::future::poll_fn(|context| {
-        for participant in participants.values_mut() {
-            if let Some(error) = timed_out(&mut participant.connection, context) {
-                return Poll::Ready(Err(ended(error)));
-            }
+        if let Poll::Ready(said) = client.poll_frame(context)? {
+            return Poll::Ready(Ok(said.map_or(Woken::Gone, Woken::Said)));
         }
-        for connection in pinned.values_mut() {
-            let mut told = BytesMut::new();
-            loop {
-                while let Some(message) = connection.take_message() {
-                    if let Some(error) = last_words(message.tag, message.body()) {
-                        return Poll::Ready(Err(ended(error)));
-                    }
-                    if matches!(message.tag, b'A' | b'N' | b'S') {
-                        told.extend_from_slice(&message.raw);
-                    }
-                }
-                match connection.poll_fill(context) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(ended(session_lost()))),
-                    Poll::Pending => break,
-                }
-            }
-            if !told.is_empty() {
-                return Poll::Ready(Ok(told));
-            }
+        if let Poll::Ready(told) = poll_notices(pinned, &mut transaction.participants, context) {
+            return Poll::Ready(told.map(Woken::Told));
+        }
+        let ends = if idle { entry.poll_leaves(context) } else { entry.poll_killed(context) };
+        if ends.is_ready() {
+            return Poll::Ready(Err(ended(shutting_down())));
+        }
+        if let Some((expiry, error)) = &mut expiry {
+            return expiry.as_mut().poll(context).map(|()| Err(ended(error())));
         }
         Poll::Pending
     })
     .await
+}
+
+/// What the session's connections say while it is idle: notifications of pinned ones, and the end of a transaction that has
+/// been idle for too long.
+fn poll_notices(
+    pinned: &mut BTreeMap<ShardId, ReadyConn>,
+    participants: &mut BTreeMap<ShardId, Participant>,
+    context: &mut Context<'_>,
+) -> Poll<Result<BytesMut, Failure>> {
+    for participant in participants.values_mut() {
+        if let Some(error) = timed_out(&mut participant.connection, context) {
+            return Poll::Ready(Err(ended(error)));
+        }
+    }
+    for connection in pinned.values_mut() {
+        let mut told = BytesMut::new();
+        loop {
+            while let Some(message) = connection.take_message() {
+                if let Some(error) = last_words(message.tag, message.body()) {
+                    return Poll::Ready(Err(ended(error)));
+                }
+                if matches!(message.tag, b'A' | b'N' | b'S') {
+                    told.extend_from_slice(&message.raw);
+                }
+            }
+            match connection.poll_fill(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(ended(session_lost()))),
+                Poll::Pending => break,
+            }
+        }
+        if !told.is_empty() {
+            return Poll::Ready(Ok(told));
+        }
+    }
+    Poll::Pending
 }
 
 /// The error with which a server ends a session.
@@ -285,16 +311,6 @@ fn timed_out(connection: &mut ServerConnection, context: &mut Context<'_>) -> Op
         position += length;
     }
     None
-}
-
-async fn expired(limit: Option<(Duration, fn() -> PgError)>) -> PgError {
-    match limit {
-        Some((limit, error)) => {
-            tokio::time::sleep(limit).await;
-            error()
-        }
-        None => std::future::pending().await,
-    }
 }
 
 fn idle_session() -> PgError {

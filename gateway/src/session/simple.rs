@@ -81,7 +81,8 @@ impl Session {
     }
 
     async fn one(&mut self, frame: &Frame, text: &str) -> Result<Answered, Failure> {
-        let started = Instant::now();
+        // Since a fence was met.
+        let mut fenced = None;
         loop {
             if self.executor.transaction.failed && self.executor.transaction.block == Block::Explicit {
                 self.statement(text, true).await?;
@@ -128,7 +129,8 @@ impl Session {
                 shard,
                 access: admitted.access,
                 show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
-                repeatable: admitted.access == Access::Read && !self.executor.is_guarded(),
+                // A lease that has run out since `special` shows before the answer does.
+                repeatable: admitted.access == Access::Read,
                 client_syncs: false,
                 extended: false,
                 changes_settings: false,
@@ -138,7 +140,8 @@ impl Session {
             let outcome = forward(&mut self.executor, &admitted.view, request).await?;
             if outcome.kept_back {
                 self.executor.client.rewind();
-                Box::pin(dispatch::again(&mut self.executor, &admitted, started)).await?;
+                let since = *fenced.get_or_insert_with(Instant::now);
+                Box::pin(dispatch::again(&mut self.executor, &admitted, since)).await?;
                 continue;
             }
             if outcome.lease_lost {

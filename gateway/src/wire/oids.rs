@@ -164,10 +164,18 @@ impl<'o, O: Oids> Walk<'o, O> {
             match self.known(oid)?.form {
                 Form::Domain(base) => oid = base,
                 Form::Range(subtype) => {
-                    return Some(if self.form_of_part(subtype)? == Form::Plain { Form::Plain } else { Form::Range(subtype) })
+                    return Some(if self.form_of_part(subtype)? == Form::Plain {
+                        Form::Plain
+                    } else {
+                        Form::Range(subtype)
+                    })
                 }
                 Form::Multirange(range) => {
-                    return Some(if self.form_of_part(range)? == Form::Plain { Form::Plain } else { Form::Multirange(range) })
+                    return Some(if self.form_of_part(range)? == Form::Plain {
+                        Form::Plain
+                    } else {
+                        Form::Multirange(range)
+                    })
                 }
                 form => return Some(form),
             }

@@ -218,7 +218,9 @@ pub async fn refused(cluster: &Cluster, shards: &Shards) -> Result<()> {
     // A type that one shard has to itself.
     let second = sql::connect(&cluster.shard_dsn("s2").await?).await?;
     second
-        .batch_execute("CREATE TYPE public.lonely AS ENUM ('x'); ALTER TABLE public.people ADD COLUMN only_here public.lonely")
+        .batch_execute(
+            "CREATE TYPE public.lonely AS ENUM ('x'); ALTER TABLE public.people ADD COLUMN only_here public.lonely",
+        )
         .await?;
     let (code, message) = sql::failure(&client, &format!("SELECT * FROM people WHERE id = {other}")).await?;
     ensure!(code == "0A000" && message.contains("lonely"), "{code} {message}");
