@@ -43,15 +43,25 @@ pub fn check(analysis: &Analysis<'_>) -> Result<(), PgError> {
         ));
     }
     let text = analysis.text;
-    let shown = (0..text.lexemes.len()).any(|index| is_number_of_table(text, index) || is_cast_to_oid(text, index));
+    let shown = (0..text.lexemes.len())
+        .any(|index| takes_oid(text, index) || is_number_of_table(text, index) || is_cast_to_oid(text, index));
     if !shown {
         return Ok(());
     }
     Err(refused(
-        "the statement computes OIDs from rows of a sharded table",
+        "the statement uses OIDs over rows of a sharded table",
         "OIDs differ between shards; clients see those of the home shard.",
-        "Write tableoid::regclass, or leave the cast to oid out.",
+        "Write tableoid::regclass, leave casts to oid out, and ask catalogs in a statement of their own.",
     ))
+}
+
+/// A call of a function that is asked by OID.
+fn takes_oid(text: &Text<'_>, index: usize) -> bool {
+    let name = text.lexemes.get(index).and_then(|lexeme| lexeme.identifier(text.sql)).unwrap_or_default();
+    let asks = name == "format_type"
+        || name.starts_with("pg_get_")
+        || ["_description", "_is_visible"].iter().any(|end| name.ends_with(end));
+    asks && text.punctuation(index + 1, b'(')
 }
 
 /// `tableoid`, unless as a name, or compared with what the shard finds by a name.
