@@ -130,7 +130,7 @@ async def main(dsn):
         for i in range(1, 21):
             t.rows(await select.fetch(i))
         t.rows(await own.fetch("SELECT id, ps, d FROM owned ORDER BY id"))
-        t.show(await own.execute("UPDATE owned SET feelings = $1 WHERE p = $2 OR feelings <> $1", ["ok"], (1, "ok", [])))
+        t.show(await own.execute("UPDATE owned SET feelings = $1 WHERE p = $2::pair OR feelings <> $1", ["ok"], (1, "ok", [])))
         async with own.transaction():
             await own.execute("CREATE TYPE fresh AS ENUM ('a', 'b')")
             for i in range(1, 11):
