@@ -60,6 +60,9 @@ pub struct Options {
     /// Let another gateway listen on the same address (SO_REUSEPORT), so that it can take over before this one ends.
     #[arg(long, env = "RINGWAY_REUSE_PORT")]
     pub reuse_port: bool,
+    /// Threads that serve clients: by default, half of the processors.
+    #[arg(long, env = "RINGWAY_THREADS", value_name = "N")]
+    pub threads: Option<u16>,
     /// TOML file with these options (underscores for dashes) and tables [limits], [users.NAME] and [databases.NAME].
     #[arg(long, env = "RINGWAY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -102,6 +105,7 @@ struct File {
     stats_users: Option<Vec<String>>,
     #[serde(default)]
     reuse_port: bool,
+    threads: Option<u16>,
     secret: Option<String>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
@@ -245,6 +249,8 @@ pub struct Config {
     pub tls_required: bool,
     pub fault_file: Option<PathBuf>,
     pub reuse_port: bool,
+    /// Those that serve clients.
+    pub threads: u16,
     pub limits: Limits,
     pub live: Live,
     /// What it was made from.
@@ -308,10 +314,18 @@ pub enum ConfigError {
     NoTls(&'static str),
     #[error("--auth cert needs --tls-client-ca FILE")]
     NoClientAuthorities,
+    #[error("threads must be between 1 and 1024")]
+    Threads,
     #[error("limit {0} must not be 0")]
     ZeroLimit(&'static str),
     #[error("{place}: pool_size_max ({size_max}) must not be 0, nor less than pool_size_min ({size_min})")]
     PoolSize { place: String, size_min: usize, size_max: usize },
+}
+
+/// The kernel's work on the sockets, and PostgreSQL if it is near, need the others.
+fn threads_by_default() -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(processors / 2).unwrap_or(u16::MAX).max(1)
 }
 
 impl Config {
@@ -336,6 +350,10 @@ impl Config {
             }
             None => return Err(ConfigError::BadTopology(topology)),
         };
+        let threads = options.threads.or(file.threads).unwrap_or_else(threads_by_default);
+        if !(1..=1024).contains(&threads) {
+            return Err(ConfigError::Threads);
+        }
         let listen = options.listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:6432".to_owned());
         let listen: SocketAddr = listen.parse().map_err(|_| ConfigError::BadListen(listen))?;
         let users = options.users.or(users_file);
@@ -394,6 +412,7 @@ impl Config {
             tls_required,
             fault_file: options.fault_file,
             reuse_port: options.reuse_port || file.reuse_port,
+            threads,
             limits,
             live,
             options: origin,
@@ -430,6 +449,7 @@ impl Config {
             entry("pool_mode", mode.to_owned(), "transaction", true),
             entry("reuse_port", self.reuse_port.to_string(), "false", false),
             entry("stats_users", list(&self.live.stats_users), "", true),
+            entry("threads", self.threads.to_string(), &threads_by_default().to_string(), false),
             entry("tls_cert", tls(|files| Some(&files.certificate)), "", false),
             entry("tls_client_ca", tls(|files| files.client_authorities.as_ref()), "", false),
             entry("tls_key", tls(|files| Some(&files.key)), "", false),

@@ -10,6 +10,7 @@ use ringway_gateway::exec::forget;
 use ringway_gateway::exec::gateway::Gateway;
 use ringway_gateway::exec::reload;
 use ringway_gateway::link;
+use ringway_gateway::server::threads::Threads;
 use ringway_gateway::server::{listen, serve, Server};
 use ringway_gateway::sql::depth::STACK_BYTES;
 use ringway_topology::ids::GatewayId;
@@ -28,11 +29,14 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = Config::load(options)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build()?;
-    runtime.block_on(run(config))
+    let threads = Threads::start(config.threads).context("cannot start the threads that serve clients")?;
+    // Accepts, and follows the control plane.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().thread_stack_size(STACK_BYTES).build()?;
+    runtime.block_on(run(config, &threads))
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, threads: &Threads) -> anyhow::Result<()> {
     let users = reload::users(&config)?;
     let listener = listen(config.listen, config.reuse_port)
         .with_context(|| format!("cannot listen on {}: is another gateway running there?", config.listen))?;
@@ -51,7 +55,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let signals = signals(&gateway, &server)?;
     tracing::info!(listen = %address, gateway = id.0, "serving");
     tokio::select! {
-        () = serve(server, listener) => {}
+        () = serve(server, listener, threads) => {}
         () = signals => {}
     }
     link_token.cancel();

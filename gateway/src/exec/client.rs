@@ -8,7 +8,8 @@ use bytes::BytesMut;
 
 use super::failure::Failure;
 use crate::net::Stream;
-use crate::wire::{next_frame, Frame, FrameHeader, PgError, SqlState};
+use crate::wire::tag::client as tag;
+use crate::wire::{next_frame, Frame, FrameHeader, Frames, PgError, SqlState};
 
 /// An idle client's buffers are kept up to this: its next statement needs them again.
 const KEPT_BYTES_MAX: usize = 256;
@@ -86,6 +87,34 @@ impl Client {
         next_frame(&mut self.input, self.frame_bytes_max).map_err(|error| Failure::Gone(Some(Box::new(error.into()))))
     }
 
+    /// The messages of a pipeline up to its Sync, if it is here whole and they are the extended protocol's, of at most `bytes_max`.
+    /// To be given back with [`Self::recycle`].
+    pub fn take_pipeline(&mut self, bytes_max: usize) -> Option<BytesMut> {
+        let mut bytes = 0;
+        for frame in Frames(&self.input) {
+            let length = frame.bytes().len();
+            if length > self.frame_bytes_max || bytes + length > bytes_max {
+                return None;
+            }
+            bytes += length;
+            match frame.tag() {
+                tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {}
+                tag::SYNC if bytes == self.input.len() => return Some(std::mem::take(&mut self.input)),
+                tag::SYNC => return Some(self.input.split_to(bytes)),
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Takes back the buffer of a pipeline that has been dealt with.
+    pub fn recycle(&mut self, mut pipeline: BytesMut) {
+        if self.input.is_empty() && !self.grown {
+            pipeline.clear();
+            self.input = pipeline;
+        }
+    }
+
     /// Tag of the message that comes next, if its header is here.
     pub fn peek_tag(&self) -> Option<u8> {
         FrameHeader::peek(&self.input).ok().flatten().map(|header| header.tag)
@@ -93,24 +122,21 @@ impl Client {
 
     /// The next message; None at the end of the stream. Cancel-safe.
     pub async fn frame(&mut self) -> Result<Option<Frame>, Failure> {
-        poll_fn(|context| self.poll_frame(context)).await
-    }
-
-    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Frame>, Failure>> {
         loop {
             if let Some(frame) = self.try_frame()? {
-                return Poll::Ready(Ok(Some(frame)));
+                return Ok(Some(frame));
             }
-            if ready!(self.poll_fill(context)).map_err(gone)? == 0 {
-                return Poll::Ready(Ok(None));
+            if poll_fn(|context| self.poll_fill(context)).await? == 0 {
+                return Ok(None);
             }
         }
     }
 
-    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Receives some bytes; 0 at the end of the stream.
+    pub fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
         let filled = ready!(self.stream.poll_receive(context, &mut self.input, &mut self.bulk));
         self.grown |= matches!(filled, Ok(received) if received > KEPT_BYTES_MAX);
-        Poll::Ready(filled)
+        Poll::Ready(filled.map_err(gone))
     }
 
     /// Ready when the client has gone, while it is not its turn to speak. What it says nevertheless is kept for later.

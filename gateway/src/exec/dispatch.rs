@@ -139,8 +139,8 @@ pub fn wants_transaction(admitted: &Admitted) -> bool {
         return false;
     }
     let writes = admitted.access != Access::Read;
-    writes && admitted.placement.shards.len() > 1
-        || writes && admitted.placement.is_mirrored(&admitted.view.topology)
+    let shared = || admitted.placement.shards.len() > 1 || admitted.placement.is_mirrored(&admitted.view.topology);
+    writes && shared()
         || matches!(plan, Plan::Ddl(_))
         || admitted.access == Access::LockingRead && filter::share_arcs(admitted).is_some()
 }

@@ -112,6 +112,9 @@ impl Wait {
 
 fn waits_for(executor: &Executor, view: &View, plan: &Plan, placement: &Placement, access: Access) -> Option<Wait> {
     let topology = &view.topology;
+    if access == Access::Read && !view.is_changing {
+        return None;
+    }
     let tables = match plan {
         Plan::Query(query) => query.tables.as_slice(),
         Plan::Ddl(ddl) => ddl.tables.as_slice(),
@@ -125,7 +128,7 @@ fn waits_for(executor: &Executor, view: &View, plan: &Plan, placement: &Placemen
     let changing = |table: &ringway_topology::model::TableName| {
         topology.table(&table.schema, &table.name).is_some_and(|table| table.changing)
     };
-    if may_wait && tables.iter().any(changing) {
+    if may_wait && view.is_changing && tables.iter().any(changing) {
         return Some(Wait::Table(view.epoch()));
     }
     if access == Access::Read {

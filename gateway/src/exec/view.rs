@@ -16,6 +16,8 @@ pub struct View {
     pub topology: Arc<Topology>,
     /// Of what plans depend on: tables, keyspaces, members; not the ring, not moves.
     pub shape: u64,
+    /// Some table is being distributed.
+    pub is_changing: bool,
 }
 
 impl View {
@@ -38,7 +40,8 @@ impl View {
                 TableKind::Reference => 0.hash(&mut hasher),
             }
         }
-        View { shape: hasher.finish(), topology }
+        let is_changing = topology.tables.iter().any(|table| table.changing);
+        View { shape: hasher.finish(), is_changing, topology }
     }
 
     pub fn epoch(&self) -> Epoch {

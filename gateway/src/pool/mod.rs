@@ -17,6 +17,7 @@ pub mod pool;
 mod pool_tests;
 pub mod server;
 pub mod settings;
+pub mod thread;
 pub mod timeout;
 
 use std::collections::{BTreeSet, HashMap};

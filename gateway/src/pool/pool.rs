@@ -21,6 +21,7 @@ use super::oids::{OidMaps, ShardOids};
 use super::pause::Pause;
 use super::places::{Place, Places};
 use super::server::{Server, ServerInfo};
+use super::thread::Thread;
 use crate::config::pools::PoolSettings;
 
 #[derive(Debug)]
@@ -306,13 +307,17 @@ impl Pool {
         ReadyConn { server: Some(server), pool: Arc::clone(self), _place: place }
     }
 
-    /// A pause that begins waits for what is lent by then: looked at under the same lock.
+    /// The one used last, of this thread's if it has some. A pause that begins waits for what is lent by then: looked at under the
+    /// same lock.
     fn lend_idle(&self, pausable: bool) -> Idle {
         let mut state = self.state();
         if pausable && self.shared.pause.is_on() {
             return Idle::Paused;
         }
-        match state.idle.pop_back() {
+        let own = Thread::current();
+        let newest = state.idle.len().checked_sub(1);
+        let chosen = state.idle.iter().rposition(|server| server.thread == own).or(newest);
+        match chosen.and_then(|index| state.idle.remove(index)) {
             None => Idle::None,
             Some(server) => {
                 state.lent += 1;

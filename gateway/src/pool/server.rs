@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use super::connection::ServerConnection;
+use super::thread::Thread;
 
 #[derive(Debug)]
 pub struct Server {
@@ -12,6 +13,8 @@ pub struct Server {
     /// Of its pool when it was opened.
     pub generation: u64,
     pub opened: Instant,
+    /// Where it was opened.
+    pub thread: Thread,
     /// The server may end it then (`idle_session_timeout`): it is not used any more from shortly before.
     pub use_until: Option<Instant>,
 }
@@ -43,7 +46,7 @@ impl ServerInfo {
 impl Server {
     pub fn new(connection: ServerConnection, generation: u64) -> Server {
         let info = std::sync::Arc::new(ServerInfo::new(connection.process_id));
-        Server { connection, info, generation, opened: Instant::now(), use_until: None }
+        Server { connection, info, generation, opened: Instant::now(), thread: Thread::current(), use_until: None }
     }
 
     /// Nobody uses it from now on.

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod cancels;
 pub mod login;
 pub mod opening;
+pub mod threads;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -19,6 +20,7 @@ use crate::exec::clients::ClientEntry;
 use crate::exec::failure::Failure;
 use crate::exec::gateway::Gateway;
 use cancels::Cancels;
+use threads::Threads;
 
 /// What every connection of the listener needs.
 pub struct Server {
@@ -65,7 +67,7 @@ pub fn listen(address: SocketAddr, reuse_port: bool) -> std::io::Result<TcpListe
 
 /// Serves until the gateway closes, and then until the last client has left. Once it shuts down, idle clients are told to
 /// leave, and the others have `drain_timeout_ms` to end their transactions.
-pub async fn serve(server: Arc<Server>, listener: TcpListener) {
+pub async fn serve(server: Arc<Server>, listener: TcpListener, threads: &Threads) {
     let gateway = Arc::clone(&server.gateway);
     let sessions = tokio_util::task::TaskTracker::new();
     loop {
@@ -75,9 +77,18 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener) {
         };
         match accepted {
             Ok((stream, address)) => {
+                // Its readiness is told by its own thread's runtime.
+                let (Ok(stream), Some((seat, thread))) = (stream.into_std(), threads.seat()) else { continue };
                 let server = Arc::clone(&server);
                 let token = gateway.shutdown.clone();
-                sessions.spawn(async move { client(server, stream, address, token).await });
+                let session = async move {
+                    let _seat = seat;
+                    match TcpStream::from_std(stream) {
+                        Ok(stream) => client(server, stream, address, token).await,
+                        Err(error) => tracing::warn!(%error, %address, "a client's connection cannot be watched"),
+                    }
+                };
+                sessions.spawn_on(session, thread);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");

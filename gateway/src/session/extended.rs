@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::{Buffered, Portal, Session};
 use crate::exec::bound::{queue_learn, Bound, Statement};
 use crate::exec::commit;
@@ -14,13 +16,47 @@ use crate::exec::transaction::Block;
 use crate::plan::types::{Access, DdlKind, Plan, SessionCommand};
 use crate::wire::frontend::{self, Bind, Execute, Parse};
 use crate::wire::tag::client as tag;
-use crate::wire::{backend, Format, Frame, PgError, SqlState, Target};
+use crate::wire::{backend, Format, Frame, FrameRef, Frames, PgError, SqlState, Target};
 
 impl Session {
-    pub async fn sync(&mut self) -> Result<(), Failure> {
+    /// A whole pipeline, its Sync included.
+    pub async fn pipeline(&mut self, pipeline: &[u8]) -> Result<(), Failure> {
+        let mut frames: SmallVec<[FrameRef<'_>; 8]> = Frames(pipeline).collect();
+        // The Sync.
+        frames.pop();
+        self.executor.cancel.reset();
+        if !frames.is_empty() && self.may_be_fast(true) {
+            self.executor.client.mark();
+            match self.fast(&frames).await {
+                Ok(true) => return self.synced().await,
+                Ok(false) => {}
+                Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
+                Err(failure) => {
+                    self.report(&failure);
+                    frames.clear();
+                }
+            }
+        }
+        self.batch.extend(frames.into_iter().map(FrameRef::to_frame));
+        self.sync(true).await
+    }
+
+    /// Whether one shard may answer all that is left of a pipeline. `fresh`: nothing of it has been answered.
+    fn may_be_fast(&self, fresh: bool) -> bool {
+        let transaction = &self.executor.transaction;
+        !transaction.failed
+            && match transaction.block {
+                Block::Explicit => self.after.is_empty(),
+                Block::None => fresh,
+                Block::Implicit => false,
+            }
+    }
+
+    /// `tried`: not all of the pipeline is for one shard.
+    pub async fn sync(&mut self, tried: bool) -> Result<(), Failure> {
         let mut answered = false;
         if !self.skipping {
-            answered = self.run_batch(true).await?;
+            answered = self.run_batch(true, tried).await?;
         }
         self.batch.clear();
         self.batch_bytes = 0;
@@ -36,38 +72,32 @@ impl Session {
             }
             self.ready();
         }
-        self.finish_after().await?;
+        self.synced().await
+    }
+
+    async fn synced(&mut self) -> Result<(), Failure> {
+        if !self.after.is_empty() {
+            self.finish_after().await?;
+        }
         self.executor.leave();
         Ok(())
     }
 
     /// Answers what has been collected. True: ReadyForQuery has been sent too. After an error messages are dropped up to Sync.
-    pub async fn run_batch(&mut self, sync: bool) -> Result<bool, Failure> {
-        const KEPT_FRAMES_MAX: usize = 64;
-        let mut frames = std::mem::take(&mut self.batch);
+    pub async fn run_batch(&mut self, sync: bool, tried: bool) -> Result<bool, Failure> {
+        let frames = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
-        let answered = self.run_frames(&frames, sync).await;
-        if frames.capacity() <= KEPT_FRAMES_MAX {
-            frames.clear();
-            self.batch = frames;
-        }
-        answered
-    }
-
-    async fn run_frames(&mut self, frames: &[Frame], sync: bool) -> Result<bool, Failure> {
         self.executor.cancel.reset();
         let executes = frames.iter().filter(|frame| frame.tag() == tag::EXECUTE).count();
-        let mut rest = frames;
+        let mut rest = frames.as_slice();
         let mut fresh = true;
         while let Some(frame) = rest.first() {
-            let block = self.executor.transaction.block;
-            let eligible = sync
-                && !self.executor.transaction.failed
-                && (block == Block::Explicit && self.after.is_empty() || block == Block::None && fresh);
+            let eligible = sync && self.may_be_fast(fresh) && !(fresh && tried);
             // After one message by the slow way, only a new statement is worth another look.
             let result = if eligible && (fresh || frame.tag() == tag::PARSE || frame.tag() == tag::BIND) {
                 self.executor.client.mark();
-                match self.fast(rest).await {
+                let frames: Vec<FrameRef<'_>> = rest.iter().map(FrameRef::from).collect();
+                match self.fast(&frames).await {
                     Ok(true) => return Ok(true),
                     Ok(false) => self.slow(frame, sync && executes == 1).await,
                     Err(failure) => Err(failure),

@@ -23,29 +23,29 @@ use crate::plan::types::{Access, Plan};
 use crate::pool::connection::{ServerConnection, StatementId};
 use crate::wire::frontend::{self, Bind, Execute, Parse};
 use crate::wire::tag::client as tag;
-use crate::wire::{Frame, PgError, SqlState, Target};
+use crate::wire::{FrameRef, PgError, SqlState, Target};
 
 /// What one message becomes.
 enum Step<'a> {
     Parse {
-        frame: &'a Frame,
+        frame: FrameRef<'a>,
         statement: Arc<Statement>,
         named: bool,
     },
     Bind {
-        frame: &'a Frame,
+        frame: FrameRef<'a>,
         statement: Arc<Statement>,
         named: bool,
     },
     DescribeStatement {
-        frame: &'a Frame,
+        frame: FrameRef<'a>,
         statement: Arc<Statement>,
         named: bool,
     },
     CloseStatement,
     /// Describe and Close of portals, Execute.
     Portal {
-        frame: &'a Frame,
+        frame: FrameRef<'a>,
         expect: fn() -> Expect,
     },
     /// An Execute whose rows may have OIDs in them: on a shard that is not the home shard they are described first.
@@ -60,7 +60,7 @@ enum Step<'a> {
 struct NewPortal<'a> {
     name: &'a str,
     statement: Arc<Statement>,
-    frame: &'a Frame,
+    frame: FrameRef<'a>,
 }
 
 /// The pipeline, understood. One of a single statement is understood without allocating.
@@ -80,7 +80,7 @@ struct Pipeline<'a> {
 
 impl Session {
     /// True: the whole rest of the pipeline has been answered, ReadyForQuery included.
-    pub async fn fast(&mut self, frames: &[Frame]) -> Result<bool, Failure> {
+    pub async fn fast(&mut self, frames: &[FrameRef<'_>]) -> Result<bool, Failure> {
         // Since a fence was met.
         let mut fenced = None;
         loop {
@@ -116,8 +116,12 @@ impl Session {
         }
     }
 
-    async fn understand<'a>(&mut self, frames: &'a [Frame], pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
-        for frame in frames {
+    async fn understand<'a>(
+        &mut self,
+        frames: &'a [FrameRef<'a>],
+        pipeline: &mut Pipeline<'a>,
+    ) -> Result<bool, Failure> {
+        for &frame in frames {
             let fits = match frame.tag() {
                 tag::PARSE => self.understand_parse(frame, pipeline)?,
                 tag::BIND => self.understand_bind(frame, pipeline).await?,
@@ -162,7 +166,7 @@ impl Session {
         Ok(true)
     }
 
-    fn understand_parse<'a>(&mut self, frame: &'a Frame, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
+    fn understand_parse<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
         let Ok(parse) = Parse::parse(frame.body()) else { return Ok(false) };
         let named = !parse.statement.is_empty();
         let known = self.statements.get(parse.statement).cloned();
@@ -197,7 +201,7 @@ impl Session {
         })
     }
 
-    async fn understand_bind<'a>(&mut self, frame: &'a Frame, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
+    async fn understand_bind<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
         let Ok(bind) = Bind::parse(frame.body()) else { return Ok(false) };
         let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(false) };
         if !bind.portal.is_empty()
@@ -261,16 +265,19 @@ impl Session {
             return;
         }
         let known = match new {
-            Some(new) => Some((&new.statement, Some(new.frame))),
-            None => self.portals.get(portal).map(|known| (&known.bound.statement, known.bound.bind.as_ref())),
+            Some(new) => Some((&new.statement, Some(new.frame.body()))),
+            None => self.portals.get(portal).map(|known| {
+                let bind = known.bound.bind.as_ref().map(|frame| &frame.body()[..]);
+                (&known.bound.statement, bind)
+            }),
         };
-        let Some((statement, frame)) = known else {
+        let Some((statement, bind)) = known else {
             // A cursor of DECLARE, which may be BINARY.
             let statement = Arc::new(Statement::new(Arc::from(""), Vec::new(), StatementId(0)));
             pipeline.steps.push(Step::Learn { portal: portal.to_owned(), statement, catalog: 0 });
             return;
         };
-        let Some(Ok(bind)) = frame.map(|frame| Bind::parse(frame.body())) else { return };
+        let Some(Ok(bind)) = bind.map(Bind::parse) else { return };
         let catalog = self.executor.gateway.catalog.load().as_ref().map_or(u64::MAX, |loaded| loaded.serial);
         if rows_may_have_oids(statement, &bind, catalog) {
             let statement = Arc::clone(statement);
@@ -280,7 +287,7 @@ impl Session {
 
     fn understand_portal<'a>(
         &mut self,
-        frame: &'a Frame,
+        frame: FrameRef<'a>,
         name: &str,
         expect: fn() -> Expect,
         pipeline: &mut Pipeline<'a>,
@@ -327,7 +334,8 @@ impl Session {
         let open = self.executor.transaction.participants.keys().next().copied();
         let prefer = self.executor.only_shard.or(open).or(self.executor.last_shard);
         let member = |id: &ShardId| view.topology.members().any(|shard| shard.id == *id);
-        let Some(shard) = pipeline.shard.or(prefer.filter(member)).or(view.topology.home_shard()) else {
+        let Some(shard) = pipeline.shard.or_else(|| prefer.filter(member)).or_else(|| view.topology.home_shard())
+        else {
             return Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet").into());
         };
         for step in &pipeline.steps {
@@ -345,6 +353,7 @@ impl Session {
         let mut sent = 0usize;
         let mut parses: SmallVec<[(usize, usize); 2]> = SmallVec::new();
         let steps = &pipeline.steps;
+        let parsing = steps.iter().any(|step| matches!(step, Step::Parse { .. }));
         let mut write = |connection: &mut ServerConnection, expects: &mut VecDeque<Expect>| {
             let mut seen = 0;
             for (index, step) in steps.iter().enumerate() {
@@ -352,6 +361,9 @@ impl Session {
                     parses.push((index, sent));
                 }
                 queue(connection, expects, step);
+                if !parsing {
+                    continue;
+                }
                 sent += expects.range(seen..).filter(|expect| !matches!(expect, Expect::Ready(_))).count();
                 seen = expects.len();
             }
@@ -407,7 +419,7 @@ impl Session {
         if self.executor.transaction.block == Block::Explicit {
             self.executor.transaction.statements += u64::from(pipeline.executes);
             for NewPortal { name, statement, frame } in pipeline.portals.drain(..) {
-                let bound = Arc::new(Bound { statement, bind: Some(frame.clone()) });
+                let bound = Arc::new(Bound { statement, bind: Some(frame.to_frame()) });
                 let portal = Portal { bound, shard: Some(shard), finished: false, buffered: None };
                 self.portals.insert(name.to_owned(), portal);
             }
@@ -444,11 +456,11 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
             expects.push_back(Expect::Parse { id: statement.id, named: false, show: true });
         }
         Step::Bind { frame, statement, named } => {
-            queue_with_statement(connection, expects, frame, statement, *named);
+            queue_with_statement(connection, expects, *frame, statement, *named);
             expects.push_back(Expect::Bind);
         }
         Step::DescribeStatement { frame, statement, named } => {
-            queue_with_statement(connection, expects, frame, statement, *named);
+            queue_with_statement(connection, expects, *frame, statement, *named);
             expects.push_back(Expect::Describe);
         }
         Step::Learn { portal, statement, catalog } => {
@@ -467,7 +479,7 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
 fn queue_with_statement(
     connection: &mut ServerConnection,
     expects: &mut VecDeque<Expect>,
-    frame: &Frame,
+    frame: FrameRef<'_>,
     statement: &Statement,
     named: bool,
 ) {

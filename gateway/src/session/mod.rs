@@ -77,7 +77,15 @@ impl Session {
 
     /// Until the client leaves or is told to.
     pub async fn run(&mut self) -> Result<(), Failure> {
+        let pipeline_bytes_max = self.executor.gateway.config.limits.pipeline_bytes_max;
         loop {
+            if self.batch.is_empty() && !self.skipping && !self.console {
+                if let Some(pipeline) = self.executor.client.take_pipeline(pipeline_bytes_max) {
+                    self.pipeline(&pipeline).await?;
+                    self.executor.client.recycle(pipeline);
+                    continue;
+                }
+            }
             let frame = match self.executor.client.try_frame()? {
                 Some(frame) => frame,
                 None => {
@@ -86,7 +94,7 @@ impl Session {
                     let idle = !self.executor.transaction.is_open() && self.batch.is_empty();
                     let limit = self.limit();
                     match wait(&mut self.executor, idle, limit).await? {
-                        Woken::Said(frame) => frame,
+                        Woken::Said => continue,
                         Woken::Told(told) => {
                             self.executor.client.forward(&told).await?;
                             continue;
@@ -127,15 +135,15 @@ impl Session {
                     self.batch_bytes += frame.bytes().len();
                     self.batch.push(frame);
                     if self.batch_bytes > self.executor.gateway.config.limits.pipeline_bytes_max {
-                        self.run_batch(false).await?;
+                        self.run_batch(false, false).await?;
                     }
                 }
             }
             tag::FLUSH => {
-                self.run_batch(false).await?;
+                self.run_batch(false, false).await?;
                 self.executor.client.flush().await?;
             }
-            tag::SYNC => self.sync().await?,
+            tag::SYNC => self.sync(false).await?,
             tag::TERMINATE => return Ok(false),
             // Left over from a COPY that has failed: dropped, as PostgreSQL does.
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {}
@@ -210,7 +218,7 @@ impl Session {
 
 /// What a session that waits for its client hears first.
 enum Woken {
-    Said(Frame),
+    Said,
     /// Messages of its own connections.
     Told(BytesMut),
     Gone,
@@ -225,8 +233,8 @@ async fn wait(
     let Executor { client, pinned, transaction, entry, .. } = executor;
     let mut expiry = limit.map(|(limit, error)| (Box::pin(tokio::time::sleep(limit)), error));
     std::future::poll_fn(|context| {
-        if let Poll::Ready(said) = client.poll_frame(context)? {
-            return Poll::Ready(Ok(said.map_or(Woken::Gone, Woken::Said)));
+        if let Poll::Ready(received) = client.poll_fill(context)? {
+            return Poll::Ready(Ok(if received == 0 { Woken::Gone } else { Woken::Said }));
         }
         if let Poll::Ready(told) = poll_notices(pinned, &mut transaction.participants, context) {
             return Poll::Ready(told.map(Woken::Told));

@@ -1,5 +1,6 @@
 //! Simple Query: one statement or several, the several in one implicit transaction.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,23 +11,24 @@ use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
 use crate::exec::hold::{admit, Admitted};
+use crate::exec::place::Values;
 use crate::exec::pump::Show;
 use crate::exec::transaction::Block;
 use crate::exec::{filter, statistics};
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Plan, Targets};
 use crate::pool::connection::StatementId;
-use crate::sql::lexer::Kind;
-use crate::sql::lift::lift;
+use crate::sql::lexer::{lex, Kind, Lexeme};
+use crate::sql::lift::{lift, Lifted};
 use crate::sql::parse::Text;
-use crate::sql::split::split;
+use crate::sql::split::split_lexemes;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 
 impl Session {
     pub async fn simple_query(&mut self, frame: Frame) -> Result<(), Failure> {
         // A pipeline that lacks its Sync ends here.
         if !self.batch.is_empty() {
-            self.run_batch(false).await?;
+            self.run_batch(false, false).await?;
         }
         self.executor.cancel.reset();
         self.executor.client.mark();
@@ -61,14 +63,19 @@ impl Session {
     }
 
     async fn texts(&mut self, frame: &Frame, text: &str) -> Result<Answered, Failure> {
-        let statements =
-            split(text).map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, text))?;
+        let lexemes =
+            lex(text).map_err(|error| crate::plan::refuse::syntax_error(error.message, error.offset, text))?;
+        let statements = split_lexemes(text, &lexemes);
         match statements.as_slice() {
             [] => {
                 backend::empty_query_response(self.executor.client.out());
                 Ok(Answered::WithoutReady)
             }
-            [one] => self.one(frame, &text[one.clone()]).await,
+            [one] => {
+                let lifted = lift_statement(text, one, &lexemes);
+                drop(lexemes);
+                self.one(frame, &text[one.clone()], lifted).await
+            }
             several => {
                 for (index, range) in several.iter().enumerate() {
                     self.executor.begin_implicit();
@@ -80,7 +87,7 @@ impl Session {
         }
     }
 
-    async fn one(&mut self, frame: &Frame, text: &str) -> Result<Answered, Failure> {
+    async fn one(&mut self, frame: &Frame, text: &str, lifted: Option<Lifted<'_>>) -> Result<Answered, Failure> {
         // Since a fence was met.
         let mut fenced = None;
         loop {
@@ -88,7 +95,11 @@ impl Session {
                 self.statement(text, true).await?;
                 return Ok(Answered::WithoutReady);
             }
-            let admitted = match self.admit_lifted(text).await? {
+            let admitted = match &lifted {
+                Some(lifted) => self.admit_lifted(lifted).await?,
+                None => None,
+            };
+            let admitted = match admitted {
                 Some(admitted) => Ok(admitted),
                 None => admit(&mut self.executor, text, &[]).await,
             };
@@ -159,8 +170,7 @@ impl Session {
     /// By the plan of the text without its literals, which other texts of the same statement have left. Only for statements that
     /// their keys, or single tables, hold to one shard: there the plan decides nothing but the shard. Everything else, errors
     /// included, is said by the text's own plan.
-    async fn admit_lifted(&mut self, text: &str) -> Result<Option<Admitted>, Failure> {
-        let Some(lifted) = lift(text) else { return Ok(None) };
+    async fn admit_lifted(&mut self, lifted: &Lifted<'_>) -> Result<Option<Admitted>, Failure> {
         let Some(view) = self.executor.gateway.view.current() else { return Ok(None) };
         let Ok(planned) = self.executor.plan(&lifted.text, &view) else { return Ok(None) };
         let is_of_one =
@@ -168,7 +178,7 @@ impl Session {
         if !is_of_one || planned.pins {
             return Ok(None);
         }
-        let parameters: Vec<Parameter<'_>> = lifted
+        let parameters: Values<'_> = lifted
             .values
             .iter()
             .map(|value| Parameter { type_oid: 0, format: Format::Text, value: Some(value.as_bytes()) })
@@ -222,6 +232,14 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The one statement of a text without its literals.
+fn lift_statement<'a>(text: &'a str, statement: &Range<usize>, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
+    let inside = |lexeme: &&Lexeme| lexeme.start >= statement.start && lexeme.end <= statement.end;
+    let first = lexemes.iter().position(|lexeme| inside(&lexeme))?;
+    let count = lexemes[first..].iter().take_while(inside).count();
+    lift(text, &lexemes[first..first + count])
 }
 
 /// A simple query has no parameters: the first one is where it is wrong.

@@ -133,16 +133,43 @@ struct Lexer<'a> {
     at: usize,
 }
 
+const WORD_START: u8 = 1;
+const WORD_PART: u8 = 2;
+const OPERATOR: u8 = 4;
+/// In an operator with one of these a trailing `+` or `-` belongs to it.
+const SPECIAL: u8 = 8;
+
+/// What each byte may be part of.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => WORD_START | WORD_PART,
+            b'0'..=b'9' | b'$' => WORD_PART,
+            b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'%' => OPERATOR | SPECIAL,
+            b'+' | b'-' | b'*' | b'/' | b'<' | b'>' | b'=' => OPERATOR,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+fn is(byte: u8, class: u8) -> bool {
+    CLASSES[usize::from(byte)] & class != 0
+}
+
 fn is_word_start(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
+    is(byte, WORD_START)
 }
 
 fn is_word_part(byte: u8) -> bool {
-    is_word_start(byte) || byte.is_ascii_digit() || byte == b'$'
+    is(byte, WORD_PART)
 }
 
 fn is_operator_byte(byte: u8) -> bool {
-    b"~!@#^&|`?+-*/%<>=".contains(&byte)
+    is(byte, OPERATOR)
 }
 
 impl Lexer<'_> {
@@ -227,9 +254,8 @@ impl Lexer<'_> {
                 Kind::Punctuation(byte)
             }
             _ if is_word_start(byte) => {
-                while self.at < self.bytes.len() && is_word_part(self.peek(0)) {
-                    self.at += 1;
-                }
+                let word = self.bytes[start..].iter();
+                self.at += word.take_while(|byte| is_word_part(**byte)).count();
                 Kind::Word
             }
             _ if is_operator_byte(byte) => self.operator(),
@@ -330,7 +356,7 @@ impl Lexer<'_> {
             }
             end += 1;
         }
-        let special = self.bytes[start..end].iter().any(|b| b"~!@#%^&|`?".contains(b));
+        let special = self.bytes[start..end].iter().any(|byte| is(*byte, SPECIAL));
         if !special {
             while end > start + 1 && matches!(self.bytes[end - 1], b'+' | b'-') {
                 end -= 1;

@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 
-use super::lexer::{lex, Kind};
+use smallvec::SmallVec;
+
+use super::lexer::{Kind, Lexeme};
 
 /// Longer texts are not worth looking for.
 const TEXT_BYTES_MAX: usize = 16 << 10;
@@ -19,18 +21,19 @@ pub struct Lifted<'a> {
     /// With `$1`, `$2`, ... where the literals were.
     pub text: String,
     /// The literals' values, in that order.
-    pub values: Vec<Cow<'a, str>>,
+    pub values: SmallVec<[Cow<'a, str>; 4]>,
 }
 
-/// None: nothing was lifted, or the text has parameters of its own or is no single statement.
-pub fn lift(sql: &str) -> Option<Lifted<'_>> {
+/// `lexemes`: of the text, blanks and comments at its ends left out. None: nothing was lifted, or the text has parameters of its own
+/// or is no single statement.
+pub fn lift<'a>(sql: &'a str, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
     if sql.len() > TEXT_BYTES_MAX {
         return None;
     }
-    let lexemes = lex(sql).ok()?;
     let mut text = String::with_capacity(sql.len());
-    let mut values: Vec<Cow<'_, str>> = Vec::new();
-    let mut copied = 0;
+    let mut values: SmallVec<[Cow<'_, str>; 4]> = SmallVec::new();
+    let mut copied = lexemes.first()?.start;
+    let end = lexemes.last()?.end;
     for (place, lexeme) in lexemes.iter().enumerate() {
         let token = lexeme.text(sql);
         let mut start = lexeme.start;
@@ -84,7 +87,7 @@ pub fn lift(sql: &str) -> Option<Lifted<'_>> {
     if values.is_empty() {
         return None;
     }
-    text.push_str(&sql[copied..]);
+    text.push_str(&sql[copied..end]);
     Some(Lifted { text, values })
 }
 
@@ -110,10 +113,12 @@ fn itoa(number: usize, digits: &mut [u8; 4]) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lexer::lex;
     use super::*;
 
     fn lifted(sql: &str) -> Option<(String, Vec<String>)> {
-        lift(sql).map(|lifted| (lifted.text, lifted.values.into_iter().map(Cow::into_owned).collect()))
+        let lexemes = lex(sql).ok()?;
+        lift(sql, &lexemes).map(|lifted| (lifted.text, lifted.values.into_iter().map(Cow::into_owned).collect()))
     }
 
     fn some(text: &str, values: &[&str]) -> Option<(String, Vec<String>)> {
@@ -124,7 +129,7 @@ mod tests {
     fn numbers_and_strings_become_parameters_and_the_rest_stays_byte_for_byte() {
         assert_eq!(
             lifted("SELECT  a /* 7 */ FROM t WHERE id = 42 AND name='it''s'; -- 8"),
-            some("SELECT  a /* 7 */ FROM t WHERE id = $1 AND name=$2; -- 8", &["42", "it's"])
+            some("SELECT  a /* 7 */ FROM t WHERE id = $1 AND name=$2;", &["42", "it's"])
         );
         assert_eq!(
             lifted("INSERT INTO t VALUES (1, 'ä', 2)"),

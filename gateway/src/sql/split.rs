@@ -2,14 +2,23 @@
 
 use std::ops::Range;
 
-use super::lexer::{lex, Kind, LexError};
+use smallvec::SmallVec;
+
+use super::lexer::{lex, Kind, LexError, Lexeme};
+
+/// Most texts are one statement.
+pub type Statements = SmallVec<[Range<usize>; 1]>;
 
 /// Byte ranges of the statements of a text, without their semicolons and surrounding blanks and comments; empty
 /// statements are left out (an empty list is an empty query). A semicolon inside parentheses (CREATE RULE) or inside
 /// `BEGIN ATOMIC ... END` does not end a statement.
-pub fn split(sql: &str) -> Result<Vec<Range<usize>>, LexError> {
-    let lexemes = lex(sql)?;
-    let mut statements = Vec::new();
+pub fn split(sql: &str) -> Result<Statements, LexError> {
+    Ok(split_lexemes(sql, &lex(sql)?))
+}
+
+/// As [`split`]; `lexemes` are the text's.
+pub fn split_lexemes(sql: &str, lexemes: &[Lexeme]) -> Statements {
+    let mut statements = Statements::new();
     let mut range: Option<Range<usize>> = None;
     let mut depth = 0usize;
     let mut atomic = 0usize;
@@ -31,7 +40,7 @@ pub fn split(sql: &str) -> Result<Vec<Range<usize>>, LexError> {
         range = Some(range.map_or(lexeme.start, |r| r.start)..lexeme.end);
     }
     statements.extend(range);
-    Ok(statements)
+    statements
 }
 
 #[cfg(test)]

@@ -91,6 +91,61 @@ impl Frame {
     }
 }
 
+/// One whole message in place, header included.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FrameRef<'a> {
+    bytes: &'a [u8],
+}
+
+impl fmt::Debug for FrameRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameRef({:?}, {} bytes)", char::from(self.tag()), self.bytes.len())
+    }
+}
+
+impl<'a> FrameRef<'a> {
+    /// The message's first byte.
+    pub fn tag(self) -> u8 {
+        self.bytes.first().copied().unwrap_or_default()
+    }
+
+    /// The whole message.
+    pub fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// What follows tag and length.
+    pub fn body(self) -> &'a [u8] {
+        self.bytes.get(HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// A copy.
+    pub fn to_frame(self) -> Frame {
+        Frame { tag: self.tag(), bytes: Bytes::copy_from_slice(self.bytes) }
+    }
+}
+
+impl<'a> From<&'a Frame> for FrameRef<'a> {
+    fn from(frame: &'a Frame) -> Self {
+        FrameRef { bytes: &frame.bytes }
+    }
+}
+
+/// The whole messages at the start of `buf`, in place. Ends before one that is not whole or whose length is none.
+#[derive(Clone, Debug)]
+pub struct Frames<'a>(pub &'a [u8]);
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = FrameRef<'a>;
+
+    fn next(&mut self) -> Option<FrameRef<'a>> {
+        let header = FrameHeader::peek(self.0).ok().flatten()?;
+        let (bytes, rest) = self.0.split_at_checked(header.len)?;
+        self.0 = rest;
+        Some(FrameRef { bytes })
+    }
+}
+
 /// Splits the first whole message off `buf` without copying; `None` if more bytes have to be read first.
 ///
 /// Errors: [`WireError::FrameTooShort`], [`WireError::FrameTooLong`]; both as soon as the header is there, and `buf` is

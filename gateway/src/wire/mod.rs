@@ -25,7 +25,7 @@ mod mutation_tests;
 
 pub use codec::{ValueIter, Values};
 pub use error::WireError;
-pub use frame::{next_frame, Frame, FrameHeader};
+pub use frame::{next_frame, Frame, FrameHeader, FrameRef, Frames};
 pub use pg_error::{ErrorContext, ErrorFields, PgError, Severity};
 pub use scan::{FrameScanner, Scanned, Span};
 pub use sqlstate::SqlState;

@@ -4,18 +4,19 @@ use bytes::{BufMut, BytesMut};
 
 use crate::wire::codec::{put_cstr, put_message, Reader};
 use crate::wire::tag::client as tag;
-use crate::wire::{Frame, Target, WireError};
+use crate::wire::{FrameRef, Target, WireError};
 
 /// Appends `frame` (Parse, Bind, Describe, Close or Execute) to `dst` with its statement's and its portal's name replaced
 /// where one is given and the message has one; everything else, such as SQL and parameters, is copied untouched.
 ///
 /// Errors: any other message, or names that have no end. Nothing is appended then.
-pub fn rename(
+pub fn rename<'a>(
     dst: &mut BytesMut,
-    frame: &Frame,
+    frame: impl Into<FrameRef<'a>>,
     statement: Option<&str>,
     portal: Option<&str>,
 ) -> Result<(), WireError> {
+    let frame = frame.into();
     let new = |name: Option<&str>, old: &[u8], dst: &mut BytesMut| match name {
         Some(name) => put_cstr(dst, name),
         None => put_cstr(dst, old),

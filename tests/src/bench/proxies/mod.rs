@@ -2,6 +2,7 @@
 //!
 //! Throughput and latency are pgbench's; processor time is the proxy's own, as the kernel counts it for its threads.
 
+mod idle;
 mod pgbench;
 mod pgbouncer;
 mod streams;
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use self::pgbench::{Mode, Script};
 use self::pgbouncer::PgBouncer;
-use self::table::Row;
+use self::table::{Row, Spent};
 use crate::cluster::{single_postgres, Cluster, Options, SinglePostgres};
 use crate::shop::audit;
 
@@ -34,6 +35,18 @@ pub struct Arguments {
     /// pgbench's query modes
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Mode::Prepared, Mode::Extended, Mode::Simple])]
     pub proxy_modes: Vec<Mode>,
+    /// Idle clients beside 64 busy ones in one more workload; 0 leaves it out
+    #[arg(long, default_value_t = 1_000)]
+    pub proxy_idle: usize,
+}
+
+/// What pgbench does, beside how many idle clients.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    script: Script,
+    mode: Mode,
+    clients: usize,
+    idle: usize,
 }
 
 /// Where pgbench connects to.
@@ -88,11 +101,17 @@ async fn with_servers(
 
     table::print_header();
     for (script, clients) in [(Script::Select, arguments.proxy_clients.clone()), (Script::SimpleUpdate, vec![16])] {
-        for mode in &arguments.proxy_modes {
-            for clients in &clients {
-                workload(arguments, &targets, pgbouncer.as_ref(), script, *mode, *clients).await?;
+        for &mode in &arguments.proxy_modes {
+            for &clients in &clients {
+                let load = Load { script, mode, clients, idle: 0 };
+                workload(arguments, &targets, pgbouncer.as_ref(), load).await?;
             }
         }
+    }
+    if arguments.proxy_idle > 0 {
+        // In transaction mode for every version of PgBouncer: in session mode each of these would keep a server's connection.
+        let load = Load { script: Script::Select, mode: Mode::Extended, clients: 64, idle: arguments.proxy_idle };
+        workload(arguments, &targets, pgbouncer.as_ref(), load).await?;
     }
     streams::compare(&targets, arguments.proxy_rounds).await?;
     if let Some(pgbouncer) = pgbouncer {
@@ -101,14 +120,8 @@ async fn with_servers(
     Ok(())
 }
 
-async fn workload(
-    arguments: &Arguments,
-    targets: &[Target],
-    pgbouncer: Option<&PgBouncer>,
-    script: Script,
-    mode: Mode,
-    clients: usize,
-) -> Result<()> {
+async fn workload(arguments: &Arguments, targets: &[Target], pgbouncer: Option<&PgBouncer>, load: Load) -> Result<()> {
+    let mode = load.mode;
     let mut rows: Vec<Row> = targets.iter().map(|target| Row::new(target.name)).collect();
     for _ in 0..arguments.proxy_rounds {
         for (target, row) in targets.iter().zip(&mut rows) {
@@ -118,15 +131,33 @@ async fn workload(
                 database = pgbouncer::SESSION_DATABASE.into();
                 row.note = " (session mode)";
             }
+            // PostgreSQL itself does not take so many.
+            let idle = if target.process.is_some() { load.idle } else { 0 };
+            let idle = idle::connect(target.port, &database, idle).await?;
             let before = target.process.map(cpu_nanoseconds).transpose()?;
             let length = Duration::from_secs(arguments.proxy_seconds);
-            let run = pgbench::run(target.port, &database, script, mode, clients, length).await?;
-            let cpu = target.process.map(cpu_nanoseconds).transpose()?;
-            row.add(run, cpu.zip(before).map(|(after, before)| after - before));
+            let run = pgbench::run(target.port, &database, load.script, mode, load.clients, length).await?;
+            let spent = match (target.process, before) {
+                (Some(process), Some(before)) => {
+                    let nanoseconds = cpu_nanoseconds(process)? - before;
+                    Some(Spent { nanoseconds, memory_bytes: memory_bytes(process)? })
+                }
+                _ => None,
+            };
+            row.add(run, spent);
+            drop(idle);
         }
     }
-    table::print(&format!("{} {}, {clients} clients", script.name(), mode.name()), &rows);
+    let idle = if load.idle == 0 { String::new() } else { format!(" beside {} idle ones", load.idle) };
+    table::print(&format!("{} {}, {} clients{idle}", load.script.name(), load.mode.name(), load.clients), &rows);
     Ok(())
+}
+
+/// Resident.
+fn memory_bytes(process: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
 }
 
 /// What the kernel has counted for all threads of a process that are there now.

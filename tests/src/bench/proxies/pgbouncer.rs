@@ -46,7 +46,7 @@ impl PgBouncer {
             format!(
                 "[databases]\napp = {server}\n{SESSION_DATABASE} = {server} pool_mode=session\n\
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n\
-                 auth_file = {}\npool_mode = transaction\ndefault_pool_size = 50\nmax_client_conn = 1000\n\
+                 auth_file = {}\npool_mode = transaction\ndefault_pool_size = 50\nmax_client_conn = 5000\n\
                  logfile = {}\n{prepared}",
                 users.display(),
                 directory.path().join("pgbouncer.log").display()

@@ -2,23 +2,34 @@
 
 use super::pgbench::Run;
 
+/// What a run has cost a proxy.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    pub nanoseconds: u64,
+    pub memory_bytes: u64,
+}
+
 pub struct Row {
     name: &'static str,
     pub note: &'static str,
     runs: Vec<Run>,
     /// Of the proxy, for each transaction, in microseconds.
     cpu: Vec<f64>,
+    /// Of the proxy, after the run, in MB.
+    memory: Vec<f64>,
 }
 
 impl Row {
     pub fn new(name: &'static str) -> Row {
-        Row { name, note: "", runs: Vec::new(), cpu: Vec::new() }
+        Row { name, note: "", runs: Vec::new(), cpu: Vec::new(), memory: Vec::new() }
     }
 
-    pub fn add(&mut self, run: Run, cpu_nanoseconds: Option<u64>) {
+    /// `proxy`: its processor time for the run, and its memory afterwards.
+    pub fn add(&mut self, run: Run, proxy: Option<Spent>) {
         self.runs.push(run);
-        if let Some(nanoseconds) = cpu_nanoseconds {
-            self.cpu.push(nanoseconds as f64 / 1_000.0 / run.transactions.max(1) as f64);
+        if let Some(spent) = proxy {
+            self.cpu.push(spent.nanoseconds as f64 / 1_000.0 / run.transactions.max(1) as f64);
+            self.memory.push(spent.memory_bytes as f64 / 1e6);
         }
     }
 
@@ -37,10 +48,14 @@ fn ratio(a: &Row, b: &Row) -> f64 {
     median(a.per_second().iter().zip(b.per_second()).map(|(a, b)| a / b).collect())
 }
 
+fn latency(row: &Row) -> f64 {
+    median(row.runs.iter().map(|run| run.latency_ms).collect())
+}
+
 pub fn print_header() {
     println!(
-        "{:<46} {:>9} {:>10} {:>11} {:>13} {:>14} {:>13}",
-        "medians", "per s", "of direct", "of bouncer", "latency ms", "proxy CPU us", "per CPU s"
+        "{:<46} {:>9} {:>10} {:>11} {:>11} {:>9} {:>13} {:>10} {:>9}",
+        "medians", "per s", "of direct", "of bouncer", "latency ms", "added", "proxy CPU us", "per CPU s", "MB"
     );
 }
 
@@ -55,14 +70,18 @@ pub fn print(workload: &str, rows: &[Row]) {
         // How many transactions a second of the proxy's processor time serves, against PgBouncer.
         let per_cpu = bouncer_cpu.filter(|_| !row.cpu.is_empty()).map(|bouncer| bouncer / cpu);
         println!(
-            "  {:<44} {:>9.0} {:>10} {:>11} {:>13.3} {:>14} {:>13}",
+            "  {:<44} {:>9.0} {:>10} {:>11} {:>11.3} {:>9} {:>13} {:>10} {:>9}",
             format!("{}{}", row.name, row.note),
             median(row.per_second()),
             of(direct),
             of(bouncer),
-            median(row.runs.iter().map(|run| run.latency_ms).collect()),
+            latency(row),
+            direct
+                .filter(|_| row.name != "direct")
+                .map_or_else(String::new, |direct| format!("{:.3}", latency(row) - latency(direct))),
             if row.cpu.is_empty() { String::new() } else { format!("{cpu:.1}") },
             per_cpu.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+            if row.memory.is_empty() { String::new() } else { format!("{:.1}", median(row.memory.clone())) },
         );
     }
 }
