@@ -267,7 +267,7 @@ impl Session {
         let known = match new {
             Some(new) => Some((&new.statement, Some(new.frame.body()))),
             None => self.portals.get(portal).map(|known| {
-                let bind = known.bound.bind.as_ref().map(|frame| &frame.body()[..]);
+                let bind = known.bound.bind.as_ref().map(|frame| frame.body());
                 (&known.bound.statement, bind)
             }),
         };
