@@ -144,6 +144,9 @@ impl Follower {
                 }
             }
         }
+        if let Some(home) = topology.home_shard().and_then(|home| topology.shard(home)) {
+            self.gateway.pools.oids().set_home(home.id, &home.dsn);
+        }
         if let Some(known) = &known {
             self.gateway.inflight.record(&known.topology, &topology);
         }

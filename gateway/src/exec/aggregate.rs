@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use ringway_topology::ids::ShardId;
 
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
@@ -20,10 +19,8 @@ use crate::merge::limit::Window;
 use crate::plan::types::{Access, Aggregate, MergeSort, Query};
 use crate::pool::connection::ServerConnection;
 use crate::pool::Claim;
+use crate::wire::oids::FIRST_NORMAL;
 use crate::wire::{backend, frontend, Format, PgError, Target};
-
-/// The first OID that is not PostgreSQL's own.
-const FIRST_NORMAL_OID: u32 = 16_384;
 
 pub async fn run(
     executor: &mut Executor,
@@ -71,7 +68,7 @@ async fn gather(
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
     let mut partials: Option<Partials> = None;
     let mut failure: Option<Failure> = None;
-    while let Some((index, message)) = fleet.next(executor).await? {
+    while let Some((_, message)) = fleet.next(executor).await? {
         if failure.is_some() {
             continue;
         }
@@ -79,7 +76,7 @@ async fn gather(
             b'T' if partials.is_none() => {
                 let fields = backend::parse_row_description(message.body()).map_err(PgError::from)?;
                 let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
-                let names = type_names(executor, admitted, fleet.shard(index), &oids).await?;
+                let names = type_names(executor, admitted, &oids).await?;
                 let bytes_max = executor.gateway.config.limits.gather_bytes_max;
                 match Partials::new(&fields, |oid| names.get(&oid).cloned(), bytes_max) {
                     Ok(made) => partials = Some(made),
@@ -104,18 +101,19 @@ async fn gather(
     }
 }
 
-/// Names of types that are not PostgreSQL's own: their OIDs differ from shard to shard.
+/// Names of types that are not PostgreSQL's own, by the OIDs that the client knows.
 pub async fn type_names(
     executor: &Executor,
     admitted: &Admitted,
-    shard: ShardId,
     oids: &[u32],
 ) -> Result<BTreeMap<u32, String>, Failure> {
-    let unknown: Vec<String> = oids.iter().filter(|oid| **oid >= FIRST_NORMAL_OID).map(|oid| oid.to_string()).collect();
+    let unknown: Vec<String> = oids.iter().filter(|oid| **oid >= FIRST_NORMAL).map(|oid| oid.to_string()).collect();
     if unknown.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let shard = executor.shard(&admitted.view, shard)?;
+    let knows = executor.only_shard.or(admitted.view.topology.home_shard());
+    let knows = knows.ok_or_else(|| PgError::internal("no shard to ask for types"))?;
+    let shard = executor.shard(&admitted.view, knows)?;
     let mut connection = executor.gateway.pools.service(shard)?.checkout(Claim::Further).await?;
     // With an empty search_path names come qualified.
     let sql = format!(
@@ -137,8 +135,8 @@ pub async fn combine(
     combined: CombineStatement,
     parameters: &[usize],
 ) -> Result<Completed, Failure> {
-    let open = executor.transaction.participants.keys().next().copied();
-    let shard = open.or(admitted.placement.shards.first().copied());
+    // There its types are what the client takes them for.
+    let shard = executor.only_shard.or(admitted.view.topology.home_shard());
     let shard = shard.ok_or_else(|| PgError::internal("no shard to combine on"))?;
     let bind = run.bound.parsed()?;
     let types: Vec<u32> =

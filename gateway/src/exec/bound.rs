@@ -1,13 +1,14 @@
 //! A statement with its parameters, and the requests that run it on a shard.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::place::{values, Values};
 use super::pump::{Expect, CLOSE_COMPLETE, PARSE_COMPLETE};
 use crate::pool::connection::{ServerConnection, ServerName, StatementId};
 use crate::wire::frontend::{self, Bind};
-use crate::wire::{Frame, PgError, Target};
+use crate::wire::{Format, Frame, PgError, Target};
 
 /// A prepared statement of a client.
 #[derive(Clone, Debug)]
@@ -16,6 +17,37 @@ pub struct Statement {
     /// As the client declared them.
     pub types: Vec<u32>,
     pub id: StatementId,
+    /// It was declared in a session that sees a shard's own OIDs.
+    pub own_oids: bool,
+    /// The types of its parameters, once somebody has asked.
+    pub parameters: OnceLock<Arc<[u32]>>,
+    plain_rows: PlainRows,
+}
+
+/// The catalog under which a statement's rows were found to have no OIDs in their binary values; 0: none.
+#[derive(Debug, Default)]
+struct PlainRows(AtomicU64);
+
+impl Clone for PlainRows {
+    fn clone(&self) -> PlainRows {
+        PlainRows(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+impl Statement {
+    pub fn new(sql: Arc<str>, types: Vec<u32>, id: StatementId) -> Statement {
+        let (parameters, plain_rows) = (OnceLock::new(), PlainRows::default());
+        Statement { sql, types, id, own_oids: false, parameters, plain_rows }
+    }
+
+    /// `catalog`: its serial number.
+    pub fn has_plain_rows(&self, catalog: u64) -> bool {
+        self.plain_rows.0.load(Ordering::Relaxed) == catalog
+    }
+
+    pub fn set_plain_rows(&self, catalog: u64) {
+        self.plain_rows.0.store(catalog, Ordering::Relaxed);
+    }
 }
 
 /// What is executed: text with parameters (extended protocol), or text alone.
@@ -45,7 +77,7 @@ pub fn ensure_prepared(
     let name = statement.id.server_name();
     if !is_prepared(connection, expects, statement.id) {
         make_room(connection, expects);
-        frontend::parse(connection.output(), &name, &statement.sql, &statement.types);
+        connection.queue_parse(&name, &statement.sql, &statement.types);
         expects.push_back(Expect::Parse { id: statement.id, named: true, show: false });
     }
     name
@@ -58,7 +90,7 @@ pub fn queue_parse(connection: &mut ServerConnection, expects: &mut VecDeque<Exp
         return;
     }
     make_room(connection, expects);
-    frontend::parse(connection.output(), &statement.id.server_name(), &statement.sql, &statement.types);
+    connection.queue_parse(&statement.id.server_name(), &statement.sql, &statement.types);
     expects.push_back(Expect::Parse { id: statement.id, named: true, show: true });
 }
 
@@ -82,6 +114,25 @@ pub fn queue_close_statement(expects: &mut VecDeque<Expect>) {
     expects.push_back(Expect::Ready(CLOSE_COMPLETE));
 }
 
+/// Whether rows may be binary. Those of a BINARY cursor are, whatever FETCH is bound with.
+fn may_be_binary(bound: &Bound) -> Result<bool, PgError> {
+    let fetches = bound.statement.sql.get(..5).is_some_and(|word| word.eq_ignore_ascii_case("fetch"));
+    let bind = bound.parsed()?;
+    Ok(fetches || bind.is_some_and(|bind| bind.result_formats.iter().any(|format| format == Format::Binary)))
+}
+
+/// Describe of a portal, for the gateway alone: which of the values of its rows have OIDs in them.
+pub fn queue_learn(
+    connection: &mut ServerConnection,
+    expects: &mut VecDeque<Expect>,
+    portal: &str,
+    statement: &Arc<Statement>,
+    catalog: u64,
+) {
+    frontend::describe(connection.output(), Target::Portal, portal);
+    expects.push_back(Expect::Learn { statement: Arc::clone(statement), catalog });
+}
+
 /// Parse (unless known), Bind, Execute of a whole statement with the text that this shard gets.
 pub fn queue_execute(
     connection: &mut ServerConnection,
@@ -96,7 +147,7 @@ pub fn queue_execute(
         None if bound.bind.is_some() => ensure_prepared(connection, expects, &bound.statement),
         text => {
             let sql = text.unwrap_or(&bound.statement.sql);
-            frontend::parse(connection.output(), "", sql, &bound.statement.types);
+            connection.queue_parse("", sql, &bound.statement.types);
             expects.push_back(Expect::Parse { id: StatementId(0), named: false, show: false });
             ServerName::UNNAMED
         }
@@ -106,7 +157,7 @@ pub fn queue_execute(
         None => frontend::bind(connection.output(), portal, &name, [], [] as [Option<&[u8]>; 0], []),
     }
     expects.push_back(Expect::Bind);
-    if describe {
+    if describe || connection.is_foreign() && may_be_binary(bound)? {
         frontend::describe(connection.output(), Target::Portal, portal);
         expects.push_back(Expect::Describe);
     }

@@ -1,10 +1,8 @@
 //! Reads the catalog of the home shard.
 
-use std::sync::Arc;
-
 use ringway_topology::model::Topology;
 
-use super::gateway::{Gateway, LoadedCatalog};
+use super::gateway::Gateway;
 use crate::catalog::{Catalog, CatalogError};
 use crate::pool::error::PoolError;
 use crate::pool::Claim;
@@ -33,6 +31,6 @@ pub async fn load(gateway: &Gateway, topology: &Topology) -> Result<Catalog, Cat
 /// Reads it again; statements are planned by it from now on.
 pub async fn refresh(gateway: &Gateway, topology: &Topology) -> Result<(), CatalogLoadError> {
     let catalog = load(gateway, topology).await?;
-    gateway.catalog.store(Some(Arc::new(LoadedCatalog::new(topology.catalog_version, catalog))));
+    gateway.set_catalog(topology.catalog_version, catalog);
     Ok(())
 }

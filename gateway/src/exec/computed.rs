@@ -8,7 +8,7 @@ use ringway_topology::ids::ShardId;
 use ringway_topology::token::KeyType;
 
 use super::answers::{collect, Answers};
-use super::bound::{queue_execute, Bound, Statement};
+use super::bound::{queue_execute, Bound};
 use super::describe::describe;
 use super::dispatch::{self, Completed, Run};
 use super::executor::Executor;
@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::forward::drain_prefix;
 use super::hold::Admitted;
 use super::pump::Outcome;
+use super::type_oids::bound_for;
 use super::view::View;
 use crate::plan::types::{Access, ComputedKeys, Plan};
 use crate::pool::connection::{row_values, StatementId};
@@ -57,8 +58,8 @@ pub async fn run(
     let mut all = types.clone();
     all.resize(types.len() + keys.len(), plan.key_type.oid());
     let bind = bind(run, types.len(), &keys)?;
-    let id = executor.gateway.statement_id(&planned.sql, &all);
-    let statement = Statement { sql: Arc::clone(&planned.sql), types: all, id };
+    let id = executor.statement_id(&planned.sql, &all);
+    let statement = executor.statement_with(Arc::clone(&planned.sql), all, id);
     let bound = Bound { statement: Arc::new(statement), bind: Some(bind) };
     let run = Run { bound: &bound, describe: run.describe, rows_max: run.rows_max, portal: run.portal };
     Box::pin(dispatch::run(executor, run)).await
@@ -100,7 +101,7 @@ async fn compute(
     let values = given.iter().flat_map(|bind| bind.parameters.iter());
     frontend::bind(&mut message, "", "", formats.collect::<Vec<_>>(), values.collect::<Vec<_>>(), [Format::Binary]);
     let bind = Frame::new(message.freeze()).map_err(PgError::from)?;
-    let statement = Statement { sql: Arc::clone(&plan.keys_sql), types: types.to_vec(), id: StatementId(0) };
+    let statement = executor.statement_with(Arc::clone(&plan.keys_sql), types.to_vec(), StatementId(0));
     let bound = Bound { statement: Arc::new(statement), bind: Some(bind) };
 
     let open = executor.transaction.participants.keys().next().copied();
@@ -115,6 +116,7 @@ async fn compute(
 
 /// Runs a statement that only reads, for the gateway.
 pub async fn ask(executor: &mut Executor, view: &View, shard: ShardId, bound: &Bound) -> Result<Answers, Failure> {
+    let bound = &*bound_for(executor, view, shard, bound).await?;
     let mut lent = executor.lend(view, shard, Access::Read).await?;
     let connection = &mut *lent.participant.connection;
     let prefix = std::mem::take(&mut lent.participant.prefix);

@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::forward::drain_prefix;
 use super::hold::Admitted;
 use super::pump::Outcome;
+use super::type_oids::refuse_oids_in_copy;
 use crate::merge::copy_split::{CopySplit, Piece};
 use crate::merge::MergeError;
 use crate::plan::types::{Access, CopyDestination, CopyIn};
@@ -33,6 +34,7 @@ pub async fn run(
     admitted: &Admitted,
     copy: &CopyIn,
 ) -> Result<Completed, Failure> {
+    refuse_oids_in_copy(executor, admitted, &copy.format, &copy.columns_sql).await?;
     if let Some(shard) = admitted.placement.single() {
         return single(executor, run, admitted, shard, None).await;
     }

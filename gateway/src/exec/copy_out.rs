@@ -10,6 +10,7 @@ use super::forward::drain_prefix;
 use super::guarded;
 use super::hold::Admitted;
 use super::pump::Outcome;
+use super::type_oids::refuse_oids_in_copy;
 use crate::plan::types::{Access, CopyFormat, CopyOut};
 use crate::pool::error::ServerError;
 use crate::wire::backend::{self, CommandTag};
@@ -24,6 +25,7 @@ pub async fn run(
     admitted: &Admitted,
     copy: &CopyOut,
 ) -> Result<Completed, Failure> {
+    refuse_oids_in_copy(executor, admitted, &copy.format, &copy.columns_sql).await?;
     if let Some(shard) = admitted.placement.single() {
         let text = if admitted.placement.keyed {
             None

@@ -8,6 +8,7 @@ use super::bound::Statement;
 use super::cursors::{self, CursorCommand};
 use super::executor::Executor;
 use super::failure::Failure;
+use super::type_oids;
 use super::view::View;
 use crate::plan::types::Access;
 use crate::plan::types::{AdminCommand, Plan, SessionCommand};
@@ -156,7 +157,7 @@ pub async fn refusal(executor: &mut Executor, refused: &PgError, sql: &Arc<str>,
     if refused.code != SqlState::FEATURE_NOT_SUPPORTED || executor.transaction.failed {
         return Failure::Error(Box::new(refused.clone()));
     }
-    let statement = Statement { sql: Arc::clone(sql), types: types.to_vec(), id: StatementId(0) };
+    let statement = executor.statement_with(Arc::clone(sql), types.to_vec(), StatementId(0));
     match ask_first(executor, &statement).await {
         Err(Failure::Server(error)) if error.code().starts_with("42") => Failure::Server(error),
         Err(Failure::Gone(error)) => Failure::Gone(error),
@@ -195,8 +196,9 @@ pub async fn ask(
     shard: ShardId,
     statement: &Statement,
 ) -> Result<Description, Failure> {
+    type_oids::know_types(executor, view, shard, statement).await?;
     let request = |connection: &mut ServerConnection| {
-        frontend::parse(connection.output(), "", &statement.sql, &statement.types);
+        connection.queue_parse("", &statement.sql, &statement.types);
         frontend::describe(connection.output(), Target::Statement, "");
         connection.unnamed = None;
     };
@@ -217,6 +219,7 @@ async fn ask_by(
     shard: ShardId,
     request: &(dyn Fn(&mut ServerConnection) + Send + Sync),
 ) -> Result<Description, Failure> {
+    type_oids::learn_own(executor, view, shard).await?;
     let mut lent = executor.lend(view, shard, Access::Read).await?;
     let connection = &mut *lent.participant.connection;
     request(connection);
@@ -256,7 +259,10 @@ async fn ask_by(
     executor.give_back(lent, &super::pump::Outcome::default()).await;
     match error {
         Some(error) => Err(Failure::Server(error)),
-        None => Ok(description),
+        None => {
+            type_oids::translate_description(executor, view, shard, &mut description).await?;
+            Ok(description)
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::hold::{admit, Admitted};
 use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
+use super::type_oids::bound_for;
 use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert, insert_select};
 use crate::plan::types::{Access, Cursor, Home, InsertSelect, MultiShard, Plan, Query};
 use crate::wire::{PgError, SqlState};
@@ -373,12 +374,13 @@ pub async fn single(
     if admitted.access == Access::LockingRead && executor.transaction.is_open() {
         filter::lock_arcs(executor, admitted, shard).await?;
     }
+    let bound = &*bound_for(executor, &admitted.view, shard, run.bound).await?;
     let mut failed = None;
     let show = Show { row_description: run.describe, errors: false, fence: true, ..Show::ROWS };
     let outcome: Outcome = {
         let mut write = |connection: &mut crate::pool::connection::ServerConnection,
                          expects: &mut std::collections::VecDeque<super::pump::Expect>| {
-            let queued = queue_execute(connection, expects, run.bound, text, run.describe, run.portal, run.rows_max);
+            let queued = queue_execute(connection, expects, bound, text, run.describe, run.portal, run.rows_max);
             if let Err(error) = queued {
                 failed = Some(error);
             }

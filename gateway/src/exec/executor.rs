@@ -215,6 +215,7 @@ impl Executor {
             Lent { shard: id, participant, in_transaction: true }
         };
         lent.participant.wrote |= wrote;
+        lent.participant.connection.own_oids = self.only_shard.is_some();
         if lent.in_transaction {
             self.transaction.lent += 1;
             if let Err(error) = self.check_serializable(&lent) {

@@ -35,7 +35,7 @@ pub async fn rebound(
     formats: Option<Vec<Format>>,
 ) -> Result<Bound, Failure> {
     let Some(bind) = bound.parsed()? else {
-        let statement = Statement { sql: Arc::clone(sql), types: Vec::new(), id: StatementId(0) };
+        let statement = Statement::new(Arc::clone(sql), Vec::new(), StatementId(0));
         return Ok(Bound { statement: Arc::new(statement), bind: None });
     };
     let count = bind.parameters.len();
@@ -43,8 +43,8 @@ pub async fn rebound(
     if **sql != *bound.statement.sql && (types.len() < count || types.contains(&0)) {
         types = describe(executor, &bound.statement).await?.parameters;
     }
-    let id = executor.gateway.statement_id(sql, &types);
-    let statement = Arc::new(Statement { sql: Arc::clone(sql), types, id });
+    let id = executor.statement_id(sql, &types);
+    let statement = Arc::new(executor.statement_with(Arc::clone(sql), types, id));
     let bind = match formats {
         None => bound.bind.clone(),
         Some(formats) => {

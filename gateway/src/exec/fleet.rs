@@ -2,14 +2,17 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::BytesMut;
 use ringway_topology::ids::ShardId;
 
 use super::bound::{queue_execute, Bound};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::pump::{Expect, Outcome};
+use super::type_oids;
 use super::view::View;
 use crate::plan::types::Access;
 use crate::pool::connection::{Message, ServerConnection};
@@ -30,6 +33,7 @@ pub struct ShardRequest {
 
 /// The connections of one statement that runs on several shards.
 pub struct Fleet {
+    view: Arc<View>,
     ships: Vec<Ship>,
     pub error: Option<ServerError>,
 }
@@ -39,18 +43,36 @@ struct Ship {
     outcome: Outcome,
     expects: VecDeque<Expect>,
     done: bool,
+    /// It was asked for its columns because of OIDs in the rows; nobody else wants them.
+    hides_columns: bool,
+}
+
+impl Ship {
+    fn new(lent: Lent, expects: VecDeque<Expect>) -> Ship {
+        Ship { lent, expects, outcome: Outcome::default(), done: false, hides_columns: false }
+    }
 }
 
 impl Fleet {
+    fn new(view: &Arc<View>, shards: usize) -> Fleet {
+        Fleet { view: Arc::clone(view), ships: Vec::with_capacity(shards), error: None }
+    }
+
     /// Sends everything. In the order of the shards' numbers, so that transactions wait for each other in one direction.
     pub async fn launch(
         executor: &mut Executor,
-        view: &View,
+        view: &Arc<View>,
         access: Access,
         requests: Vec<ShardRequest>,
     ) -> Result<Fleet, Failure> {
-        let mut fleet = Fleet { ships: Vec::with_capacity(requests.len()), error: None };
+        let mut ready = Vec::with_capacity(requests.len());
         for request in requests {
+            type_oids::learn_own(executor, view, request.shard).await?;
+            let bound = type_oids::bound_for(executor, view, request.shard, &request.bound).await?.into_owned();
+            ready.push(ShardRequest { bound, ..request });
+        }
+        let mut fleet = Fleet::new(view, ready.len());
+        for request in ready {
             let mut lent = match executor.lend(view, request.shard, access).await {
                 Ok(lent) => lent,
                 Err(failure) => {
@@ -68,7 +90,7 @@ impl Fleet {
             let queued = queue_execute(connection, &mut expects, &request.bound, text, request.describe, "", 0);
             connection.queue_sync();
             let sent = connection.try_flush();
-            fleet.ships.push(Ship { lent, outcome: Outcome::default(), expects, done: false });
+            fleet.ships.push(Ship { hides_columns: !request.describe, ..Ship::new(lent, expects) });
             if let Err(failure) = queued.map_err(Failure::from).and(sent.map_err(Failure::from)) {
                 fleet.abandon(executor).await;
                 return Err(failure);
@@ -80,11 +102,11 @@ impl Fleet {
     /// A simple query to each.
     pub async fn launch_texts(
         executor: &mut Executor,
-        view: &View,
+        view: &Arc<View>,
         access: Access,
         texts: Vec<(ShardId, String)>,
     ) -> Result<Fleet, Failure> {
-        let mut fleet = Fleet { ships: Vec::with_capacity(texts.len()), error: None };
+        let mut fleet = Fleet::new(view, texts.len());
         for (shard, text) in texts {
             let write = |connection: &mut ServerConnection| connection.queue_query(&text);
             fleet.embark(executor, view, access, shard, write).await?;
@@ -95,11 +117,11 @@ impl Fleet {
     /// Messages of the extended protocol to each; their Sync follows.
     pub async fn launch_with<W: FnOnce(&mut ServerConnection)>(
         executor: &mut Executor,
-        view: &View,
+        view: &Arc<View>,
         access: Access,
         writes: Vec<(ShardId, W)>,
     ) -> Result<Fleet, Failure> {
-        let mut fleet = Fleet { ships: Vec::with_capacity(writes.len()), error: None };
+        let mut fleet = Fleet::new(view, writes.len());
         for (shard, write) in writes {
             let synced = |connection: &mut ServerConnection| {
                 write(connection);
@@ -114,7 +136,7 @@ impl Fleet {
     async fn embark(
         &mut self,
         executor: &mut Executor,
-        view: &View,
+        view: &Arc<View>,
         access: Access,
         shard: ShardId,
         write: impl FnOnce(&mut ServerConnection),
@@ -122,17 +144,16 @@ impl Fleet {
         let mut lent = match executor.lend(view, shard, access).await {
             Ok(lent) => lent,
             Err(failure) => {
-                std::mem::replace(self, Fleet { ships: Vec::new(), error: None }).abandon(executor).await;
+                std::mem::replace(self, Fleet::new(view, 0)).abandon(executor).await;
                 return Err(failure);
             }
         };
         let connection = &mut *lent.participant.connection;
         write(connection);
         let sent = connection.try_flush();
-        let (outcome, expects) = (Outcome::default(), VecDeque::new());
-        self.ships.push(Ship { lent, outcome, expects, done: false });
+        self.ships.push(Ship::new(lent, VecDeque::new()));
         if let Err(failure) = sent {
-            std::mem::replace(self, Fleet { ships: Vec::new(), error: None }).abandon(executor).await;
+            std::mem::replace(self, Fleet::new(view, 0)).abandon(executor).await;
             return Err(failure.into());
         }
         Ok(())
@@ -165,7 +186,7 @@ impl Fleet {
             for index in 0..self.ships.len() {
                 while !self.ships[index].done {
                     busy = true;
-                    let Some(message) = self.ships[index].lent.participant.connection.take_message() else { break };
+                    let Some(message) = self.take(executor, index).await? else { break };
                     if let Some(message) = self.seen(executor, index, message) {
                         return Ok(Some((index, message)));
                     }
@@ -198,8 +219,8 @@ impl Fleet {
     /// The next message of one shard; None when it has answered.
     pub async fn next_of(&mut self, executor: &mut Executor, index: usize) -> Result<Option<Message>, Failure> {
         while !self.ships[index].done {
-            let connection = &mut *self.ships[index].lent.participant.connection;
-            let Some(message) = connection.take_message() else {
+            let Some(message) = self.take(executor, index).await? else {
+                let connection = &mut *self.ships[index].lent.participant.connection;
                 super::pump::fill(connection, &mut executor.client).await?;
                 continue;
             };
@@ -208,6 +229,25 @@ impl Fleet {
             }
         }
         Ok(None)
+    }
+
+    /// A message of a shard that has arrived whole, with the OIDs that clients know.
+    async fn take(&mut self, executor: &mut Executor, index: usize) -> Result<Option<Message>, Failure> {
+        let ship = &mut self.ships[index];
+        let connection = &mut *ship.lent.participant.connection;
+        let Some(message) = connection.take_message() else { return Ok(None) };
+        let prefix = ship.lent.participant.prefix > 0;
+        if prefix || !connection.is_foreign() || !ship.outcome.oids.changes(message.tag) {
+            return Ok(Some(message));
+        }
+        let tag = message.tag;
+        let mut raw = BytesMut::from(message.raw);
+        let oids = Arc::clone(&connection.oids);
+        while !ship.outcome.oids.translates(&oids, tag, raw.get_mut(5..).unwrap_or_default()) {
+            let shard = ship.lent.shard;
+            type_oids::settle(&executor.gateway, &self.view, shard, &mut ship.outcome.oids).await?;
+        }
+        Ok(Some(Message { tag, raw: raw.freeze() }))
     }
 
     /// What is none of the caller's business is dealt with here.
@@ -260,6 +300,7 @@ impl Fleet {
                 None
             }
             b'2' | b'n' | b't' => None,
+            b'T' if ship.hides_columns => None,
             _ => Some(message),
         }
     }

@@ -7,6 +7,7 @@ use ringway_topology::ids::ShardId;
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::pump::{pump, Expect, Outcome, Show};
+use super::type_oids;
 use super::view::View;
 use crate::plan::types::Access;
 use crate::pool::connection::ServerConnection;
@@ -34,9 +35,10 @@ pub struct Request<'a> {
 /// Sends the request and forwards its answer. An error of the shard is in the outcome; Err means that the connection, or
 /// the client, is lost, or that nothing was sent.
 pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>) -> Result<Outcome, Failure> {
+    type_oids::learn_own(executor, view, request.shard).await?;
     let lent = executor.lend(view, request.shard, request.access).await?;
     let (in_transaction, repeatable) = (lent.in_transaction, request.repeatable);
-    let (lent, outcome) = match run(executor, lent, request).await {
+    let (lent, mut outcome) = match run(executor, view, lent, request).await {
         Ok(done) => done,
         Err(failure) => {
             // The connection is closed by now, and with it its part of the transaction.
@@ -57,6 +59,10 @@ pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>)
         }
     };
     executor.give_back(lent, &outcome).await;
+    if let Some(failure) = outcome.refused.take() {
+        executor.transaction.failed |= in_transaction;
+        return Err(failure);
+    }
     if outcome.lease_lost && in_transaction {
         executor.transaction.failed = true;
         return Err(PgError::new(
@@ -69,9 +75,14 @@ pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>)
     Ok(outcome)
 }
 
-async fn run(executor: &mut Executor, lent: Lent, request: Request<'_>) -> Result<(Lent, Outcome), Failure> {
+async fn run(
+    executor: &mut Executor,
+    view: &View,
+    lent: Lent,
+    request: Request<'_>,
+) -> Result<(Lent, Outcome), Failure> {
     let mut expects = std::mem::take(&mut executor.expects);
-    let done = exchange(executor, lent, request, &mut expects).await;
+    let done = exchange(executor, view, lent, request, &mut expects).await;
     if expects.capacity() <= KEPT_EXPECTS_MAX {
         expects.clear();
         executor.expects = expects;
@@ -84,6 +95,7 @@ const KEPT_EXPECTS_MAX: usize = 64;
 
 async fn exchange(
     executor: &mut Executor,
+    view: &View,
     mut lent: Lent,
     request: Request<'_>,
     expects: &mut VecDeque<Expect>,
@@ -112,6 +124,16 @@ async fn exchange(
             // Read to the end, shown to nobody.
             connection.settle().await?;
             break;
+        }
+        if outcome.oids.is_stuck() {
+            match type_oids::settle(&executor.gateway, view, lent.shard, &mut outcome.oids).await {
+                Ok(()) => continue,
+                Err(failure) => {
+                    connection.settle().await?;
+                    outcome.refused = Some(failure);
+                    break;
+                }
+            }
         }
         if !outcome.copy_in {
             break;

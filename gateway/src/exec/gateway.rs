@@ -58,6 +58,11 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// The serial number of the catalog that it was planned by.
+    pub fn catalog(&self) -> u64 {
+        self.key.catalog
+    }
+
     /// Whether it is the plan of this text under these circumstances.
     fn is_of(&self, sql: &str, catalog: u64, shape: u64, search_path: &[String], user: &str, one_shard: bool) -> bool {
         *self.sql == *sql
@@ -90,7 +95,8 @@ struct PlanKey {
 }
 
 /// Text and declared parameter types.
-type StatementKey = (Arc<str>, Vec<u32>, Option<u64>);
+/// With types of one shard's own, if the session has asked for these.
+type StatementKey = (Arc<str>, Vec<u32>, bool, Option<u64>);
 /// Role and the settings' hash.
 type LoginKey = (String, u64);
 
@@ -225,6 +231,7 @@ impl Gateway {
 
     pub fn set_catalog(&self, version: u64, catalog: Catalog) {
         self.catalog.store(Some(Arc::new(LoadedCatalog::new(version, catalog))));
+        self.pools.oids().forget_names();
     }
 
     /// A gid that nobody else makes.
@@ -235,9 +242,9 @@ impl Gateway {
 
     /// The name by which every connection knows this text with these parameter types, from one schema change to the next: who
     /// prepares it later has another statement, which gives what the tables are then.
-    pub fn statement_id(&self, sql: &Arc<str>, types: &[u32]) -> StatementId {
+    pub fn statement_id(&self, sql: &Arc<str>, types: &[u32], own_oids: bool) -> StatementId {
         let mut ids = self.statement_ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (Arc::clone(sql), types.to_vec(), self.catalog_version());
+        let key = (Arc::clone(sql), types.to_vec(), own_oids, self.catalog_version());
         if let Some(id) = ids.get(&key) {
             return *id;
         }
@@ -276,7 +283,7 @@ impl Gateway {
     /// A shard says that a prepared statement's result has changed, and will go on saying so: who prepares it anew gets a new one.
     pub fn forget_outdated(&self, statement: &Statement, error: &ServerError) {
         if error.code() == "0A000" && error.field(b'R') == Some("RevalidateCachedQuery") {
-            let key = (Arc::clone(&statement.sql), statement.types.clone(), self.catalog_version());
+            let key = (Arc::clone(&statement.sql), statement.types.clone(), statement.own_oids, self.catalog_version());
             self.statement_ids.lock().unwrap_or_else(PoisonError::into_inner).pop(&key);
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use ringway_topology::ids::ShardId;
 
-use super::bound::{Bound, Statement};
+use super::bound::Bound;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
@@ -56,7 +56,7 @@ pub async fn run(
         let shard: ShardId = shards[insert.shard];
         let types = &run.bound.statement.types;
         let types = insert.parameters.iter().map(|index| types.get(*index).copied().unwrap_or(0)).collect();
-        let statement = Statement { sql: Arc::from(insert.sql.as_str()), types, id: StatementId(0) };
+        let statement = executor.statement_with(Arc::from(insert.sql.as_str()), types, StatementId(0));
         let frame = match &bind {
             None => None,
             Some(bind) => {

@@ -108,8 +108,8 @@ fn select(executor: &Executor, run: &Run<'_>, plan: &InsertSelect, types: &[u32]
             Some(Frame::new(message.freeze()).map_err(PgError::from)?)
         }
     };
-    let id = executor.gateway.statement_id(&plan.select_sql, types);
-    let statement = Statement { sql: Arc::clone(&plan.select_sql), types: types.to_vec(), id };
+    let id = executor.statement_id(&plan.select_sql, types);
+    let statement = executor.statement_with(Arc::clone(&plan.select_sql), types.to_vec(), id);
     Ok(Bound { statement: Arc::new(statement), bind })
 }
 
@@ -184,7 +184,7 @@ async fn columns(
     mut fields: Vec<FieldDescription>,
 ) -> Result<Columns, Failure> {
     let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
-    let mut names = type_names(executor, admitted, shard, &oids).await?;
+    let mut names = type_names(executor, admitted, &oids).await?;
     let literal = |index: usize| {
         let (field, column) = (fields.get(index)?, plan.columns.get(index)?);
         (field.type_oid == TEXT_OID && !STRING_OIDS.contains(&column.1)).then(|| column.0.clone())
@@ -231,7 +231,7 @@ async fn exact_as_text(executor: &mut Executor, admitted: &Admitted, shard: Shar
     let names = ["extra_float_digits", "datestyle", "intervalstyle"];
     let shown = names.map(|name| format!("pg_catalog.current_setting('{name}')"));
     let sql = Arc::from(format!("SELECT {}", shown.join(", ")));
-    let statement = Arc::new(Statement { sql, types: Vec::new(), id: StatementId(0) });
+    let statement = Arc::new(Statement::new(sql, Vec::new(), StatementId(0)));
     let answers = computed::ask(executor, &admitted.view, shard, &Bound { statement, bind: None }).await?;
     let row = answers.rows.first().and_then(|row| row_values(row.get(5..)?)).ok_or_else(unreadable)?;
     for (name, value) in names.into_iter().zip(row) {
@@ -277,7 +277,7 @@ async fn keys(
     let mut message = BytesMut::new();
     frontend::bind(&mut message, "", "", [Format::Text], item.arrays.iter().map(Some), [Format::Binary]);
     let bind = Some(Frame::new(message.freeze()).map_err(PgError::from)?);
-    let statement = Arc::new(Statement { sql, types: Vec::new(), id: StatementId(0) });
+    let statement = Arc::new(Statement::new(sql, Vec::new(), StatementId(0)));
     let answers = computed::ask(executor, &admitted.view, shard, &Bound { statement, bind }).await?;
     if answers.rows.len() != rows.len() {
         return Err(PgError::internal("a shard has not computed every key").into());
@@ -346,7 +346,7 @@ fn requests(
         let mut message = BytesMut::new();
         frontend::bind(&mut message, "", "", formats, values, results);
         let bind = Some(Frame::new(message.freeze()).map_err(PgError::from)?);
-        let statement = Statement { sql: Arc::from(sql.as_str()), types: types.to_vec(), id: StatementId(0) };
+        let statement = executor.statement_with(Arc::from(sql.as_str()), types.to_vec(), StatementId(0));
         let bound = Bound { statement: Arc::new(statement), bind };
         let describe = run.describe && plan.returns_rows;
         requests.push(ShardRequest { shard, bound, text: Some(sql), describe, before: Vec::new() });

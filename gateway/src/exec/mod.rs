@@ -47,4 +47,5 @@ pub mod sick;
 pub mod statistics;
 pub mod takeover;
 pub mod transaction;
+pub mod type_oids;
 pub mod view;

@@ -5,14 +5,17 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes};
 use ringway_topology::client::LeaseClock;
 use ringway_topology::service::sqlstate;
 
+use super::bound::Statement;
 use super::client::Client;
 use super::failure::{is_fence, translated, Failure};
+use super::type_oids::Incoming;
 use crate::pool::connection::{ServerConnection, StatementId, MESSAGE_BYTES_MAX};
 use crate::pool::error::{field, PoolError, ServerError};
 use crate::wire::{backend, PgError, SqlState};
@@ -26,6 +29,8 @@ pub enum Expect {
     Bind,
     /// To a Describe of a statement or portal: ends with RowDescription or NoData.
     Describe,
+    /// To a Describe of the gateway's own before an Execute; not shown.
+    Learn { statement: Arc<Statement>, catalog: u64 },
     /// To an Execute: rows, and how it ended.
     Execute,
     /// To a Close: shown only if the client sent it.
@@ -102,6 +107,10 @@ pub struct Outcome {
     pub kept_back: bool,
     /// Answers that an error made impossible: what was expected from it on.
     pub unanswered: usize,
+    /// OIDs in what a shard other than the home shard sends. If some are missing, the pump stops before the message.
+    pub oids: Incoming,
+    /// The answer has OIDs that cannot be translated: the client gets this error instead of the rest.
+    pub refused: Option<Failure>,
 }
 
 enum Verdict {
@@ -120,6 +129,7 @@ pub async fn pump(
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
     outcome.copy_in = false;
+    let foreign = connection.is_foreign();
     let mut pump = Pump { expects, show, outcome, done: false, rewindable: true, fatal: None };
     pump.ready(client);
     // Bytes of a large row that are still to come and go straight through.
@@ -149,7 +159,8 @@ pub async fn pump(
             }
             let available = connection.input().len() - position;
             if available < length {
-                if matches!(tag, b'D' | b'd') && !pump.outcome.lease_lost && pump.passes(tag) {
+                let whole = foreign && pump.outcome.oids.changes(tag);
+                if matches!(tag, b'D' | b'd') && !pump.outcome.lease_lost && pump.passes(tag) && !whole {
                     through = length - available;
                     position += available;
                     pump.outcome.forwarded = true;
@@ -157,6 +168,14 @@ pub async fn pump(
                 break;
             }
             let end = position + length;
+            if foreign && pump.outcome.oids.changes(tag) {
+                let oids = Arc::clone(&connection.oids);
+                if !pump.outcome.oids.translates(&oids, tag, connection.body_mut(position..end)) {
+                    client.forward(&connection.input()[start..position]).await?;
+                    connection.consume(position);
+                    return Ok(());
+                }
+            }
             pump.rewindable = client.can_rewind();
             let verdict = {
                 let body = &connection.input()[position + 5..end];
@@ -258,7 +277,12 @@ impl Pump<'_> {
                 Some(Expect::Close { show }) => *show,
                 _ => self.show.acknowledgements,
             },
-            b'2' | b't' => self.show.acknowledgements,
+            b'2' => {
+                self.outcome.oids.end_of_rows();
+                self.show.acknowledgements
+            }
+            b't' => self.show.acknowledgements,
+            b'T' | b'n' if matches!(self.expects.front(), Some(Expect::Learn { .. })) => false,
             b'T' => self.show.row_description,
             b'n' => self.show.acknowledgements,
             b'C' => {
@@ -341,7 +365,7 @@ impl Pump<'_> {
         match self.expects.front() {
             Some(Expect::Parse { .. }) => tag == b'1',
             Some(Expect::Bind) => tag == b'2',
-            Some(Expect::Describe) => matches!(tag, b'T' | b'n'),
+            Some(Expect::Describe | Expect::Learn { .. }) => matches!(tag, b'T' | b'n'),
             Some(Expect::Execute) => matches!(tag, b'C' | b'I' | b's'),
             Some(Expect::Close { .. }) => tag == b'3',
             Some(Expect::Ready(_)) | None => false,
@@ -354,6 +378,8 @@ impl Pump<'_> {
                 connection.prepared.put(id, ());
             }
             Some(Expect::Parse { id, named: false, .. }) => connection.unnamed = Some(id),
+            Some(Expect::Learn { statement, catalog }) if self.outcome.oids.plain => statement.set_plain_rows(catalog),
+            Some(Expect::Execute) => self.outcome.oids.end_of_rows(),
             _ => {}
         }
     }

@@ -85,6 +85,8 @@ pub struct Transaction {
     pub schema_changed: bool,
     /// LISTEN and UNLISTEN, which its commit carries out.
     pub listens: Vec<Change>,
+    /// It may have made types and tables whose OIDs only its own connections can be asked for.
+    pub has_new_oids: bool,
 }
 
 impl Transaction {

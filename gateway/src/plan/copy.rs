@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use ringway_topology::model::quote_ident;
+
 use super::context::{Placed, PlanContext};
 use super::exact::{foreign_keys, Given};
 use super::reach::{self, Code};
@@ -59,6 +61,10 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
             stored.map(|column| column.name.clone()).collect()
         })
     };
+    let columns_sql: Arc<str> = {
+        let columns = names().iter().map(|name| quote_ident(name)).collect::<Vec<_>>().join(", ");
+        format!("SELECT {columns} FROM {}", table.name.quoted()).into()
+    };
     if cursor.take("from") {
         let format = format(&mut cursor, "stdin", binary)?;
         foreign_keys(context, &table.name, Given::All)?;
@@ -110,7 +116,13 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
             }
             Placed::Single | Placed::System => CopyDestination::Home,
         };
-        return Ok(Plan::CopyIn(CopyIn { sql: Arc::from(text.sql), table: table.name, destination, format }));
+        return Ok(Plan::CopyIn(CopyIn {
+            sql: Arc::from(text.sql),
+            table: table.name,
+            destination,
+            format,
+            columns_sql,
+        }));
     }
     if !cursor.take("to") {
         return Err(cursor.unexpected());
@@ -128,10 +140,10 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
             };
             (Targets::Keyspace(*keyspace), vec![reference])
         }
-        Placed::Reference | Placed::System => (Targets::AnyOne, Vec::new()),
-        Placed::Single => (Targets::Home, Vec::new()),
+        Placed::Reference => (Targets::AnyOne, Vec::new()),
+        Placed::Single | Placed::System => (Targets::Home, Vec::new()),
     };
-    Ok(Plan::CopyOut(CopyOut { sql: Arc::from(text.sql), targets, sharded, format, multi: Ok(()) }))
+    Ok(Plan::CopyOut(CopyOut { sql: Arc::from(text.sql), targets, sharded, format, columns_sql, multi: Ok(()) }))
 }
 
 fn copy_query(
@@ -154,6 +166,7 @@ fn copy_query(
                 targets: Targets::Home,
                 sharded: Vec::new(),
                 format,
+                columns_sql: Arc::from(inner),
                 multi: Ok(()),
             }))
         }
@@ -201,7 +214,8 @@ fn copy_query(
             ShardedReference { splice, ..reference }
         })
         .collect();
-    Ok(Plan::CopyOut(CopyOut { sql: Arc::from(text.sql), targets: query.targets, sharded, format, multi }))
+    let columns_sql = Arc::from(inner);
+    Ok(Plan::CopyOut(CopyOut { sql: Arc::from(text.sql), targets: query.targets, sharded, format, columns_sql, multi }))
 }
 
 /// STDIN or STDOUT and the options, in the form `WITH (FORMAT csv, ...)` and the older `CSV HEADER ...`.

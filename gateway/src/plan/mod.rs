@@ -40,6 +40,7 @@ pub mod merge_sort;
 pub mod names;
 mod notation;
 pub mod numeric_type;
+mod oids;
 pub mod reach;
 pub mod refuse;
 pub mod route;

@@ -14,7 +14,7 @@ use super::notation::{self, Columns};
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
-use super::{clock, concatenate, exact, insert, write};
+use super::{clock, concatenate, exact, insert, oids, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
@@ -248,6 +248,7 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
     for written in analysis.occurrences.iter().filter(|occurrence| occurrence.written) {
         reach::key_triggers(context, &written.table, &written.key_column, events)?;
     }
+    oids::check(&analysis)?;
     match plan {
         Plan::Query(query) => exact::check(&analysis, &calls, query).map(Plan::Query),
         other => Ok(other),
@@ -288,7 +289,7 @@ pub fn unsharded_targets(analysis: &Analysis<'_>, calls: &Calls) -> Targets {
         || code.any(|code| matches!(reach::reach(context, code), Reach::Home(_)));
     // Locks on reference rows are taken on one agreed shard, so that they exclude each other.
     let locks_reference = analysis.locking && !analysis.references.is_empty();
-    if home || locks_reference {
+    if home || locks_reference || oids::needs_home(analysis, calls) {
         Targets::Home
     } else {
         Targets::AnyOne

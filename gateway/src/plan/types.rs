@@ -477,6 +477,8 @@ pub struct CopyIn {
     pub table: TableName,
     pub destination: CopyDestination,
     pub format: CopyFormat,
+    /// A query of the columns that are copied: their types.
+    pub columns_sql: Arc<str>,
 }
 
 #[derive(Clone, Debug)]
@@ -505,6 +507,8 @@ pub struct CopyOut {
     pub targets: Targets,
     pub sharded: Vec<ShardedReference>,
     pub format: CopyFormat,
+    /// A query of the columns that are copied: their types.
+    pub columns_sql: Arc<str>,
     /// Refused over more than one shard (a query that cannot be concatenated).
     pub multi: Result<(), Box<PgError>>,
 }

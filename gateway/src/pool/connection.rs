@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use lru::LruCache;
 
 use super::error::{PoolError, ServerError};
+use super::oids::ShardOids;
 use super::settings::Settings;
 use crate::net::Stream;
 
@@ -127,6 +129,10 @@ pub struct ServerConnection {
     /// ParameterStatus values at the connection's start, in order.
     pub parameters: Vec<(String, String)>,
     pub idle_since: Instant,
+    /// What its numbers of types and tables are on the home shard.
+    pub oids: Arc<ShardOids>,
+    /// The session that has it wants the shard's own (`SET ringway.shard`).
+    pub own_oids: bool,
 }
 
 impl ServerConnection {
@@ -147,6 +153,8 @@ impl ServerConnection {
             unnamed: None,
             parameters: Vec::new(),
             idle_since: Instant::now(),
+            oids: Arc::default(),
+            own_oids: false,
         }
     }
 
@@ -162,6 +170,11 @@ impl ServerConnection {
 
     pub fn input(&self) -> &BytesMut {
         &self.input
+    }
+
+    /// The body of a message that has arrived whole, to be changed in place.
+    pub fn body_mut(&mut self, message: std::ops::Range<usize>) -> &mut [u8] {
+        self.input.get_mut(message.start + 5..message.end).unwrap_or_default()
     }
 
     pub fn consume(&mut self, bytes: usize) {

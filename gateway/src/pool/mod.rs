@@ -8,6 +8,7 @@ pub mod credentials;
 pub mod dial;
 pub mod endpoint;
 pub mod error;
+pub mod oids;
 pub mod pause;
 pub mod places;
 #[allow(clippy::module_inception)]
@@ -33,6 +34,7 @@ use connect::Purpose;
 use credentials::Credentials;
 use endpoint::Endpoint;
 use error::PoolError;
+use oids::OidMaps;
 use pause::Pause;
 use pool::Shared;
 pub use pool::{Claim, Counts, Pool, ReadyConn};
@@ -61,7 +63,7 @@ struct Key {
 impl Pools {
     pub fn new(gateway: GatewayId, rules: PoolRules, server_statements_max: usize, tcp: TcpOptions) -> Pools {
         Pools {
-            shared: Shared { gateway, pause: Arc::default(), server_statements_max, tcp },
+            shared: Shared { gateway, pause: Arc::default(), oids: Arc::default(), server_statements_max, tcp },
             rules: ArcSwap::from_pointee(rules),
             pools: Mutex::default(),
             checkouts: AtomicU64::new(0),
@@ -71,6 +73,10 @@ impl Pools {
 
     pub fn pause(&self) -> &Pause {
         &self.shared.pause
+    }
+
+    pub fn oids(&self) -> &OidMaps {
+        &self.shared.oids
     }
 
     /// What holds for the sessions of a role.

@@ -17,6 +17,7 @@ use super::connection::ServerConnection;
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
 use super::error::PoolError;
+use super::oids::{OidMaps, ShardOids};
 use super::pause::Pause;
 use super::places::{Place, Places};
 use super::server::{Server, ServerInfo};
@@ -33,6 +34,7 @@ pub struct Pool {
     pub role: String,
     pub purpose: Purpose,
     shared: Shared,
+    oids: Arc<ShardOids>,
     credentials: Mutex<Credentials>,
     state: Mutex<State>,
     settings: ArcSwap<PoolSettings>,
@@ -54,6 +56,7 @@ pub struct Pool {
 pub struct Shared {
     pub gateway: GatewayId,
     pub pause: Arc<Pause>,
+    pub oids: Arc<OidMaps>,
     pub server_statements_max: usize,
     pub tcp: TcpOptions,
 }
@@ -191,6 +194,7 @@ impl Pool {
             endpoint,
             role,
             purpose,
+            oids: shared.oids.of(shard.id, &shard.dsn),
             shared,
             credentials: Mutex::default(),
             state: Mutex::default(),
@@ -332,7 +336,7 @@ impl Pool {
     /// None: a pause has begun meanwhile. Cancel-safe: what has been opened so far is closed.
     async fn open(&self, pausable: bool) -> Result<Option<Box<Server>>, PoolError> {
         let generation = self.state().generation;
-        let connection = {
+        let mut connection = {
             self.opening.fetch_add(1, Ordering::Relaxed);
             let _opening = Decrement(&self.opening);
             let credentials = self.credentials();
@@ -351,6 +355,7 @@ impl Pool {
             .inspect_err(|error| self.refused.store(matches!(error, PoolError::Server(_)), Ordering::Relaxed))?
         };
         self.refused.store(false, Ordering::Relaxed);
+        connection.oids = Arc::clone(&self.oids);
         let server = Box::new(Server::new(connection, generation));
         let mut state = self.state();
         if pausable && self.shared.pause.is_on() {

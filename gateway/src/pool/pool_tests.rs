@@ -54,8 +54,13 @@ async fn pool(silent: bool, change: impl FnOnce(&mut PoolSettings)) -> Arc<Pool>
     let dsn = format!("postgresql://service@127.0.0.1:{port}/app?sslmode=disable");
     let endpoint = Endpoint::parse("s1", &dsn).unwrap();
     let shard = Shard { id: ShardId(1), name: "s1".into(), dsn, state: ShardState::Member, system_identifier: 1 };
-    let shared =
-        Shared { gateway: GatewayId(1), pause: Arc::default(), server_statements_max: 10, tcp: TcpOptions::default() };
+    let shared = Shared {
+        gateway: GatewayId(1),
+        pause: Arc::default(),
+        oids: Arc::default(),
+        server_statements_max: 10,
+        tcp: TcpOptions::default(),
+    };
     Arc::new(Pool::new(&shard, endpoint, "app".into(), Purpose::Application, shared, settings))
 }
 

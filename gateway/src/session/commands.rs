@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::Session;
 use crate::config::pools::PoolMode;
 use crate::exec::answers::ask;
-use crate::exec::bound::{Bound, Statement};
+use crate::exec::bound::Bound;
 use crate::exec::commit;
 use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
@@ -19,6 +19,7 @@ use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Discard, Isolation, Plan, SessionCommand, TransactionModes};
 use crate::pool::connection::ServerConnection;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
+use ringway_topology::ids::ShardId;
 use ringway_topology::model::{quote_ident, quote_literal};
 
 impl Session {
@@ -363,28 +364,30 @@ impl Session {
             oids.push(self.type_oid(name).await?);
         }
         let sql: Arc<str> = Arc::from(sql);
-        let id = self.executor.gateway.statement_id(&sql, &oids);
-        let statement = Arc::new(Statement { sql, types: oids, id });
+        let statement = Arc::new(self.executor.statement(sql, oids));
         // Wrong statements are refused now, as PostgreSQL does.
         let description = crate::exec::describe::describe(&mut self.executor, &statement).await?;
-        let statement = Arc::new(Statement { types: description.parameters, ..(*statement).clone() });
-        let id = self.executor.gateway.statement_id(&statement.sql, &statement.types);
-        let statement = Arc::new(Statement { id, ..(*statement).clone() });
+        let statement = Arc::new(self.executor.statement(Arc::clone(&statement.sql), description.parameters));
         self.statements.insert(name.to_owned(), statement);
         Ok(())
     }
 
     async fn type_oid(&mut self, name: &str) -> Result<u32, Failure> {
         let sql = format!("SELECT {}::pg_catalog.regtype::pg_catalog.oid", quote_literal(name));
-        Ok(self.ask_any(&sql).await?.and_then(|text| text.parse().ok()).unwrap_or(0))
+        Ok(self.ask_one(self.executor.only_shard, &sql).await?.and_then(|text| text.parse().ok()).unwrap_or(0))
     }
 
     /// The first value that any shard gives, in the session's transaction.
     pub(super) async fn ask_any(&mut self, sql: &str) -> Result<Option<String>, Failure> {
+        let open = self.executor.transaction.participants.keys().next().copied();
+        self.ask_one(open, sql).await
+    }
+
+    /// As [`Self::ask_any`], of this shard or else the home shard.
+    async fn ask_one(&mut self, shard: Option<ShardId>, sql: &str) -> Result<Option<String>, Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
-        let open = self.executor.transaction.participants.keys().next().copied();
-        let shard = open.or(view.topology.home_shard()).ok_or_else(|| PgError::internal("no shard"))?;
+        let shard = shard.or(view.topology.home_shard()).ok_or_else(|| PgError::internal("no shard"))?;
         let mut lent = self.executor.lend(&view, shard, Access::Read).await?;
         let prefix = std::mem::take(&mut lent.participant.prefix);
         lent.participant.connection.flush().await?;
@@ -430,7 +433,8 @@ impl Session {
     async fn evaluate(&mut self, arguments: &[String], types: &[u32]) -> Result<Vec<Option<Vec<u8>>>, Failure> {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
-        let home = view.topology.home_shard().ok_or_else(|| PgError::internal("no shard"))?;
+        let home = self.executor.only_shard.or(view.topology.home_shard());
+        let home = home.ok_or_else(|| PgError::internal("no shard"))?;
         let mut lent = self.executor.lend(&view, home, Access::Read).await?;
         let prefix = std::mem::take(&mut lent.participant.prefix);
         lent.participant.connection.flush().await?;
@@ -508,7 +512,7 @@ impl Session {
     /// A SET on one shard: notices go to the client if `show`. Gives the values that it reports.
     pub(super) async fn on_shard(
         &mut self,
-        shard: ringway_topology::ids::ShardId,
+        shard: ShardId,
         sql: &str,
         show: bool,
     ) -> Result<Vec<(String, String)>, Failure> {

@@ -98,7 +98,7 @@ impl Session {
             return Err(PgError::new(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message).into());
         }
         parse(message.query)?;
-        let statement = Statement { sql: Arc::from(message.query), types: Vec::new(), id: StatementId(0) };
+        let statement = Statement::new(Arc::from(message.query), Vec::new(), StatementId(0));
         self.statements.insert(message.statement.to_owned(), Arc::new(statement));
         backend::parse_complete(self.executor.client.out());
         Ok(())

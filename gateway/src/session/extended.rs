@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{Buffered, Portal, Session};
-use crate::exec::bound::{Bound, Statement};
+use crate::exec::bound::{queue_learn, Bound, Statement};
 use crate::exec::commit;
 use crate::exec::cursors::{self, Place};
 use crate::exec::describe::{describe, refusal};
@@ -17,7 +17,7 @@ use crate::exec::transaction::Block;
 use crate::plan::types::{Access, DdlKind, Plan, SessionCommand};
 use crate::wire::frontend::{self, Bind, Execute, Parse};
 use crate::wire::tag::client as tag;
-use crate::wire::{backend, Frame, FrameRef, Frames, PgError, SqlState, Target};
+use crate::wire::{backend, Format, Frame, FrameRef, Frames, PgError, SqlState, Target};
 
 impl Session {
     /// A whole pipeline, its Sync included.
@@ -179,8 +179,7 @@ impl Session {
         let text = pieces.first().map_or("", |range| &parse.query[range.clone()]);
         let sql: Arc<str> = Arc::from(text);
         let types: Vec<u32> = parse.type_oids().collect();
-        let id = self.executor.gateway.statement_id(&sql, &types);
-        let statement = Arc::new(Statement { sql, types, id });
+        let statement = Arc::new(self.executor.statement(sql, types));
         if !text.is_empty() {
             let view = self.executor.enter()?;
             self.executor.slot.reads();
@@ -374,7 +373,7 @@ impl Session {
             return Ok(());
         }
         if let Some(shard) = portal.shard {
-            return self.execute_on(frame, shard).await;
+            return self.execute_on(frame, &portal, shard).await;
         }
         if portal.finished || portal.buffered.is_some() {
             check_not_failed(&self.executor)?;
@@ -491,12 +490,24 @@ impl Session {
     }
 
     /// A portal that waits on a shard goes on.
-    async fn execute_on(&mut self, frame: &Frame, shard: ringway_topology::ids::ShardId) -> Result<(), Failure> {
+    async fn execute_on(
+        &mut self,
+        frame: &Frame,
+        portal: &Portal,
+        shard: ringway_topology::ids::ShardId,
+    ) -> Result<(), Failure> {
         check_not_failed(&self.executor)?;
+        let execute = Execute::parse(frame.body()).map_err(PgError::from)?;
+        let bind = portal.bound.parsed()?;
+        let binary = bind.is_some_and(|bind| bind.result_formats.iter().any(|format| format == Format::Binary));
         let view = self.executor.enter()?;
         self.executor.slot.reads();
+        let (statement, name) = (&portal.bound.statement, execute.portal);
         let mut write = |connection: &mut crate::pool::connection::ServerConnection,
                          expects: &mut std::collections::VecDeque<Expect>| {
+            if connection.is_foreign() && binary {
+                queue_learn(connection, expects, name, statement, 0);
+            }
             connection.output().extend_from_slice(frame.bytes());
             expects.push_back(Expect::Execute);
             connection.queue_sync();

@@ -8,7 +8,7 @@ use ringway_topology::ids::ShardId;
 use smallvec::SmallVec;
 
 use super::{Portal, Session};
-use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_parse, Bound, Statement};
+use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_learn, queue_parse, Bound, Statement};
 use crate::exec::dispatch;
 use crate::exec::failure::Failure;
 use crate::exec::filter;
@@ -18,8 +18,9 @@ use crate::exec::place::values;
 use crate::exec::pump::{Expect, Outcome, Show};
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
+use crate::exec::type_oids::{know_types, parameters_are_plain, rows_may_have_oids};
 use crate::plan::types::{Access, Plan};
-use crate::pool::connection::ServerConnection;
+use crate::pool::connection::{ServerConnection, StatementId};
 use crate::wire::frontend::{self, Bind, Execute, Parse};
 use crate::wire::tag::client as tag;
 use crate::wire::{FrameRef, PgError, SqlState, Target};
@@ -47,6 +48,12 @@ enum Step<'a> {
         frame: FrameRef<'a>,
         expect: fn() -> Expect,
     },
+    /// An Execute whose rows may have OIDs in them: on a shard that is not the home shard they are described first.
+    Learn {
+        portal: String,
+        statement: Arc<Statement>,
+        catalog: u64,
+    },
 }
 
 /// A portal that the pipeline binds.
@@ -67,6 +74,8 @@ struct Pipeline<'a> {
     before: Vec<(String, Option<Arc<Statement>>, usize)>,
     portals: SmallVec<[NewPortal<'a>; 1]>,
     executes: u32,
+    /// Some statement's rows may have OIDs in them.
+    learns: bool,
 }
 
 impl Session {
@@ -88,6 +97,7 @@ impl Session {
                 before: Vec::new(),
                 portals: SmallVec::new(),
                 executes: 0,
+                learns: false,
             };
             let understood = self.understand(frames, &mut pipeline).await;
             let understood = match understood {
@@ -119,6 +129,7 @@ impl Session {
                 tag::EXECUTE => {
                     let Ok(execute) = Execute::parse(frame.body()) else { return Ok(false) };
                     pipeline.executes += 1;
+                    self.learn(execute.portal, pipeline);
                     self.understand_portal(frame, execute.portal, || Expect::Execute, pipeline)
                 }
                 tag::DESCRIBE | tag::CLOSE => {
@@ -170,8 +181,7 @@ impl Session {
             Some(known) => Arc::clone(known),
             None => {
                 let sql: Arc<str> = Arc::from(parse.query);
-                let id = self.executor.gateway.statement_id(&sql, &types);
-                Arc::new(Statement { sql, types, id })
+                Arc::new(self.executor.statement(sql, types))
             }
         };
         if !self.is_query(&statement)? {
@@ -230,6 +240,13 @@ impl Session {
         {
             return Ok(false);
         }
+        let view = &admitted.view;
+        if self.executor.is_foreign(view, chosen)
+            && !parameters_are_plain(&self.executor, view, chosen, &statement, &bind)
+        {
+            return Ok(false);
+        }
+        pipeline.learns |= rows_may_have_oids(&statement, &bind, admitted.planned.catalog());
         pipeline.shard = Some(chosen);
         pipeline.any &= admitted.placement.any;
         if admitted.access != Access::Read {
@@ -241,6 +258,33 @@ impl Session {
         pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame });
         pipeline.steps.push(Step::Bind { frame, statement, named });
         Ok(true)
+    }
+
+    /// Before an Execute: rows that may have OIDs in them have to be described.
+    fn learn(&self, portal: &str, pipeline: &mut Pipeline<'_>) {
+        let new = pipeline.portals.iter().find(|new| new.name == portal);
+        if new.is_some() && !pipeline.learns {
+            return;
+        }
+        let known = match new {
+            Some(new) => Some((&new.statement, Some(new.frame.body()))),
+            None => self.portals.get(portal).map(|known| {
+                let bind = known.bound.bind.as_ref().map(|frame| frame.body());
+                (&known.bound.statement, bind)
+            }),
+        };
+        let Some((statement, bind)) = known else {
+            // A cursor of DECLARE, which may be BINARY.
+            let statement = Arc::new(Statement::new(Arc::from(""), Vec::new(), StatementId(0)));
+            pipeline.steps.push(Step::Learn { portal: portal.to_owned(), statement, catalog: 0 });
+            return;
+        };
+        let Some(Ok(bind)) = bind.map(Bind::parse) else { return };
+        let catalog = self.executor.gateway.catalog.load().as_ref().map_or(u64::MAX, |loaded| loaded.serial);
+        if rows_may_have_oids(statement, &bind, catalog) {
+            let statement = Arc::clone(statement);
+            pipeline.steps.push(Step::Learn { portal: portal.to_owned(), statement, catalog });
+        }
     }
 
     fn understand_portal<'a>(
@@ -299,6 +343,17 @@ impl Session {
         else {
             return Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet").into());
         };
+        for step in &pipeline.steps {
+            if let Step::Parse { statement, .. }
+            | Step::Bind { statement, .. }
+            | Step::DescribeStatement { statement, .. } = step
+            {
+                if let Err(failure) = know_types(&mut self.executor, &view, shard, statement).await {
+                    self.undo_definitions(pipeline, 0);
+                    return Err(failure);
+                }
+            }
+        }
         let alone = self.executor.transaction.statements == 0 && pipeline.executes == 1;
         let mut sent = 0usize;
         let mut parses: SmallVec<[(usize, usize); 2]> = SmallVec::new();
@@ -398,7 +453,11 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
     match step {
         Step::Parse { statement, named: true, .. } => queue_parse(connection, expects, statement),
         Step::Parse { frame, statement, named: false } => {
-            connection.output().extend_from_slice(frame.bytes());
+            if connection.is_foreign() && !statement.types.is_empty() {
+                connection.queue_parse("", &statement.sql, &statement.types);
+            } else {
+                connection.output().extend_from_slice(frame.bytes());
+            }
             connection.unnamed = Some(statement.id);
             expects.push_back(Expect::Parse { id: statement.id, named: false, show: true });
         }
@@ -409,6 +468,11 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
         Step::DescribeStatement { frame, statement, named } => {
             queue_with_statement(connection, expects, *frame, statement, *named);
             expects.push_back(Expect::Describe);
+        }
+        Step::Learn { portal, statement, catalog } => {
+            if connection.is_foreign() {
+                queue_learn(connection, expects, portal, statement, *catalog);
+            }
         }
         Step::CloseStatement => queue_close_statement(expects),
         Step::Portal { frame, expect } => {
@@ -434,7 +498,7 @@ fn queue_with_statement(
         return;
     }
     if connection.unnamed != Some(statement.id) {
-        frontend::parse(connection.output(), "", &statement.sql, &statement.types);
+        connection.queue_parse("", &statement.sql, &statement.types);
         connection.unnamed = Some(statement.id);
         expects.push_back(Expect::Parse { id: statement.id, named: false, show: false });
     }

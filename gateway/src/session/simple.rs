@@ -240,7 +240,7 @@ impl Session {
         }
         check_not_failed(&self.executor)?;
         let bound = Bound {
-            statement: Arc::new(Statement { sql: Arc::clone(&planned.sql), types: Vec::new(), id: StatementId(0) }),
+            statement: Arc::new(Statement::new(Arc::clone(&planned.sql), Vec::new(), StatementId(0))),
             bind: None,
         };
         let run = Run { bound: &bound, describe: true, rows_max: 0, portal: "" };

@@ -13,6 +13,7 @@ mod pg_error;
 pub mod backend;
 pub mod frame;
 pub mod frontend;
+pub mod oids;
 pub mod scan;
 pub mod scram;
 pub mod sqlstate;

@@ -116,6 +116,30 @@ async def main(dsn):
         await conn.set_builtin_type_codec("mood", codec_name="text", schema="public")
         t.show(await conn.fetchval("SELECT feeling FROM events WHERE tenant_id = 7 AND id = 1"))
 
+    with t.step("types of the application's own"):
+        own = await asyncpg.connect(dsn)
+        for statement in statements("own_types.sql"):
+            await own.execute(statement)
+        insert = await own.prepare("INSERT INTO owned VALUES ($1, $2, $3, $4, $5, $6) RETURNING p, ps, d")
+        described(insert)
+        for i in range(1, 21):
+            row = (i, "ok", ["sad", None], (i, "happy", ["ok"]), [(i, None, []), None], ["happy", "sad"])
+            t.rows(await insert.fetch(*row))
+        select = await own.prepare("SELECT feeling, feelings, p, ps, d, ROW(p, feelings), owned FROM owned WHERE id = $1")
+        described(select)
+        for i in range(1, 21):
+            t.rows(await select.fetch(i))
+        t.rows(await own.fetch("SELECT id, ps, d FROM owned ORDER BY id"))
+        t.show(await own.execute("UPDATE owned SET feelings = $1 WHERE p = $2::pair OR feelings <> $1", ["ok"], (1, "ok", [])))
+        async with own.transaction():
+            await own.execute("CREATE TYPE fresh AS ENUM ('a', 'b')")
+            for i in range(1, 11):
+                t.rows(await own.fetch("SELECT ARRAY['a'::fresh], $2::fresh[], ROW($2[1]) FROM owned WHERE id = $1", i, ["b"]))
+            await own.execute("DROP TYPE fresh")
+        for statement in statements("drop_own_types.sql"):
+            await own.execute(statement)
+        await own.close()
+
     with t.step("prepared statements"):
         by_key = await conn.prepare("SELECT id, name FROM tenants WHERE id = $1")
         described(by_key)

@@ -8,6 +8,7 @@ import uuid
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.composite import CompositeInfo, register_composite
 from psycopg.types.enum import EnumInfo, register_enum
 from psycopg.types.json import Jsonb
 
@@ -106,13 +107,43 @@ for binary in (False, True):
         select("SELECT * FROM events WHERE tenant_id = %s ORDER BY id", (7,), binary=binary)
         select("SELECT * FROM events WHERE id = 1 ORDER BY tenant_id", binary=binary)
 
-# The driver declares the type by the OID that it has on one shard.
-with t.known("an enum as a Python enum"):
+# The driver looks types up in the catalogs, and declares parameters and reads columns by their OIDs.
+with t.step("an enum as a Python enum"):
     info = EnumInfo.fetch(conn, "mood")
     register_enum(info, conn)
     conn.execute("UPDATE events SET feeling = %s WHERE tenant_id = 8", (info.enum.sad,))
     t.show(conn.execute("SELECT feeling FROM events WHERE tenant_id = 8 AND id = 1").fetchone()[0] is info.enum.sad)
     t.show(conn.execute("SELECT array_agg(feeling ORDER BY id) FROM events WHERE tenant_id = 7").fetchone()[0])
+
+with t.step("types of the application's own"):
+    for statement in statements("own_types.sql"):
+        conn.execute(statement)
+    pair = CompositeInfo.fetch(conn, "pair")
+    register_composite(pair, conn)
+    make, feel = pair.python_type, info.enum
+    rows = [(i, feel.ok, [feel.sad, None], make(i, feel.happy, [feel.ok]), [make(i, None, []), None]) for i in range(1, 21)]
+    for row in rows[:10]:
+        conn.execute("INSERT INTO owned VALUES (%s, %s, %s, %s, %s, '{happy}')", row)
+    for row in rows[10:]:
+        conn.execute("INSERT INTO owned VALUES (%b, %b, %b, %b, %b, '{happy}')", row)
+    for binary in (False, True):
+        cursor = conn.cursor(binary=binary)
+        for i in range(1, 21):
+            cursor.execute("SELECT feeling, feelings, p, ps, d, ROW(p, feelings) FROM owned WHERE id = %s", (i,), prepare=True)
+            t.rows(cursor.fetchall())
+        cursor.execute("SELECT id, ps, d FROM owned ORDER BY id")
+        t.rows(cursor.fetchall())
+    for i in range(1, 21):
+        found = conn.execute("SELECT id FROM owned WHERE id = %s AND p = %b AND feelings = %b", (i, rows[i - 1][3], rows[i - 1][2]))
+        t.rows(found.fetchall())
+    t.show(conn.execute("UPDATE owned SET feelings = %b WHERE feelings = %b", ([feel.happy], [feel.sad, None])).rowcount)
+    copied = "COPY owned (id, feeling, feelings, p) FROM STDIN"
+    with conn.cursor().copy(copied) as copy:
+        for i in range(21, 31):
+            copy.write_row((i, feel.sad, [feel.ok], make(i, feel.ok, None)))
+    t.show(conn.execute("SELECT count(*), count(DISTINCT feeling) FROM owned WHERE feelings = %s AND id = 22", ([feel.ok],)).fetchone())
+    for statement in statements("drop_own_types.sql"):
+        conn.execute(statement)
 
 with t.step("an identity"):
     ids = [conn.execute("INSERT INTO events (tenant_id, whole) VALUES (%s, 1) RETURNING id", (i,)).fetchone()[0]

@@ -5,15 +5,18 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use bytes::BytesMut;
 use futures_util::future::{join_all, poll_fn};
 use futures_util::{pin_mut, SinkExt as _, TryStreamExt as _};
 use tokio_postgres::binary_copy::{BinaryCopyInWriter, BinaryCopyOutStream};
-use tokio_postgres::types::{Json, ToSql, Type};
+use tokio_postgres::types::{to_sql_checked, FromSql, IsNull, Json, Kind, ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, IsolationLevel, NoTls, Row, SimpleQueryMessage, Socket};
 
 const HEARD_MAX: Duration = Duration::from_secs(20);
 const CANCEL_PAUSE: Duration = Duration::from_millis(50);
 const SCHEMA: &str = include_str!("../../drivers/schema.sql");
+const OWN_TYPES: &str = include_str!("../../drivers/own_types.sql");
+const DROP_OWN_TYPES: &str = include_str!("../../drivers/drop_own_types.sql");
 const DROP: &str = include_str!("../../drivers/drop.sql");
 
 /// What the driver saw.
@@ -113,6 +116,7 @@ pub async fn run(dsn: &str) -> Result<String> {
     t.step("create", statements(&client, SCHEMA)).await;
     t.step("write", write(&client)).await;
     t.step("all types", types(&client)).await;
+    t.step("types of the application's own", own_types(&client)).await;
     t.step("prepared statements", prepared(&client)).await;
     t.step("pipelines", pipelines(&client)).await;
     t.step("portals", portals(&mut client)).await;
@@ -141,6 +145,98 @@ async fn statements(client: &Client, text: &str) -> Result<Vec<String>> {
         }
     }
     Ok(lines)
+}
+
+/// A binary value as it is, whatever its type.
+#[derive(Debug)]
+struct Bytes(Vec<u8>);
+
+impl<'a> FromSql<'a> for Bytes {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Bytes, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Bytes(raw.to_vec()))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+impl ToSql for Bytes {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// The OIDs that the driver has found in the catalogs become names; whatever else is in the value stays.
+fn named(value: &Bytes, kind: &Type, out: &mut String) {
+    let mut oids = vec![(kind.oid(), kind.name().to_owned())];
+    let mut types = vec![kind.clone()];
+    while let Some(kind) = types.pop() {
+        oids.push((kind.oid(), kind.name().to_owned()));
+        match kind.kind() {
+            Kind::Array(part) | Kind::Domain(part) => types.push(part.clone()),
+            Kind::Composite(fields) => types.extend(fields.iter().map(|field| field.type_().clone())),
+            _ => {}
+        }
+    }
+    let mut rest = value.0.as_slice();
+    while let Some(byte) = rest.first() {
+        let name = oids.iter().find(|(oid, _)| *oid > 255 && rest.starts_with(&oid.to_be_bytes()));
+        match name {
+            Some((_, name)) => {
+                let _ = write!(out, "<{name}>");
+                rest = &rest[4..];
+            }
+            None => {
+                let _ = write!(out, "{byte:02x}");
+                rest = &rest[1..];
+            }
+        }
+    }
+}
+
+async fn own_types(client: &Client) -> Result<Vec<String>> {
+    statements(client, OWN_TYPES).await?;
+    let row = "'ok', '{sad,NULL}', '(1,happy,{ok})', ARRAY[(2,NULL,'{}')::pair, NULL], '{happy}'";
+    for id in 1..=20 {
+        client.batch_execute(&format!("INSERT INTO owned VALUES ({id}, {row})")).await?;
+    }
+    let select = client.prepare("SELECT feeling, feelings, p, ps, d FROM owned WHERE id = $1").await?;
+    let update = client.prepare("UPDATE owned SET feelings = $2, p = $3, ps = $4, d = $5 WHERE id = $1").await?;
+    let mut lines =
+        vec![format!("{:?} {:?}", kinds(select.columns().iter().map(|c| c.type_())), kinds(update.params()))];
+    for id in 1..=20_i64 {
+        let found = client.query_one(&select, &[&id]).await?;
+        let mut line = String::new();
+        let values: Vec<Bytes> = (0..5).map(|index| found.try_get(index)).collect::<Result<_, _>>()?;
+        for (value, column) in values.iter().zip(found.columns()) {
+            named(value, column.type_(), &mut line);
+            line.push(' ');
+        }
+        // What one row gave another one takes.
+        let next = id % 20 + 1;
+        let taken = client.execute(&update, &[&next, &values[1], &values[2], &values[3], &values[4]]).await?;
+        lines.push(format!("{taken} {line}"));
+    }
+    let all = client.query("SELECT ps, id FROM owned ORDER BY id", &[]).await?;
+    for row in &all {
+        let mut line = String::new();
+        named(&row.try_get(0)?, row.columns()[0].type_(), &mut line);
+        lines.push(line);
+    }
+    statements(client, DROP_OWN_TYPES).await?;
+    Ok(lines)
+}
+
+fn kinds<'t>(types: impl IntoIterator<Item = &'t Type>) -> Vec<String> {
+    types.into_iter().map(|kind| kind.to_string()).collect()
 }
 
 async fn write(client: &Client) -> Result<Vec<String>> {

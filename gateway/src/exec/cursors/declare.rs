@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::bound::{Bound, Statement};
+use super::super::bound::Bound;
 use super::super::describe::describe;
 use super::super::dispatch::{Completed, Run};
 use super::super::executor::Executor;
@@ -13,6 +13,7 @@ use super::super::fleet::Fleet;
 use super::super::hold::{admit, Admitted};
 use super::super::statistics::Statistics;
 use super::super::transaction::Block;
+use super::super::type_oids;
 use super::merged::{each_format, query_of, with_formats, Merged, Opened, Scroll};
 use super::position::{steps, Direction, Step};
 use super::{rows, Place};
@@ -58,8 +59,7 @@ pub async fn declare(
     };
     let sql: Arc<str> = Arc::clone(&cursor.query.sql);
     let types = run.bound.statement.types.clone();
-    let id = executor.gateway.statement_id(&sql, &types);
-    let bound = Bound { statement: Arc::new(Statement { sql, types, id }), bind: run.bound.bind.clone() };
+    let bound = Bound { statement: Arc::new(executor.statement(sql, types)), bind: run.bound.bind.clone() };
     let bound = if bound.bind.is_some() { with_formats(&bound, &[])? } else { bound };
     let merged = open(executor, admitted, bound, scroll, options.binary).await?;
     executor.keep_cursor(options.name.clone(), options.hold, Place::Merged(Box::new(merged)));
@@ -97,13 +97,18 @@ async fn open(
     executor.cursors_made += 1;
     let cursor = format!("ringway_cursor_{}", executor.cursors_made);
     let (shard_fields, iso_by_default) = {
-        let texts = texts(admitted, query, sql, rewritten, &readings)?;
-        let writes = texts.into_iter().map(|(shard, text)| {
-            let (cursor, bound) = (&cursor, &on_shards);
+        let mut requests = Vec::new();
+        for (shard, text) in texts(admitted, query, sql, rewritten, &readings)? {
+            type_oids::learn_own(executor, &admitted.view, shard).await?;
+            let bound = type_oids::bound_for(executor, &admitted.view, shard, &on_shards).await?.into_owned();
+            requests.push((shard, text, bound));
+        }
+        let writes = requests.into_iter().map(|(shard, text, bound)| {
+            let cursor = &cursor;
             let write = move |connection: &mut ServerConnection| {
-                let output = connection.output();
                 let text = format!("DECLARE {cursor} NO SCROLL CURSOR FOR {text}");
-                frontend::parse(output, "", &text, &bound.statement.types);
+                connection.queue_parse("", &text, &bound.statement.types);
+                let output = connection.output();
                 let renamed = bound.bind.as_ref().map(|bind| frontend::rename(output, bind, Some(""), Some("")));
                 if !matches!(renamed, Some(Ok(()))) {
                     frontend::bind(output, "", "", [], [] as [Option<&[u8]>; 0], []);

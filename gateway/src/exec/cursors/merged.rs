@@ -431,9 +431,7 @@ impl Merged {
 
     async fn partials(&self, executor: &Executor, fields: &[FieldDescription]) -> Result<Partials, Failure> {
         let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
-        let first =
-            self.admitted.placement.shards.first().ok_or_else(|| PgError::internal("a cursor over no shard"))?;
-        let names = type_names(executor, &self.admitted, *first, &oids).await?;
+        let names = type_names(executor, &self.admitted, &oids).await?;
         let bytes_max = executor.gateway.config.limits.gather_bytes_max;
         Ok(Partials::new(fields, |oid| names.get(&oid).cloned(), bytes_max)?)
     }

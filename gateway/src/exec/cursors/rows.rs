@@ -5,6 +5,7 @@
 //! the next statement finds it free.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use ringway_topology::ids::ShardId;
 
@@ -14,7 +15,7 @@ use super::super::fleet::{frame, Fleet};
 use super::super::view::View;
 use crate::plan::types::Access;
 use crate::pool::connection::ServerConnection;
-use crate::wire::{frontend, Format, Frame, PgError, SqlState};
+use crate::wire::{frontend, Format, Frame, PgError, SqlState, Target};
 
 const BATCH_BYTES: usize = 256 << 10;
 const BATCH_ROWS_FIRST: u32 = 8;
@@ -45,7 +46,7 @@ impl Source {
 /// Fetches the next batch of `wanted`, and of those that will be wanted soon.
 pub async fn fetch(
     executor: &mut Executor,
-    view: &View,
+    view: &Arc<View>,
     cursor: &str,
     sources: &mut [Source],
     wanted: usize,
@@ -58,9 +59,14 @@ pub async fn fetch(
         let source = &sources[*index];
         let sql = format!("FETCH FORWARD {} FROM {cursor}", source.batch);
         let write = move |connection: &mut ServerConnection| {
+            let is_foreign = connection.is_foreign();
             let output = connection.output();
             frontend::parse(output, "", &sql, &[]);
             frontend::bind(output, "", "", [], [] as [Option<&[u8]>; 0], formats.iter().copied());
+            // Which of its binary values have OIDs in them.
+            if is_foreign && formats.contains(&Format::Binary) {
+                frontend::describe(output, Target::Portal, "");
+            }
             frontend::execute(output, "", 0);
             connection.unnamed = None;
         };
@@ -101,7 +107,7 @@ pub async fn fetch(
 }
 
 /// Closes the shards' cursors.
-pub async fn close(executor: &mut Executor, view: &View, cursor: &str, sources: &[Source]) -> Result<(), Failure> {
+pub async fn close(executor: &mut Executor, view: &Arc<View>, cursor: &str, sources: &[Source]) -> Result<(), Failure> {
     let texts = sources.iter().map(|source| (source.shard, format!("CLOSE {cursor}"))).collect();
     let fleet = Fleet::launch_texts(executor, view, Access::Read, texts).await?;
     fleet.finish(executor).await

@@ -1,0 +1,3 @@
+DROP TABLE owned;
+DROP DOMAIN moods;
+DROP TYPE pair;
