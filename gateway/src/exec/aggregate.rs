@@ -13,6 +13,7 @@ use super::filter;
 use super::fleet::{frame, Fleet, ShardRequest};
 use super::forward::{forward, Request};
 use super::hold::Admitted;
+use super::insert_select::exact_as_text;
 use super::pump::{Expect, Show};
 use crate::merge::combine::{CombineStatement, Partials};
 use crate::merge::limit::Window;
@@ -67,6 +68,7 @@ async fn gather(
     }
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
     let mut partials: Option<Partials> = None;
+    let mut columns = Vec::new();
     let mut failure: Option<Failure> = None;
     while let Some((_, message)) = fleet.next(executor).await? {
         if failure.is_some() {
@@ -78,6 +80,7 @@ async fn gather(
                 let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
                 let names = type_names(executor, admitted, &oids).await?;
                 let bytes_max = executor.gateway.config.limits.gather_bytes_max;
+                columns = oids;
                 match Partials::new(&fields, |oid| names.get(&oid).cloned(), bytes_max) {
                     Ok(made) => partials = Some(made),
                     Err(error) => failure = Some(error.into()),
@@ -94,11 +97,37 @@ async fn gather(
         }
     }
     fleet.finish(executor).await?;
+    if failure.is_none() {
+        check_text(executor, admitted, &columns).await?;
+    }
     match (failure, partials) {
         (Some(failure), _) => Err(failure),
         (None, Some(partials)) => Ok(partials),
         (None, None) => Err(PgError::internal("shards gave no partial rows").into()),
     }
+}
+
+/// Refuses settings, wherever they come from, in which the text of values of these types may be read as other values.
+pub async fn check_text(executor: &mut Executor, admitted: &Admitted, types: &[u32]) -> Result<(), Failure> {
+    // float4, float8 and their arrays; what holds dates and times with DateStyle in their text: themselves, arrays, ranges.
+    let floats = |oid: u32| matches!(oid, 700 | 701 | 1021 | 1022) || oid >= FIRST_NORMAL;
+    let times = |oid: u32| {
+        matches!(oid, 1082 | 1114 | 1184 | 1115 | 1182 | 1185 | 2249 | 2287)
+            || matches!(oid, 3908..=3913 | 4533..=4535 | 6152 | 6153 | 6155)
+            || oid >= FIRST_NORMAL
+    };
+    let mut names = Vec::new();
+    names.extend(types.iter().any(|oid| floats(*oid) || *oid == 2249 || *oid == 2287).then_some("extra_float_digits"));
+    names.extend(types.iter().any(|oid| times(*oid)).then_some("datestyle"));
+    let now = (executor.settings.clone(), executor.transaction.local_settings.clone());
+    if names.is_empty() || executor.exact_text.as_ref().is_some_and(|(known, of)| *known == now && *of == names) {
+        return Ok(());
+    }
+    let shard = executor.only_shard.or(admitted.placement.shards.first().copied());
+    let shard = shard.ok_or_else(|| PgError::internal("no shard to ask for settings"))?;
+    exact_as_text(executor, admitted, shard, &names, "combining such rows of several shards").await?;
+    executor.exact_text = Some((now, names));
+    Ok(())
 }
 
 /// Names of types that are not PostgreSQL's own, by the OIDs that the client knows.

@@ -101,7 +101,8 @@ fn is_prepared(connection: &mut ServerConnection, expects: &VecDeque<Expect>, wa
 }
 
 fn make_room(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>) {
-    if connection.prepared.len() >= connection.prepared.cap().get() {
+    let on_their_way = expects.iter().filter(|expect| matches!(expect, Expect::Parse { named: true, .. })).count();
+    if connection.prepared.len() + on_their_way >= connection.prepared.cap().get() {
         if let Some((oldest, ())) = connection.prepared.pop_lru() {
             frontend::close(connection.output(), Target::Statement, &oldest.server_name());
             expects.push_back(Expect::Close { show: false });

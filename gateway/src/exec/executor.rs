@@ -77,6 +77,10 @@ pub struct Executor {
     pub timeouts: Timeouts,
     /// None: nothing.
     pub listening: Option<Box<Listening>>,
+    /// A read of the client's present message has been run again because its connection was lost.
+    pub repeated: bool,
+    /// The session's and the transaction's settings under which a shard has said that values' text is exact, as far as these settings go.
+    pub exact_text: Option<((Settings, Settings), Vec<&'static str>)>,
 }
 
 /// When the session's end comes by itself, as its settings say.
@@ -228,11 +232,37 @@ impl Executor {
                 lent.participant.connection.queue_query(&check);
                 lent.participant.prefix += 1;
             }
+            if wrote && lent.participant.prefix > 0 {
+                return Box::pin(self.opened(lent)).await;
+            }
         }
         Ok(lent)
     }
 
-    /// Opens the transaction on one more shard; its BEGIN travels with the statement. What the transaction has set is set
+    /// A write is sent once its transaction is known to be open: behind a BEGIN that has failed it would be committed by itself.
+    async fn opened(&mut self, mut lent: Lent) -> Result<Lent, Failure> {
+        let count = std::mem::take(&mut lent.participant.prefix);
+        let connection = &mut *lent.participant.connection;
+        let answered = async {
+            connection.flush().await?;
+            super::forward::drain_prefix(connection, count).await
+        };
+        match answered.await {
+            Ok(None) => Ok(lent),
+            Ok(Some(error)) => {
+                self.transaction.lent -= 1;
+                self.transaction.failed = true;
+                self.transaction.participants.insert(lent.shard, lent.participant);
+                Err(Failure::Server(error))
+            }
+            Err(failure) => {
+                self.transaction.failed = true;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Opens the transaction on one more shard; its BEGIN travels with a statement that reads. What the transaction has set is set
     /// inside it, so that ROLLBACK and ROLLBACK TO undo it there as everywhere.
     async fn join(&mut self, view: &View, id: ShardId) -> Result<Participant, Failure> {
         let base = self.transaction.settings_before.clone().unwrap_or_else(|| self.settings.clone());
@@ -276,6 +306,7 @@ impl Executor {
         if outcome.error.is_some() {
             lent.participant.connection.unnamed = None;
         }
+        lent.participant.connection.retires |= outcome.unclosed;
         if outcome.captured.is_some() {
             lent.participant.captured = outcome.captured;
             lent.participant.wrote = true;

@@ -53,8 +53,10 @@ pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>)
                 return Err(failure);
             }
             executor.cancel.clear().await;
-            // A connection that was idle too long, or ended with a lease: a read runs again on another one.
-            if repeatable && executor.client.can_rewind() {
+            // A connection that was idle too long, or ended with a lease: a read runs again on another one. Once, for it may itself be
+            // what ends connections.
+            if repeatable && !executor.repeated && executor.client.can_rewind() {
+                executor.repeated = true;
                 return Ok(Outcome { lease_lost: true, ..Outcome::default() });
             }
             return Err(failure);
@@ -112,7 +114,7 @@ async fn exchange(
         if let Some(error) = error {
             Box::pin(connection.settle()).await?;
             outcome.error = Some(error);
-            if request.show.errors && !(request.show.fence) {
+            if request.show.errors {
                 show_error(executor, &outcome, request.show, connection.status.byte());
             }
             return Ok((lent, outcome));
@@ -123,6 +125,7 @@ async fn exchange(
         let pumped = pump(connection, &mut executor.client, expects, request.show, lease.as_ref(), &mut outcome);
         pumped.await?;
         if outcome.lease_lost {
+            outcome.unclosed |= expects.iter().any(|expect| matches!(expect, Expect::Parse { named: true, .. }));
             // Read to the end, shown to nobody.
             Box::pin(connection.settle()).await?;
             break;
@@ -131,6 +134,8 @@ async fn exchange(
             match Box::pin(type_oids::settle(&executor.gateway, view, lent.shard, &mut outcome.oids)).await {
                 Ok(()) => continue,
                 Err(failure) => {
+                    outcome.unclosed |=
+                        expects.iter().any(|expect| matches!(expect, Expect::Parse { named: true, .. }));
                     Box::pin(connection.settle()).await?;
                     outcome.refused = Some(failure);
                     break;

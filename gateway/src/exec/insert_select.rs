@@ -87,7 +87,8 @@ pub async fn run(
         .detail("Which shard its rows belong to is not known.")
         .into());
     }
-    exact_as_text(executor, admitted, shard).await?;
+    let names = ["extra_float_digits", "datestyle", "intervalstyle"];
+    exact_as_text(executor, admitted, shard, &names, "INSERT ... SELECT between shards").await?;
     let columns = columns(executor, admitted, plan, shard, fields).await?;
     let captured = read(executor, admitted, &select).await?;
     let rows = data_rows(executor, captured).await?;
@@ -227,14 +228,19 @@ async fn columns(
 }
 
 /// Refuses settings, wherever they come from, in which a value's text may be read as another value.
-async fn exact_as_text(executor: &mut Executor, admitted: &Admitted, shard: ShardId) -> Result<(), Failure> {
-    let names = ["extra_float_digits", "datestyle", "intervalstyle"];
-    let shown = names.map(|name| format!("pg_catalog.current_setting('{name}')"));
+pub async fn exact_as_text(
+    executor: &mut Executor,
+    admitted: &Admitted,
+    shard: ShardId,
+    names: &[&str],
+    what: &str,
+) -> Result<(), Failure> {
+    let shown: Vec<String> = names.iter().map(|name| format!("pg_catalog.current_setting('{name}')")).collect();
     let sql = Arc::from(format!("SELECT {}", shown.join(", ")));
     let statement = Arc::new(Statement::new(sql, Vec::new(), StatementId(0)));
     let answers = computed::ask(executor, &admitted.view, shard, &Bound { statement, bind: None }).await?;
     let row = answers.rows.first().and_then(|row| row_values(row.get(5..)?)).ok_or_else(unreadable)?;
-    for (name, value) in names.into_iter().zip(row) {
+    for (name, value) in names.iter().copied().zip(row) {
         let set = String::from_utf8_lossy(value.unwrap_or_default()).to_ascii_lowercase();
         let exact = match name {
             "extra_float_digits" => set.parse::<i32>().is_ok_and(|digits| digits > 0),
@@ -243,7 +249,7 @@ async fn exact_as_text(executor: &mut Executor, admitted: &Admitted, shard: Shar
         };
         if !exact {
             return Err(PgError::refused(
-                format!("INSERT ... SELECT between shards is not supported while {name} is {set}"),
+                format!("{what} is not supported while {name} is {set}"),
                 "SET extra_float_digits = 1, datestyle = 'ISO' and intervalstyle = 'postgres' first.",
             )
             .detail("Values travel as text, which may then be read as other values.")

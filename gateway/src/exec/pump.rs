@@ -107,6 +107,8 @@ pub struct Outcome {
     pub kept_back: bool,
     /// Answers that an error made impossible: what was expected from it on.
     pub unanswered: usize,
+    /// The connection has prepared statements that it is not known to have.
+    pub unclosed: bool,
     /// OIDs in what a shard other than the home shard sends. If some are missing, the pump stops before the message.
     pub oids: Incoming,
     /// The answer has OIDs that cannot be translated: the client gets this error instead of the rest.
@@ -331,6 +333,8 @@ impl Pump<'_> {
         }
         let error = ServerError::new(Bytes::copy_from_slice(body));
         self.outcome.unanswered = self.expects.iter().filter(|e| !matches!(e, Expect::Ready(_))).count();
+        // Statements that were to make room are there still, and not in the list any more.
+        self.outcome.unclosed |= self.expects.iter().any(|expect| matches!(expect, Expect::Close { show: false }));
         self.expects.clear();
         let keep_back = self.show.fence && self.rewindable && is_fence(&error);
         let first = self.outcome.error.is_none();
@@ -388,7 +392,6 @@ impl Pump<'_> {
     fn ready(&mut self, client: &mut Client) {
         while let Some(Expect::Ready(bytes)) = self.expects.front() {
             client.out().put_slice(bytes);
-            self.outcome.forwarded = true;
             self.expects.pop_front();
         }
     }

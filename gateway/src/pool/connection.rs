@@ -120,6 +120,8 @@ pub struct ServerConnection {
     pub outstanding: u32,
     /// The stream is not at a message boundary, or the connection is lost: never reuse it.
     pub broken: bool,
+    /// It is closed when it comes back: nobody knows for certain what is prepared there.
+    pub retires: bool,
     /// What the server's session has been told; None when a statement may have changed settings behind our back.
     pub settings: Option<Settings>,
     /// Statements prepared here, the most recently used first.
@@ -148,6 +150,7 @@ impl ServerConnection {
             status: TransactionStatus::Idle,
             outstanding: 0,
             broken: false,
+            retires: false,
             settings: Some(Settings::default()),
             prepared: LruCache::new(NonZeroUsize::new(server_statements_max).unwrap_or(NonZeroUsize::MIN)),
             unnamed: None,
@@ -374,6 +377,7 @@ impl ServerConnection {
     /// At rest, outside a transaction, nothing on its way.
     pub fn is_clean(&self) -> bool {
         !self.broken
+            && !self.retires
             && self.outstanding == 0
             && self.status == TransactionStatus::Idle
             && self.output.is_empty()

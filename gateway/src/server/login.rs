@@ -100,6 +100,8 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 mode,
                 timeouts: Timeouts::default(),
                 listening: None,
+                repeated: false,
+                exact_text: None,
             };
             executor.settings_changed();
             let mut session = Session::new(executor);

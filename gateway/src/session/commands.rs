@@ -50,7 +50,7 @@ impl Session {
                 tag
             }
             SessionCommand::Commit { chain } => self.commit(*chain).await?,
-            SessionCommand::Rollback { chain } => self.roll_back(*chain).await,
+            SessionCommand::Rollback { chain } => self.roll_back(*chain).await?,
             SessionCommand::Savepoint { name } => self.savepoint(name).await?,
             SessionCommand::Release { name } => self.release(name).await?,
             SessionCommand::RollbackTo { name } => self.roll_back_to(name).await?,
@@ -162,6 +162,9 @@ impl Session {
 
     async fn commit(&mut self, chain: bool) -> Result<&'static str, Failure> {
         let modes = self.executor.transaction.modes.clone();
+        if chain && self.executor.transaction.block == Block::Implicit {
+            self.no_transaction(chain, "COMMIT AND CHAIN")?;
+        }
         let tag = match (self.executor.transaction.block, self.executor.transaction.failed) {
             (Block::None, _) => {
                 self.no_transaction(chain, "COMMIT AND CHAIN")?;
@@ -186,8 +189,11 @@ impl Session {
         Ok(tag)
     }
 
-    async fn roll_back(&mut self, chain: bool) -> &'static str {
+    async fn roll_back(&mut self, chain: bool) -> Result<&'static str, Failure> {
         let modes = self.executor.transaction.modes.clone();
+        if chain && self.executor.transaction.block != Block::Explicit {
+            self.no_transaction(chain, "ROLLBACK AND CHAIN")?;
+        }
         if self.executor.transaction.block != Block::Explicit {
             self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "there is no transaction in progress");
         }
@@ -196,7 +202,7 @@ impl Session {
         }
         self.transaction_ended(Default::default());
         self.chain(chain, &modes);
-        "ROLLBACK"
+        Ok("ROLLBACK")
     }
 
     fn no_transaction(&mut self, chain: bool, what: &str) -> Result<(), Failure> {

@@ -26,6 +26,7 @@ impl Session {
         // The Sync.
         frames.pop();
         self.executor.cancel.reset();
+        self.executor.repeated = false;
         if !frames.is_empty() && self.may_be_fast(true) {
             self.executor.client.mark();
             match self.fast(&frames).await {
@@ -91,6 +92,7 @@ impl Session {
         let frames = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         self.executor.cancel.reset();
+        self.executor.repeated = false;
         let executes = frames.iter().filter(|frame| frame.tag() == tag::EXECUTE).count();
         let mut rest = frames.as_slice();
         let mut fresh = true;

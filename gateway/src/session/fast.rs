@@ -73,6 +73,8 @@ struct Pipeline<'a> {
     /// Statements as they were before this pipeline.
     before: Vec<(String, Option<Arc<Statement>>, usize)>,
     portals: SmallVec<[NewPortal<'a>; 1]>,
+    /// Portals that it closes.
+    closed: SmallVec<[&'a str; 1]>,
     executes: u32,
     /// Some statement's rows may have OIDs in them.
     learns: bool,
@@ -96,6 +98,7 @@ impl Session {
                 any: true,
                 before: Vec::new(),
                 portals: SmallVec::new(),
+                closed: SmallVec::new(),
                 executes: 0,
                 learns: false,
             };
@@ -139,7 +142,7 @@ impl Session {
                     match (target, frame.tag()) {
                         (Target::Statement, tag::CLOSE) => {
                             let known = self.statements.remove(name);
-                            pipeline.before.push((name.to_owned(), known, 0));
+                            pipeline.before.push((name.to_owned(), known, pipeline.steps.len()));
                             pipeline.steps.push(Step::CloseStatement);
                             true
                         }
@@ -153,7 +156,10 @@ impl Session {
                             true
                         }
                         (Target::Portal, tag::CLOSE) => {
-                            self.understand_portal(frame, name, || Expect::Close { show: true }, pipeline)
+                            let fits = self.understand_portal(frame, name, || Expect::Close { show: true }, pipeline);
+                            pipeline.portals.retain(|portal| portal.name != name);
+                            pipeline.closed.push(name);
+                            fits
                         }
                         (Target::Portal, _) => self.understand_portal(frame, name, || Expect::Describe, pipeline),
                     }
@@ -247,6 +253,10 @@ impl Session {
             return Ok(false);
         }
         pipeline.learns |= rows_may_have_oids(&statement, &bind, admitted.planned.catalog());
+        // One epoch for all of it: the session counts as being in the last one.
+        if pipeline.admitted.as_ref().is_some_and(|before| before.view.epoch() != admitted.view.epoch()) {
+            return Ok(false);
+        }
         pipeline.shard = Some(chosen);
         pipeline.any &= admitted.placement.any;
         if admitted.access != Access::Read {
@@ -360,21 +370,26 @@ impl Session {
         }
         let alone = self.executor.transaction.statements == 0 && pipeline.executes == 1;
         let mut sent = 0usize;
-        let mut parses: SmallVec<[(usize, usize); 2]> = SmallVec::new();
+        // Step, place of its answer, and whether the shard gives it.
+        let mut definitions: SmallVec<[(usize, usize, bool); 2]> = SmallVec::new();
         let steps = &pipeline.steps;
-        let parsing = steps.iter().any(|step| matches!(step, Step::Parse { .. }));
+        let defines = |step: &Step<'_>| matches!(step, Step::Parse { .. } | Step::CloseStatement);
+        let defining = steps.iter().any(defines);
         let mut write = |connection: &mut ServerConnection, expects: &mut VecDeque<Expect>| {
             let mut seen = 0;
             for (index, step) in steps.iter().enumerate() {
-                if matches!(step, Step::Parse { .. }) {
-                    parses.push((index, sent));
-                }
                 queue(connection, expects, step);
-                if !parsing {
+                if !defining {
                     continue;
                 }
+                let before = sent;
                 sent += expects.range(seen..).filter(|expect| !matches!(expect, Expect::Ready(_))).count();
                 seen = expects.len();
+                if defines(step) {
+                    // The last of what it sent, or what comes before it.
+                    let of_shard = sent > before;
+                    definitions.push((index, if of_shard { sent - 1 } else { sent }, of_shard));
+                }
             }
             connection.queue_sync();
         };
@@ -417,7 +432,9 @@ impl Session {
                 }
             }
             let answered = sent.saturating_sub(outcome.unanswered);
-            let first_lost = parses.iter().find(|(_, ordinal)| *ordinal >= answered).map(|(index, _)| *index);
+            let is_lost =
+                |(_, place, of_shard): &&(usize, usize, bool)| *place > answered || *of_shard && *place == answered;
+            let first_lost = definitions.iter().find(is_lost).map(|(index, ..)| *index);
             if let Some(first_lost) = first_lost {
                 self.undo_definitions(pipeline, first_lost);
             }
@@ -427,6 +444,13 @@ impl Session {
         }
         if self.executor.transaction.block == Block::Explicit {
             self.executor.transaction.statements += u64::from(pipeline.executes);
+            for name in &pipeline.closed {
+                self.portals.remove(*name);
+            }
+            if outcome.error.is_some() {
+                // They go with the transaction, or with its savepoint.
+                pipeline.portals.clear();
+            }
             for NewPortal { name, statement, frame } in pipeline.portals.drain(..) {
                 let bound = Arc::new(Bound { statement, bind: Some(frame.to_frame()) });
                 let portal =

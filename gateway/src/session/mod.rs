@@ -152,8 +152,9 @@ impl Session {
             return Box::pin(self.console_message(frame)).await;
         }
         match frame.tag() {
+            // After an error all is dropped up to Sync.
+            tag::QUERY | tag::FUNCTION_CALL if self.skipping => {}
             tag::QUERY => {
-                self.skipping = false;
                 Box::pin(self.simple_query(frame)).await?;
             }
             tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {

@@ -31,6 +31,7 @@ impl Session {
             Box::pin(self.run_batch(false, false)).await?;
         }
         self.executor.cancel.reset();
+        self.executor.repeated = false;
         self.executor.client.mark();
         self.portals.remove("");
         self.statements.remove("");
@@ -115,7 +116,9 @@ impl Session {
         // Since a fence was met.
         let mut fenced = None;
         loop {
-            if self.executor.transaction.failed && self.executor.transaction.block == Block::Explicit {
+            // Also what is left open by a pipeline without its Sync ends here.
+            let ends = self.executor.transaction.block == Block::Implicit;
+            if ends || self.executor.transaction.failed && self.executor.transaction.block == Block::Explicit {
                 Box::pin(self.statement(text, true)).await?;
                 return Ok(Answered::WithoutReady);
             }
@@ -181,6 +184,7 @@ impl Session {
                 continue;
             }
             if outcome.lease_lost {
+                self.executor.client.rewind();
                 Box::pin(self.statement(text, true)).await?;
                 return Ok(Answered::WithoutReady);
             }

@@ -429,8 +429,9 @@ impl Merged {
         Ok(partials)
     }
 
-    async fn partials(&self, executor: &Executor, fields: &[FieldDescription]) -> Result<Partials, Failure> {
+    async fn partials(&self, executor: &mut Executor, fields: &[FieldDescription]) -> Result<Partials, Failure> {
         let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
+        aggregate::check_text(executor, &self.admitted, &oids).await?;
         let names = type_names(executor, &self.admitted, &oids).await?;
         let bytes_max = executor.gateway.config.limits.gather_bytes_max;
         Ok(Partials::new(fields, |oid| names.get(&oid).cloned(), bytes_max)?)
