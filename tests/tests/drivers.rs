@@ -43,6 +43,7 @@ const DRIVERS: &[(&str, Runtime, &str)] = &[
     ("knex", Runtime::Node, "node/knex.js"),
     ("JDBC", Runtime::Java, "java/Jdbc.java"),
     ("psql", Runtime::Psql, "psql/scenario.sql"),
+    ("psql completion", Runtime::Python, "python/psql_completion.py"),
     ("pg_dump", Runtime::Python, "python/pg_dump.py"),
     ("pgbench", Runtime::Python, "python/pgbench.py"),
 ];
