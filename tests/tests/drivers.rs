@@ -41,6 +41,7 @@ const DRIVERS: &[(&str, Runtime, &str)] = &[
     ("Django", Runtime::Python, "python/django_driver.py"),
     ("node-postgres", Runtime::Node, "node/pg.js"),
     ("knex", Runtime::Node, "node/knex.js"),
+    ("Sequelize", Runtime::Node, "node/sequelize.js"),
     ("JDBC", Runtime::Java, "java/Jdbc.java"),
     ("psql", Runtime::Psql, "psql/scenario.sql"),
     ("psql completion", Runtime::Python, "python/psql_completion.py"),
