@@ -380,7 +380,7 @@ async fn apply_settings(connection: &mut ReadyConn, settings: &Settings) -> Resu
         None => settings.statements_from_unknown(),
     };
     connection.settings = None;
-    connection.query(&statements).await?;
+    Box::pin(connection.query(&statements)).await?;
     connection.settings = Some(settings.clone());
     Ok(())
 }

@@ -35,7 +35,9 @@ pub struct Request<'a> {
 /// Sends the request and forwards its answer. An error of the shard is in the outcome; Err means that the connection, or
 /// the client, is lost, or that nothing was sent.
 pub async fn forward(executor: &mut Executor, view: &View, request: Request<'_>) -> Result<Outcome, Failure> {
-    type_oids::learn_own(executor, view, request.shard).await?;
+    if executor.transaction.has_new_oids {
+        Box::pin(type_oids::learn_own(executor, view, request.shard)).await?;
+    }
     let lent = executor.lend(view, request.shard, request.access).await?;
     let (in_transaction, repeatable) = (lent.in_transaction, request.repeatable);
     let (lent, mut outcome) = match run(executor, view, lent, request).await {
@@ -105,10 +107,10 @@ async fn exchange(
     connection.try_flush()?;
     let mut outcome = Outcome { settings_changed: request.changes_settings, ..Outcome::default() };
     if lent.participant.prefix > 0 {
-        let error = drain_prefix(connection, lent.participant.prefix).await?;
+        let error = Box::pin(drain_prefix(connection, lent.participant.prefix)).await?;
         lent.participant.prefix = 0;
         if let Some(error) = error {
-            connection.settle().await?;
+            Box::pin(connection.settle()).await?;
             outcome.error = Some(error);
             if request.show.errors && !(request.show.fence) {
                 show_error(executor, &outcome, request.show, connection.status.byte());
@@ -122,14 +124,14 @@ async fn exchange(
         pumped.await?;
         if outcome.lease_lost {
             // Read to the end, shown to nobody.
-            connection.settle().await?;
+            Box::pin(connection.settle()).await?;
             break;
         }
         if outcome.oids.is_stuck() {
-            match type_oids::settle(&executor.gateway, view, lent.shard, &mut outcome.oids).await {
+            match Box::pin(type_oids::settle(&executor.gateway, view, lent.shard, &mut outcome.oids)).await {
                 Ok(()) => continue,
                 Err(failure) => {
-                    connection.settle().await?;
+                    Box::pin(connection.settle()).await?;
                     outcome.refused = Some(failure);
                     break;
                 }
@@ -138,7 +140,7 @@ async fn exchange(
         if !outcome.copy_in {
             break;
         }
-        relay_copy(executor, connection, request.client_syncs, request.extended).await?;
+        Box::pin(relay_copy(executor, connection, request.client_syncs, request.extended)).await?;
     }
     Ok((lent, outcome))
 }

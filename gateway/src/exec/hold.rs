@@ -82,7 +82,7 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
             }
             held = Some(id);
         }
-        wait(executor, reason.epoch(), since).await?;
+        Box::pin(wait(executor, reason.epoch(), since)).await?;
     }
 }
 

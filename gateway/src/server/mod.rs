@@ -233,7 +233,7 @@ mod tests {
     /// Ten thousand of them are idle most of the time: what is rare and large is in boxes of its own.
     #[test]
     fn a_clients_task_is_small() {
-        const TASK_BYTES_MAX: usize = 7 << 10;
+        const TASK_BYTES_MAX: usize = 4 << 10;
         fn size<F: std::future::Future>(
             _: impl Fn(Arc<Server>, TcpStream, SocketAddr, CancellationToken) -> F,
         ) -> usize {

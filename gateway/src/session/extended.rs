@@ -39,7 +39,7 @@ impl Session {
             }
         }
         self.batch.extend(frames.into_iter().map(FrameRef::to_frame));
-        self.sync(true).await
+        Box::pin(self.sync(true)).await
     }
 
     /// Whether one shard may answer all that is left of a pipeline. `fresh`: nothing of it has been answered.
@@ -57,7 +57,7 @@ impl Session {
     pub async fn sync(&mut self, tried: bool) -> Result<(), Failure> {
         let mut answered = false;
         if !self.skipping {
-            answered = self.run_batch(true, tried).await?;
+            answered = Box::pin(self.run_batch(true, tried)).await?;
         }
         self.fresh.clear();
         self.batch.clear();
@@ -72,7 +72,7 @@ impl Session {
             if !self.executor.transaction.is_open() {
                 self.portals.clear();
             }
-            self.notify().await?;
+            Box::pin(self.notify()).await?;
             self.ready();
         }
         self.synced().await
@@ -80,7 +80,7 @@ impl Session {
 
     async fn synced(&mut self) -> Result<(), Failure> {
         if !self.after.is_empty() {
-            self.finish_after().await?;
+            Box::pin(self.finish_after()).await?;
         }
         self.executor.leave();
         Ok(())

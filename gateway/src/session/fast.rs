@@ -348,7 +348,11 @@ impl Session {
             | Step::Bind { statement, .. }
             | Step::DescribeStatement { statement, .. } = step
             {
-                if let Err(failure) = know_types(&mut self.executor, &view, shard, statement).await {
+                let known = match statement.types.is_empty() {
+                    true => Ok(()),
+                    false => Box::pin(know_types(&mut self.executor, &view, shard, statement)).await,
+                };
+                if let Err(failure) = known {
                     self.undo_definitions(pipeline, 0);
                     return Err(failure);
                 }

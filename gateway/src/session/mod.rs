@@ -96,7 +96,8 @@ impl Session {
             if self.batch.is_empty() && !self.skipping && !self.console {
                 if let Some(pipeline) = self.executor.client.take_pipeline(pipeline_bytes_max) {
                     self.executor.entry.works();
-                    self.pipeline(&pipeline).await?;
+                    // An idle client does not keep what a statement needs.
+                    Box::pin(self.pipeline(&pipeline)).await?;
                     self.executor.client.recycle(pipeline);
                     expiry = None;
                     continue;
@@ -153,22 +154,22 @@ impl Session {
         match frame.tag() {
             tag::QUERY => {
                 self.skipping = false;
-                self.simple_query(frame).await?;
+                Box::pin(self.simple_query(frame)).await?;
             }
             tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {
                 if !self.skipping {
                     self.batch_bytes += frame.bytes().len();
                     self.batch.push(frame);
                     if self.batch_bytes > self.executor.gateway.config.limits.pipeline_bytes_max {
-                        self.run_batch(false, false).await?;
+                        Box::pin(self.run_batch(false, false)).await?;
                     }
                 }
             }
             tag::FLUSH => {
-                self.run_batch(false, false).await?;
+                Box::pin(self.run_batch(false, false)).await?;
                 self.executor.client.flush().await?;
             }
-            tag::SYNC => self.sync(false).await?,
+            tag::SYNC => Box::pin(self.sync(false)).await?,
             tag::TERMINATE => return Ok(false),
             // Left over from a COPY that has failed: dropped, as PostgreSQL does.
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {}

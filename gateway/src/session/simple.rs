@@ -28,7 +28,7 @@ impl Session {
     pub async fn simple_query(&mut self, frame: Frame) -> Result<(), Failure> {
         // A pipeline that lacks its Sync ends here.
         if !self.batch.is_empty() {
-            self.run_batch(false, false).await?;
+            Box::pin(self.run_batch(false, false)).await?;
         }
         self.executor.cancel.reset();
         self.executor.client.mark();
@@ -43,13 +43,13 @@ impl Session {
             Ok(Answered::WithoutReady) => match self.end_implicit().await {
                 Ok(after) => {
                     self.after.push(after);
-                    self.notify().await?;
+                    Box::pin(self.notify()).await?;
                     self.ready();
                 }
                 Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
                 Err(failure) => {
                     self.report(&failure);
-                    self.notify().await?;
+                    Box::pin(self.notify()).await?;
                     self.ready();
                 }
             },
@@ -57,11 +57,13 @@ impl Session {
             Err(failure) => {
                 self.report(&failure);
                 self.end_implicit().await?;
-                self.notify().await?;
+                Box::pin(self.notify()).await?;
                 self.ready();
             }
         }
-        self.finish_after().await?;
+        if !self.after.is_empty() {
+            Box::pin(self.finish_after()).await?;
+        }
         self.executor.leave();
         Ok(())
     }
@@ -84,7 +86,7 @@ impl Session {
                 for (index, range) in several.iter().enumerate() {
                     self.executor.begin_implicit();
                     let last = index + 1 == several.len();
-                    self.one_of_several(&text[range.clone()], last).await?;
+                    Box::pin(self.one_of_several(&text[range.clone()], last)).await?;
                 }
                 Ok(Answered::WithoutReady)
             }
@@ -114,7 +116,7 @@ impl Session {
         let mut fenced = None;
         loop {
             if self.executor.transaction.failed && self.executor.transaction.block == Block::Explicit {
-                self.statement(text, true).await?;
+                Box::pin(self.statement(text, true)).await?;
                 return Ok(Answered::WithoutReady);
             }
             let admitted = match &lifted {
@@ -131,7 +133,7 @@ impl Session {
                 }
                 Err(Failure::Error(error)) => {
                     let whole = frontend::parse_query(frame.body()).map_err(PgError::from)?;
-                    return Err(refusal(&mut self.executor, &error, &Arc::from(whole), &[]).await);
+                    return Err(Box::pin(refusal(&mut self.executor, &error, &Arc::from(whole), &[])).await);
                 }
                 admitted => admitted?,
             };
@@ -141,7 +143,7 @@ impl Session {
                     shard
                 }
                 _ => {
-                    self.statement(text, true).await?;
+                    Box::pin(self.statement(text, true)).await?;
                     return Ok(Answered::WithoutReady);
                 }
             };
@@ -149,7 +151,7 @@ impl Session {
                 || dispatch::needs_transaction(&self.executor, &admitted)
                 || admitted.access == Access::LockingRead && filter::share_arcs(&admitted).is_some();
             if special {
-                self.statement(text, true).await?;
+                Box::pin(self.statement(text, true)).await?;
                 return Ok(Answered::WithoutReady);
             }
             // The whole message goes to one shard as it is.
@@ -179,7 +181,7 @@ impl Session {
                 continue;
             }
             if outcome.lease_lost {
-                self.statement(text, true).await?;
+                Box::pin(self.statement(text, true)).await?;
                 return Ok(Answered::WithoutReady);
             }
             if admitted.placement.any {
@@ -224,7 +226,7 @@ impl Session {
     /// One statement of a simple query, its answer shown but for ReadyForQuery. `last`: an implicit transaction ends before
     /// the command tag is shown.
     pub async fn statement(&mut self, text: &str, last: bool) -> Result<(), Failure> {
-        self.finish_after().await?;
+        Box::pin(self.finish_after()).await?;
         let view = self.executor.enter()?;
         let planned = self.executor.plan(text, &view)?;
         let plan = match &planned.plan {
