@@ -193,6 +193,8 @@ public class Jdbc {
                     insert.addBatch();
                 }
                 show(insert.executeBatch().length);
+                // Another connection may read before the last shard's part is committed; the next statement of this one waits for it.
+                rewriting.createStatement().execute("SELECT 1");
             }
             show(value("SELECT count(*) FROM tenants"), value("SELECT sum(whole) FROM events"));
         });
