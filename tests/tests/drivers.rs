@@ -1,5 +1,5 @@
 //! Real drivers, ORMs and PostgreSQL's own programs: each runs one scenario against one PostgreSQL and through the gateway over two
-//! shards, as a user who logs in with a password, and must see the same.
+//! shards, as a user who logs in with a password, and must see the same. Some run once more under TLS, which the gateway demands.
 //!
 //! The scripts lie in `tests/drivers`; `RINGWAY_DRIVERS=psycopg,psql` chooses some.
 
@@ -11,15 +11,19 @@ mod tokio_postgres_driver;
 mod transcript;
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context as _, Result};
 use ringway_tests::cluster::{single_postgres, Cluster, Options, SinglePostgres};
+use ringway_tests::scenario::certificates::{text, Authority};
 use ringway_tests::scenario::gateway::Gateway;
-use ringway_tests::scenario::{sql, turn};
+use ringway_tests::scenario::{sql, turn, until};
+use ringway_tls::client_config;
+use shardctl::pg::{parse_dsn, tls::Tls, Dsn};
 
 use script::{Installed, Runtime};
 
+const READY_MAX: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "open sesame";
 /// On one PostgreSQL the functions do nothing. In this schema nobody sees them who looks at the database's tables.
 const NO_DISTRIBUTION: &[&str] = &[
@@ -41,11 +45,17 @@ const DRIVERS: &[(&str, Runtime, &str)] = &[
     ("Django", Runtime::Python, "python/django_driver.py"),
     ("node-postgres", Runtime::Node, "node/pg.js"),
     ("knex", Runtime::Node, "node/knex.js"),
+    ("Sequelize", Runtime::Node, "node/sequelize.js"),
     ("JDBC", Runtime::Java, "java/Jdbc.java"),
     ("psql", Runtime::Psql, "psql/scenario.sql"),
+    ("psql completion", Runtime::Python, "python/psql_completion.py"),
     ("pg_dump", Runtime::Python, "python/pg_dump.py"),
     ("pgbench", Runtime::Python, "python/pgbench.py"),
 ];
+/// Those of [`DRIVERS`] that run under TLS, too: one per implementation of the protocol's start.
+const UNDER_TLS: &[&str] = &["psycopg", "node-postgres", "JDBC", "psql"];
+/// Who cannot bind the login to the connection ignores the last one.
+const TLS_PARAMETERS: &str = "sslmode=verify-full&channel_binding=require&sslrootcert=";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drivers_see_what_they_see_of_one_postgresql() -> Result<()> {
@@ -68,8 +78,12 @@ async fn run(installed: &Installed, single: &SinglePostgres, cluster: &Cluster) 
     let users = directory.path().join("users");
     std::fs::write(&users, format!("postgres {PASSWORD}\n"))?;
     std::fs::set_permissions(&users, std::fs::Permissions::from_mode(0o600))?;
-    let gateway =
-        Gateway::start(cluster, &["--auth", "scram", "--users", users.to_str().context("not UTF-8")?]).await?;
+    let authority = Authority::new(directory.path(), "authority")?;
+    // Node takes a host without a name for localhost.
+    let certificate = authority.server(directory.path(), "gateway", &["127.0.0.1", "localhost"])?;
+    let login = ["--auth", "scram", "--users", text(&users)?];
+    let tls = ["--tls-required", "--tls-cert", text(&certificate.file)?, "--tls-key", text(&certificate.key)?];
+    let gateway = Gateway::start(cluster, &login).await?;
     let user = format!("postgres:{}", PASSWORD.replace(' ', "%20"));
     gateway.serves(&user).await?;
     let (one, other) = (single.dsn("postgres").replace("postgres@", &format!("{user}@")), gateway.dsn(&user));
@@ -81,56 +95,78 @@ async fn run(installed: &Installed, single: &SinglePostgres, cluster: &Cluster) 
     sql::connect(&cluster.shard_dsn("s2").await?).await?.batch_execute(USED_OIDS).await?;
     let chosen = std::env::var("RINGWAY_DRIVERS").unwrap_or_default();
     let chosen: Vec<&str> = chosen.split(',').filter(|name| !name.is_empty()).collect();
+    let chosen = |name: &&str| chosen.is_empty() || chosen.contains(name);
     let mut failed = Vec::new();
-    for (name, runtime, script) in DRIVERS {
-        if !chosen.is_empty() && !chosen.contains(name) {
-            continue;
-        }
+    for (name, runtime, script) in DRIVERS.iter().filter(|(name, ..)| chosen(name)) {
         let started = Instant::now();
-        let outcome = compare(installed, *runtime, script, &one, &other).await;
-        let seconds = started.elapsed().as_secs_f64();
-        match outcome {
-            Ok(comparison) => {
-                let known = match comparison.known.len() {
-                    0 => String::new(),
-                    n => format!(", known {n}"),
-                };
-                println!(
-                    "{name:16} equal {} steps, refused {}{known} ({seconds:.1} s)",
-                    comparison.equal,
-                    comparison.refused.len()
-                );
-                comparison.refused.iter().for_each(|refused| println!("    refused  {refused}"));
-                comparison.known.iter().for_each(|known| println!("    known    {known}"));
-                comparison.differences.iter().for_each(|difference| println!("    FAILED   {difference}"));
-                if !comparison.differences.is_empty() {
-                    failed.push(format!("{name}: {} steps", comparison.differences.len()));
-                }
-            }
-            Err(error) => {
-                println!("{name:16} FAILED ({seconds:.1} s): {error:#}");
-                failed.push(format!("{name}: no transcript"));
-            }
-        }
+        let outcome = compare(installed, *runtime, script, &one, &other, &other).await;
+        report(name, started, outcome, &mut failed);
     }
-    ensure!(failed.is_empty(), "{}\n{}", failed.join("\n"), gateway.log());
+    let secure = Gateway::start(cluster, &[&login[..], &tls].concat()).await?;
+    let encrypted = format!("{}?{TLS_PARAMETERS}{}", secure.dsn(&user), text(&authority.file)?);
+    serves_under_tls(&encrypted).await.with_context(|| secure.log())?;
+    ensure!(sql::refused(&secure.dsn(&user)).await? == "28000", "a connection without TLS was let in");
+    for (name, runtime, script) in DRIVERS.iter().filter(|(name, ..)| UNDER_TLS.contains(name) && chosen(name)) {
+        let started = Instant::now();
+        let outcome = compare(installed, *runtime, script, &one, &encrypted, &other).await;
+        report(&format!("{name}, TLS"), started, outcome, &mut failed);
+    }
+    ensure!(failed.is_empty(), "{}\n{}", failed.join("\n"), gateway.log() + &secure.log());
     Ok(())
 }
 
-/// Both at the same time; neither may leave anything behind.
+async fn serves_under_tls(dsn: &str) -> Result<()> {
+    until("a gateway that serves under TLS", READY_MAX, || async {
+        let Dsn { config, tls } = parse_dsn(dsn)?;
+        let (client, connection) = config.connect(Tls(client_config(&tls)?)).await?;
+        tokio::spawn(connection);
+        Ok(sql::value(&client, "SELECT 1").await? == "1")
+    })
+    .await
+}
+
+fn report(name: &str, started: Instant, outcome: Result<transcript::Comparison>, failed: &mut Vec<String>) {
+    let seconds = started.elapsed().as_secs_f64();
+    match outcome {
+        Ok(comparison) => {
+            let known = match comparison.known.len() {
+                0 => String::new(),
+                n => format!(", known {n}"),
+            };
+            println!(
+                "{name:18} equal {} steps, refused {}{known} ({seconds:.1} s)",
+                comparison.equal,
+                comparison.refused.len()
+            );
+            comparison.refused.iter().for_each(|refused| println!("    refused  {refused}"));
+            comparison.known.iter().for_each(|known| println!("    known    {known}"));
+            comparison.differences.iter().for_each(|difference| println!("    FAILED   {difference}"));
+            if !comparison.differences.is_empty() {
+                failed.push(format!("{name}: {} steps", comparison.differences.len()));
+            }
+        }
+        Err(error) => {
+            println!("{name:18} FAILED ({seconds:.1} s): {error:#}");
+            failed.push(format!("{name}: no transcript"));
+        }
+    }
+}
+
+/// Both at the same time; neither may leave anything behind. `plain`: the gateways' database, for who has no TLS.
 async fn compare(
     installed: &Installed,
     runtime: Runtime,
     script: &str,
     one: &str,
     other: &str,
+    plain: &str,
 ) -> Result<transcript::Comparison> {
     let (postgres, gateway) =
         tokio::join!(installed.run(runtime, script, one, one), installed.run(runtime, script, other, one));
     let comparison =
         transcript::compare(&postgres.context("against PostgreSQL")?, &gateway.context("through the gateway")?)?;
     if comparison.differences.is_empty() {
-        for dsn in [one, other] {
+        for dsn in [one, plain] {
             let left = sql::column(&sql::connect(dsn).await?, LEFT).await?;
             ensure!(left.is_empty(), "left behind: {left:?}");
         }

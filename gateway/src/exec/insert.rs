@@ -10,8 +10,9 @@ use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
 use super::fanout::{all_rows, at};
-use super::fleet::ShardRequest;
+use super::fleet::{tag, Fleet, ShardRequest};
 use super::hold::Admitted;
+use crate::merge::command_tag::CommandTags;
 use crate::merge::insert_split;
 use crate::plan::route::evaluate;
 use crate::plan::types::{InsertSplit, Query, Targets};
@@ -49,6 +50,8 @@ pub async fn run(
     }
     let mut inserts = insert_split::split(&query.sql, plan, &owners);
     inserts.sort_by_key(|insert| insert.shard);
+    let sources: Vec<usize> =
+        owners.iter().filter_map(|owner| inserts.iter().position(|insert| insert.shard == *owner)).collect();
     let bind = run.bound.parsed()?;
     let readings = executor.readings();
     let mut requests = Vec::with_capacity(inserts.len());
@@ -73,5 +76,52 @@ pub async fn run(
         let describe = run.describe && query.returns_rows;
         requests.push(ShardRequest { shard, bound, text, describe, before: Vec::new() });
     }
-    all_rows(executor, run, admitted, requests).await
+    if query.returns_rows {
+        rows_in_order(executor, run, admitted, requests, &sources).await
+    } else {
+        all_rows(executor, run, admitted, requests).await
+    }
+}
+
+/// RETURNING in the order of VALUES, as PostgreSQL gives it: many applications pair rows and objects by their place. A shard that
+/// inserted fewer (ON CONFLICT DO NOTHING, a trigger) has none for some; its rows keep their order. `sources[i]`: the request of row i.
+async fn rows_in_order(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    requests: Vec<ShardRequest>,
+    sources: &[usize],
+) -> Result<Completed, Failure> {
+    let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    let mut described = !run.describe;
+    let mut tags = CommandTags::default();
+    for source in sources {
+        while let Some(message) = fleet.next_of(executor, *source).await? {
+            match message.tag {
+                b'T' if !described => {
+                    described = true;
+                    executor.client.forward(&message.raw).await?;
+                }
+                b'D' if fleet.error.is_none() => {
+                    executor.client.forward(&message.raw).await?;
+                    break;
+                }
+                b'C' => tags.add(&tag(&message))?,
+                _ => {}
+            }
+        }
+        if fleet.error.is_some() {
+            break;
+        }
+    }
+    while let Some((_, message)) = fleet.next(executor).await? {
+        match message.tag {
+            // A rule may give more rows than were inserted.
+            b'D' if fleet.error.is_none() => executor.client.forward(&message.raw).await?,
+            b'C' => tags.add(&tag(&message))?,
+            _ => {}
+        }
+    }
+    fleet.finish(executor).await?;
+    Ok(Completed { tag: tags.total(), ..Completed::default() })
 }

@@ -4,7 +4,10 @@
 //! carries the key of colocated tables through (others: [`super::insert_select`]). Example: `INSERT INTO orders (user_id, id) VALUES ($1, 1), (8, 2)`.
 
 use ringway_topology::token::KeyType;
-use sqlparser::ast::{Insert, Query as SqlQuery, SetExpr, TableObject};
+use sqlparser::ast::{
+    Assignment, AssignmentTarget, ConflictTarget, Expr, Insert, OnConflictAction, OnInsert, Query as SqlQuery, SetExpr,
+    TableObject,
+};
 
 use super::analysis::{Analysis, Facts, Scope};
 use super::computed;
@@ -84,7 +87,7 @@ pub fn plan(
             return Ok(Plan::Query(finish(analysis, Access::Write, Targets::Home, multi, returns_rows)));
         }
     }
-    refuse_key_update(analysis, insert, &table)?;
+    refuse_key_update(insert, &table)?;
     let Placed::Sharded { keyspace, key_column, key_type } = &table.placed else { unreachable!("matched above") };
     let Some(query) = &insert.source else { return computed::default_values(analysis, &table) };
     let place = columns.iter().position(|column| column == key_column);
@@ -256,23 +259,27 @@ fn first_comes(insert: &Insert) -> Option<String> {
         .then(|| "Which of the query's rows conflicts with which depends on the order in which they come.".to_owned())
 }
 
-/// ON CONFLICT DO UPDATE must leave the key alone.
-fn refuse_key_update(analysis: &Analysis<'_>, insert: &Insert, table: &ResolvedTable) -> Result<(), PgError> {
-    use sqlparser::ast::{OnConflictAction, OnInsert};
+/// ON CONFLICT DO UPDATE must leave the key alone. `SET k = EXCLUDED.k` does, where rows conflict by their keys: ORMs write it.
+fn refuse_key_update(insert: &Insert, table: &ResolvedTable) -> Result<(), PgError> {
     let Placed::Sharded { key_column, .. } = &table.placed else { return Ok(()) };
-    if let Some(OnInsert::OnConflict(conflict)) = &insert.on {
-        if let OnConflictAction::DoUpdate(update) = &conflict.action {
-            let assigned = update.assignments.iter().any(|assignment| write::assigns(assignment, key_column));
-            // `SET k = EXCLUDED.k` only matters when a constraint without the key conflicts.
-            if assigned {
-                let _ = analysis;
-                return Err(refused(
-                    format!("ON CONFLICT DO UPDATE sets the shard key \"{key_column}\""),
-                    "A changed key may belong to another shard.",
-                    "Leave the key out of SET: a conflicting row has it already.",
-                ));
-            }
-        }
+    let Some(OnInsert::OnConflict(conflict)) = &insert.on else { return Ok(()) };
+    let OnConflictAction::DoUpdate(update) = &conflict.action else { return Ok(()) };
+    let by_key = matches!(&conflict.conflict_target, Some(ConflictTarget::Columns(columns))
+        if columns.iter().any(|column| ident_value(column) == *key_column));
+    let stays = |assignment: &Assignment| {
+        let to_key = matches!(assignment.target, AssignmentTarget::ColumnName(_));
+        let from_key = matches!(&assignment.value, Expr::CompoundIdentifier(parts)
+            if parts.len() == 2 && ident_value(&parts[0]) == "excluded" && ident_value(&parts[1]) == *key_column);
+        by_key && to_key && from_key
+    };
+    let changes =
+        update.assignments.iter().any(|assignment| write::assigns(assignment, key_column) && !stays(assignment));
+    if changes {
+        return Err(refused(
+            format!("ON CONFLICT DO UPDATE sets the shard key \"{key_column}\""),
+            "A changed key may belong to another shard.",
+            "Leave the key out of SET: a conflicting row has it already.",
+        ));
     }
     Ok(())
 }

@@ -153,7 +153,9 @@ public class Jdbc {
         String[] login = dsn.getRawUserInfo().split(":", 2);
         user = login[0];
         password = login.length > 1 ? URLDecoder.decode(login[1], StandardCharsets.UTF_8) : "";
-        url = "jdbc:postgresql://" + dsn.getHost() + ":" + dsn.getPort() + dsn.getPath() + "?prepareThreshold=2&";
+        // What it says of TLS has the same names here.
+        String query = dsn.getRawQuery() == null ? "" : dsn.getRawQuery() + "&";
+        url = "jdbc:postgresql://" + dsn.getHost() + ":" + dsn.getPort() + dsn.getPath() + "?" + query + "prepareThreshold=2&";
         connection = connect("ApplicationName=drivers");
 
         step("what the server says of itself", () -> {
@@ -191,6 +193,8 @@ public class Jdbc {
                     insert.addBatch();
                 }
                 show(insert.executeBatch().length);
+                // Another connection may read before the last shard's part is committed; the next statement of this one waits for it.
+                rewriting.createStatement().execute("SELECT 1");
             }
             show(value("SELECT count(*) FROM tenants"), value("SELECT sum(whole) FROM events"));
         });

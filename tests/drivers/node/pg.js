@@ -12,6 +12,8 @@ const { statements, typeName, show, rows, step, fails, refused, end } = require(
 
 const CANCEL_ROUNDS_MAX = 400;
 const connectionString = process.argv[2];
+const enableChannelBinding = new URL(connectionString).searchParams.get('channel_binding') === 'require';
+const login = { connectionString, enableChannelBinding };
 
 const EVENT = {
   tenant_id: 7,
@@ -37,7 +39,7 @@ const names = Object.keys(EVENT);
 const INSERT = `INSERT INTO events (${names.join(', ')}) VALUES (${names.map((_, n) => `$${n + 1}`).join(', ')})`;
 
 async function main() {
-  const client = new Client({ connectionString });
+  const client = new Client(login);
   await client.connect();
   const query = async (text, values) => {
     const result = await client.query(text, values);
@@ -172,7 +174,7 @@ async function main() {
   });
 
   await step('LISTEN and NOTIFY', async () => {
-    const other = new Client({ connectionString });
+    const other = new Client(login);
     await other.connect();
     await client.query('LISTEN news');
     const heard = once(client, 'notification');
@@ -191,23 +193,25 @@ async function main() {
   });
 
   await step('statement_timeout and cancel', async () => {
-    const limited = new Client({ connectionString, statement_timeout: 150, application_name: 'drivers' });
+    const limited = new Client({ ...login, statement_timeout: 150, application_name: 'drivers' });
     await limited.connect();
     await fails(() => limited.query('SELECT pg_sleep(30)'));
     await fails(() => limited.query('SELECT pg_sleep(30) FROM tenants WHERE id = $1', [7]));
     show((await limited.query('SHOW application_name')).rows);
     await limited.end();
     // A request before the statement's start cancels nothing: ask until it ends.
-    const sleeper = new Client({ connectionString });
+    const sleeper = new Client(login);
     await sleeper.connect();
     let ended = false;
     const sleeping = fails(() => sleeper.query('SELECT pg_sleep(60) FROM tenants WHERE id = $1', [7]));
     sleeping.finally(() => { ended = true; });
     for (let round = 0; !ended && round < CANCEL_ROUNDS_MAX; round += 1) {
-      const canceller = new Client({ connectionString });
-      const asked = once(canceller.connection, 'end');
-      canceller.connection.on('connect', () => canceller.connection.cancel(sleeper.processID, sleeper.secretKey));
-      canceller.connection.connect(client.port, client.host);
+      const { connection, ssl } = new Client(login);
+      const asked = once(connection, 'end');
+      const cancel = () => connection.cancel(sleeper.processID, sleeper.secretKey);
+      connection.on('connect', () => (ssl ? connection.requestSsl() : cancel()));
+      connection.on('sslconnect', cancel);
+      connection.connect(client.port, client.host);
       await asked;
     }
     await sleeping;
@@ -215,7 +219,7 @@ async function main() {
   });
 
   await step('a pool', async () => {
-    const pool = new Pool({ connectionString, max: 3 });
+    const pool = new Pool({ ...login, max: 3 });
     const done = await Promise.all(Array.from({ length: 12 }, async (_, i) => {
       const member = await pool.connect();
       try {

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import logging
 import sys
 import threading
 import uuid
@@ -29,6 +30,8 @@ def diagnose(error):
     return error.sqlstate, diag.message_primary, " / ".join(named), diag.message_hint
 
 
+# Whether an error of a pipeline is raised inside it, or at its end, depends on when it arrives: of the one, psycopg warns.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 t = Transcript(diagnose)
 dsn = sys.argv[1]
 conn = psycopg.connect(dsn, autocommit=True)
