@@ -8,6 +8,7 @@ use ringway_gateway::config::{Config, Options};
 use ringway_gateway::exec::faults::FaultPoint;
 use ringway_gateway::exec::forget;
 use ringway_gateway::exec::gateway::Gateway;
+use ringway_gateway::exec::listen;
 use ringway_gateway::exec::reload;
 use ringway_gateway::link;
 use ringway_gateway::server::threads::Threads;
@@ -48,6 +49,7 @@ async fn run(config: Config, threads: &Threads) -> anyhow::Result<()> {
     let address = config.listen;
     let gateway = Arc::new(Gateway::new(config, id, control_plane, forget_sender));
     gateway.tasks.spawn(link::follow(Arc::clone(&gateway), source, link_token.clone()));
+    gateway.tasks.spawn(listen::watch_lease(Arc::clone(&gateway), link_token.clone()));
     gateway.tasks.spawn(forget::run(Arc::clone(&gateway), forget_receiver, link_token.clone()));
 
     gateway.users.store(users);

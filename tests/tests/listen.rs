@@ -48,6 +48,7 @@ async fn listeners_are_told_what_one_server_would_tell() -> Result<()> {
     stages.run("clients that are too slow", losses::slow(&cluster)).await;
     stages.run("limits", losses::limits(&cluster)).await;
     stages.run("a shard joins", losses::joining(&cluster)).await;
+    stages.run("without the control plane", losses::cut_off(&cluster)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

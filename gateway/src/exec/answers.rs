@@ -40,12 +40,17 @@ impl Answers {
 
 /// Queues a statement with text parameters through the extended protocol: values do not show in the statement's text.
 pub fn queue_call(connection: &mut ServerConnection, sql: &str, parameters: &[&str]) {
+    queue_part(connection, sql, parameters);
+    connection.queue_sync();
+}
+
+/// The same without its Sync: one transaction with what comes behind it.
+pub fn queue_part(connection: &mut ServerConnection, sql: &str, parameters: &[&str]) {
     let output = connection.output();
     frontend::parse(output, "", sql, &[]);
     frontend::bind(output, "", "", [], parameters.iter().map(|value| Some(value.as_bytes())), [] as [Format; 0]);
     frontend::execute(output, "", 0);
     connection.unnamed = None;
-    connection.queue_sync();
 }
 
 /// Reads all answers in flight.

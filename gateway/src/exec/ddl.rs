@@ -117,7 +117,7 @@ fn refuse_while_moving(topology: &Topology, ddl: &Ddl) -> Result<(), Failure> {
 async fn transactional(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) -> Result<Completed, Failure> {
     executor.transaction.schema_changed = true;
     executor.transaction.has_new_oids = true;
-    let sql = with_one_verifier(&run.bound.statement.sql);
+    let sql = with_one_verifier(&run.bound.statement.sql)?;
     let mut tag = None;
     for (index, shard) in admitted.placement.shards.iter().enumerate() {
         let answered = on_shard(executor, admitted, *shard, &sql, true, index == 0).await?;

@@ -90,7 +90,7 @@ async fn scram(
     // Who has no verifier goes the same way as who has one, and fails at its end.
     let exchange = match verifier {
         Some(verifier) => ServerFirst::new(verifier),
-        None => ServerFirst::mock(user, &server.mock_secret),
+        None => ServerFirst::mock(user, &server.mock_secret()),
     }
     .bound(binding);
     let refused = |error: ScramError| fatal(error.to_client(user));

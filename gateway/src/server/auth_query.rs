@@ -13,7 +13,7 @@ use ringway_topology::model::Shard;
 use tokio::sync::Semaphore;
 
 use crate::config::Limits;
-use crate::exec::answers::{collect, queue_call};
+use crate::exec::answers::{collect, queue_call, queue_part};
 use crate::exec::gateway::Gateway;
 use crate::pool::connection::row_values;
 use crate::pool::error::PoolError;
@@ -23,6 +23,8 @@ use crate::wire::{PgError, SqlState};
 
 /// PostgreSQL's names are not longer.
 const NAME_BYTES_MAX: usize = 63;
+/// PostgreSQL's settings are not larger.
+const STATEMENT_TIMEOUT_MS_MAX: u64 = i32::MAX as u64;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Secret {
@@ -144,6 +146,11 @@ impl AskError {
     fn to_client(&self, shard: &str, user: &str, limits: &Limits) -> PgError {
         tracing::warn!(%shard, %user, error = %self, "auth_query failed");
         match self {
+            AskError::Pool(PoolError::Server(error)) if passes(error.code()) => {
+                let message = format!("shard \"{shard}\" cannot tell the role's password now");
+                PgError::fatal(SqlState::CANNOT_CONNECT_NOW, message)
+                    .hint("Try again; the gateway's log says why. Roles of a users file (--users) get in without it.")
+            }
             AskError::Shape | AskError::Pool(PoolError::Server(_) | PoolError::Protocol) => {
                 let message = format!("auth_query failed on shard \"{shard}\"");
                 PgError::fatal(SqlState::INVALID_AUTHORIZATION_SPECIFICATION, message)
@@ -167,15 +174,23 @@ impl AskError {
     }
 }
 
+/// The shard starts, ends, has no room, or took too long: the same login may go well soon.
+fn passes(code: &str) -> bool {
+    code == "55P03" || ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+}
+
 async fn ask(gateway: &Gateway, home: &Shard, query: &str, user: &str) -> Result<Role, AskError> {
     let pool = gateway.pools.service(home)?;
     let mut connection = pool.checkout(Claim::First).await?;
+    // Nobody waits for it any longer: nor may the shard work on. The setting ends with the query's transaction.
+    let limit = gateway.config.limits.auth_query_timeout_ms.clamp(1, STATEMENT_TIMEOUT_MS_MAX).to_string();
+    queue_part(&mut connection, "SELECT pg_catalog.set_config('statement_timeout', $1, true)", &[&limit]);
     queue_call(&mut connection, query, &[user]);
     let answers = collect(&mut connection).await?;
     if let Some(error) = answers.error {
         return Err(PoolError::Server(error).into());
     }
-    let mut rows = answers.rows.iter();
+    let mut rows = answers.rows.iter().skip(1);
     let (row, more) = (rows.next(), rows.next());
     let Some(row) = row else { return Ok(Role { secret: Secret::None, may_login: false }) };
     let values = row.get(5..).and_then(row_values).ok_or(PoolError::Protocol)?;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use ringway_tls::{ServerTls, TlsError};
+use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +34,8 @@ pub struct Server {
     pub tls: ArcSwapOption<ServerTls>,
     /// What the shards have said of roles.
     pub verifiers: Verifiers,
-    /// Makes the salts of unknown users.
-    pub mock_secret: [u8; 32],
+    /// Makes the salts of unknown users until the cluster's secret is known.
+    own_secret: [u8; 32],
 }
 
 impl Server {
@@ -42,9 +43,18 @@ impl Server {
     pub fn new(gateway: Arc<Gateway>) -> Result<Server, TlsError> {
         let tls = ArcSwapOption::empty();
         let verifiers = Verifiers::new(&gateway.config.limits);
-        let server = Server { gateway, cancels: Cancels::default(), tls, verifiers, mock_secret: rand::random() };
+        let server = Server { gateway, cancels: Cancels::default(), tls, verifiers, own_secret: rand::random() };
         server.read_tls()?;
         Ok(server)
+    }
+
+    /// Makes the salts of unknown users: the same on every gateway of the cluster, as those of known ones are.
+    pub fn mock_secret(&self) -> [u8; 32] {
+        let view = self.gateway.view.current();
+        let cluster = view.as_ref().map(|view| view.topology.secret.as_str()).filter(|secret| !secret.is_empty());
+        cluster.map_or(self.own_secret, |secret| {
+            Sha256::new().chain_update("ringway: salts of unknown roles\0").chain_update(secret).finalize().into()
+        })
     }
 
     /// Reads certificate, key and authorities for the connections that come from now on. On an error all stays as it was.

@@ -85,7 +85,7 @@ pub fn truncate(mut name: String) -> String {
     name
 }
 
-/// The simple escapes of `E''`; anything numeric is left undecided.
+/// The simple escapes of `E''`; anything numeric, and what servers' versions read differently, is left undecided.
 fn unescape(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars();
@@ -97,7 +97,7 @@ fn unescape(text: &str) -> Option<String> {
                 'r' => out.push('\r'),
                 'b' => out.push('\u{8}'),
                 'f' => out.push('\u{c}'),
-                '0'..='9' | 'x' | 'u' | 'U' => return None,
+                '0'..='9' | 'x' | 'u' | 'U' | 'v' => return None,
                 other => out.push(other),
             },
             '\'' => {

@@ -22,13 +22,14 @@ pub async fn play(cluster: &Cluster, admin: &Client) -> Result<()> {
     gateway.serves("app:pencil").await?;
     good_and_bad(cluster, &gateway).await.context("good and bad passwords")?;
     roles_that_cannot_log_in(admin, &gateway).await.context("roles that cannot log in")?;
-    nobody_is_told_who_exists(&gateway).await.context("roles that do not exist")?;
+    nobody_is_told_who_exists(cluster, &gateway).await.context("roles that do not exist")?;
     changed(cluster, admin, &gateway).await.context("a changed password")?;
     nothing_is_stored(cluster, &gateway).await.context("what is stored")?;
     drop(gateway);
     queries_of_the_operators_own(cluster).await.context("other queries")?;
     asked_seldom(cluster).await.context("a flood of wrong passwords")?;
     beside_a_users_file(cluster).await.context("beside a users file")?;
+    may_go_well_soon(cluster).await.context("queries that may go well soon")?;
     without_the_shard(cluster).await.context("a shard that does not answer")
 }
 
@@ -125,7 +126,7 @@ async fn challenge(gateway: &Gateway, role: &str) -> Result<(String, Message)> {
     Ok((salted.to_owned(), last))
 }
 
-async fn nobody_is_told_who_exists(gateway: &Gateway) -> Result<()> {
+async fn nobody_is_told_who_exists(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
     let mut said = Vec::new();
     for role in ["app", "nobody"] {
         let (first, error) = challenge(gateway, role).await?;
@@ -135,6 +136,11 @@ async fn nobody_is_told_who_exists(gateway: &Gateway) -> Result<()> {
         said.push((first.len(), format!("{fields:?}").replace(role, "ROLE")));
     }
     ensure!(said[0] == said[1], "{said:?}");
+    let beside = Gateway::start(cluster, &["--auth", "scram"]).await?;
+    beside.serves("app:pencil").await?;
+    for role in ["app", "nobody"] {
+        ensure!(challenge(gateway, role).await?.0 == challenge(&beside, role).await?.0, "{role} on another gateway");
+    }
     let long = challenge(gateway, &"x".repeat(200)).await?;
     ensure!(long.1.sqlstate() == "28P01");
     Ok(())
@@ -259,6 +265,35 @@ async fn beside_a_users_file(cluster: &Cluster) -> Result<()> {
     let alone = Gateway::start(cluster, &["--users", users]).await?;
     alone.serves("postgres:secret").await?;
     ensure!(sql::refused(&alone.dsn("app:pencil")).await? == "28P01", "the users file alone");
+    Ok(())
+}
+
+/// Errors that pass are told apart from those that stay, and a query that nobody waits for runs no longer.
+async fn may_go_well_soon(cluster: &Cluster) -> Result<()> {
+    let s1 = sql::connect(&cluster.shard_dsn("s1").await?).await?;
+    s1.batch_execute(
+        "CREATE FUNCTION ringway.busy() RETURNS text LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE 'no room' USING ERRCODE = '53300'; END $$",
+    )
+    .await?;
+    let directory = tempfile::tempdir()?;
+    let limits = directory.path().join("gateway.toml");
+    std::fs::write(&limits, "[limits]\nauth_query_timeout_ms = 700\n")?;
+    let limits = limits.to_str().context("not UTF-8")?;
+    for (query, said) in [
+        ("SELECT $1::text, ringway.busy()", "cannot tell the role's password now"),
+        ("SELECT $1::text, pg_catalog.pg_sleep(600)::text", "shard \"s1\" "),
+    ] {
+        let gateway = Gateway::start(cluster, &["--auth-query", query, "--config", limits]).await?;
+        until("a topology", LEARNT_ANEW_MAX, || async { Ok(told(&gateway.dsn("app:pencil")).await?.1.contains(said)) })
+            .await
+            .with_context(|| gateway.log())?;
+        let (code, message, _, hint) = told(&gateway.dsn("app:pencil")).await?;
+        ensure!(code == "57P03" && message.contains(said) && hint.is_some(), "{code} {message}");
+    }
+    let asleep = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'PgSleep'";
+    until("the shard has given up", LEARNT_ANEW_MAX, || async { Ok(sql::value(&s1, asleep).await? == "0") }).await?;
+    s1.batch_execute("DROP FUNCTION ringway.busy()").await?;
     Ok(())
 }
 

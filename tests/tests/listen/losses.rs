@@ -6,7 +6,8 @@ use anyhow::{ensure, Context as _, Result};
 use ringway_tests::cluster::Cluster;
 use ringway_tests::scenario::gateway::Gateway;
 use ringway_tests::scenario::raw::{query, Raw};
-use ringway_tests::scenario::sql;
+use ringway_tests::scenario::sick::Frozen;
+use ringway_tests::scenario::{sql, until};
 
 use super::{asks, connect, heard, hears, listener, nothing_more};
 
@@ -121,4 +122,27 @@ pub async fn joining(cluster: &Cluster) -> Result<()> {
         ensure!(got == format!("changes {id} 12"), "{got} for {id}");
     }
     nothing_more(&mut raw).await
+}
+
+/// A gateway whose lease has run out may not know all shards: who listens is told so, and nobody else begins to.
+pub async fn cut_off(cluster: &Cluster) -> Result<()> {
+    const AGAIN_MAX: Duration = Duration::from_secs(60);
+    let port = cluster.listen_port();
+    let mut idle = listener(port, &["a"]).await?;
+    let mut busy = listener(port, &["b"]).await?;
+    let mut other = listener(port, &[]).await?;
+    asks(&mut busy, &query("BEGIN; SELECT 1")).await?;
+    let frozen = Frozen::process(cluster.process("control")?)?;
+    ends_with(&mut idle, "57P01").await.context("an idle listener")?;
+    ends_with(&mut busy, "57P01").await.context("a listener in a transaction")?;
+    ensure!(other.ask(&query("LISTEN a")).await?.as_deref() == Some("57P03"), "LISTEN without a lease");
+    ensure!(other.ask(&query("BEGIN; LISTEN a; COMMIT")).await?.as_deref() == Some("57P03"), "at the commit");
+    let (tags, _) = asks(&mut other, &query("SELECT 1")).await?;
+    ensure!(tags == "TDCZ", "who does not listen goes on: {tags}");
+    drop(frozen);
+    until("a gateway that can listen again", AGAIN_MAX, || async { Ok(listener(port, &["a"]).await.is_ok()) }).await?;
+    let mut again = listener(port, &["a"]).await?;
+    connect(cluster).await?.batch_execute("NOTIFY a, 'again'").await?;
+    ensure!(hears(&mut again).await? == "a again");
+    Ok(())
 }

@@ -106,19 +106,27 @@ pub(super) async fn run(
 async fn open(gateway: &Gateway, shard: &Shard) -> Result<ServerConnection, PoolError> {
     let endpoint = Endpoint::parse(&shard.name, &shard.dsn)?;
     let tcp = gateway.config.limits.tcp();
-    let mut connection = connect(ConnectRequest {
-        endpoint: &endpoint,
-        tcp: &tcp,
-        role: &endpoint.service_role,
-        purpose: Purpose::Service,
-        gateway: gateway.id,
-        credentials: &Credentials::None,
-        timeout: Duration::from_millis(gateway.live.load().pools.of_service().connect_timeout_ms),
-        server_statements_max: 1,
+    let timeout = Duration::from_millis(gateway.live.load().pools.of_service().connect_timeout_ms);
+    let opening = async {
+        let mut connection = connect(ConnectRequest {
+            endpoint: &endpoint,
+            tcp: &tcp,
+            role: &endpoint.service_role,
+            purpose: Purpose::Service,
+            gateway: gateway.id,
+            credentials: &Credentials::None,
+            timeout,
+            server_statements_max: 1,
+        })
+        .await?;
+        connection.query("SET application_name = 'ringway-gateway-listener'; SET idle_session_timeout = 0").await?;
+        Ok(connection)
+    };
+    // Commands wait meanwhile: the limit is one for all of it.
+    tokio::time::timeout(timeout, opening).await.unwrap_or_else(|_| {
+        let message = format!("not within {} ms (connect_timeout_ms)", timeout.as_millis());
+        Err(PoolError::Connect { shard: shard.name.clone(), message })
     })
-    .await?;
-    connection.query("SET application_name = 'ringway-gateway-listener'; SET idle_session_timeout = 0").await?;
-    Ok(connection)
 }
 
 impl Link {
@@ -180,7 +188,7 @@ impl Link {
             }
             Command::Unlisten { client, channels } => {
                 let mut ended = Vec::new();
-                let mut waits = false;
+                let mut pending = Vec::new();
                 for channel in channels {
                     let clients = self.clients.get_mut(&channel);
                     if clients.is_some_and(|clients| clients.remove(&client).is_some()) {
@@ -188,12 +196,12 @@ impl Link {
                             ended.push(channel);
                         }
                     } else {
-                        waits = true;
+                        pending.push(channel);
                     }
                 }
                 self.stop(connection, &ended);
-                if waits {
-                    self.withdraw(connection);
+                if !pending.is_empty() {
+                    self.withdraw(client, &pending, connection);
                 }
             }
             Command::Barrier { done } => self.ask(connection, "", Then::Passed(done)),
@@ -219,13 +227,13 @@ impl Link {
         }
     }
 
-    /// Who has given up waiting does not listen.
-    fn withdraw(&mut self, connection: &mut ServerConnection) {
+    /// What the client is about to listen to, it does not want any more.
+    fn withdraw(&mut self, withdrawing: u32, unwanted: &[Arc<str>], connection: &mut ServerConnection) {
         let mut given_up = Vec::new();
         for asked in &mut self.asked {
-            if matches!(&asked.then, Then::Listening { done, .. } if done.is_closed()) {
-                if let Then::Listening { channels, .. } = std::mem::replace(&mut asked.then, Then::Nothing) {
-                    given_up.extend(channels);
+            if let Then::Listening { client, channels, .. } = &mut asked.then {
+                if *client == withdrawing {
+                    given_up.extend(channels.extract_if(.., |channel| unwanted.contains(channel)));
                 }
             }
         }

@@ -5,7 +5,8 @@
 //! goes to the [`mailbox::Mailbox`] of every client of its channel; [`session`] is the client's side.
 //!
 //! A client is told that it listens when every member shard has said so. If a link is lost, notifications may have been missed:
-//! its clients' sessions end, as they would if their server were lost.
+//! its clients' sessions end, as they would if their server were lost. So they do when the gateway's lease has run out: it may not
+//! have been told of shards that others use.
 
 mod link;
 pub mod mailbox;
@@ -13,11 +14,13 @@ pub mod session;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ringway_topology::client::LeaseClock;
 use ringway_topology::ids::ShardId;
 use ringway_topology::model::{Shard, Topology};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::gateway::Gateway;
 use crate::wire::{PgError, SqlState};
@@ -26,6 +29,9 @@ use mailbox::Mailbox;
 
 /// A new member that cannot be listened to keeps its epoch back for so long; then the clients that listen are ended.
 const JOIN_WAIT: Duration = Duration::from_secs(2);
+
+/// The lease is looked at as often as this, and when it ends.
+const LEASE_LOOK: Duration = Duration::from_secs(1);
 
 type Listening = oneshot::Receiver<Result<(), PgError>>;
 
@@ -41,6 +47,8 @@ struct State {
     clients: HashMap<u32, Client>,
     links: BTreeMap<ShardId, Link>,
     next: u64,
+    /// Of the lease, when it was looked at last.
+    lapses: u64,
 }
 
 #[derive(Debug)]
@@ -111,6 +119,7 @@ impl Listeners {
 
     /// A topology is about to be published: no statement may run on a new member before it is listened to.
     pub async fn follow(&self, gateway: &Arc<Gateway>, topology: &Topology) {
+        self.check_lease(&gateway.view.lease);
         let joining = self.set_members(gateway, topology);
         if joining.is_empty() {
             return;
@@ -122,6 +131,18 @@ impl Listeners {
             if !listens {
                 mailbox.fail(lost("a shard has joined that cannot be listened to"));
             }
+        }
+    }
+
+    /// Who has listened while there was no lease may have missed something, even if there is one again.
+    fn check_lease(&self, lease: &LeaseClock) {
+        let mut state = self.state();
+        // In this order: the count grows before a lease that had run out is live again.
+        let (is_live, lapses) = (lease.is_live(), lease.lapses());
+        if !is_live || lapses != state.lapses {
+            state.lapses = lapses;
+            let what = "the gateway was cut off from the control plane: there may be shards that it does not know";
+            state.clients.values().for_each(|client| client.mailbox.fail(lost(what)));
         }
     }
 
@@ -179,6 +200,19 @@ impl Listeners {
     /// The link is lost: who listens next makes a new one.
     fn forget(&self, shard: ShardId, number: u64) {
         self.state().remove_link(shard, number);
+    }
+}
+
+/// Ends the sessions that listen when the lease has run out. Until the token is cancelled.
+pub async fn watch_lease(gateway: Arc<Gateway>, token: CancellationToken) {
+    let lease = &gateway.view.lease;
+    loop {
+        gateway.listeners.check_lease(lease);
+        let left = lease.lease().valid_until.saturating_duration_since(Instant::now());
+        let wait = if left.is_zero() { LEASE_LOOK } else { left.min(LEASE_LOOK) };
+        if token.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use super::mailbox::Mailbox;
-use super::Listeners;
+use super::{lost, Listeners};
 use crate::exec::executor::{cancelled, Executor};
 use crate::exec::failure::Failure;
 use crate::wire::{PgError, SqlState};
@@ -78,13 +78,17 @@ impl Executor {
         if prepared.new.is_empty() {
             return Ok(prepared);
         }
+        if self.is_guarded() {
+            return Err(cut_off().into());
+        }
         let limit = Duration::from_millis(limits.listen_timeout_ms);
         let bytes_max = limits.listen_queue_bytes_max;
         let (client, listeners) = (self.entry.number, Arc::clone(&self.gateway.listeners));
         let listening = self.listening.get_or_insert_with(|| {
+            // The transaction itself may have notified before it listened.
             let mailbox = Arc::new(Mailbox::new(bytes_max));
             let listeners = Arc::clone(&listeners);
-            Box::new(Listening { listeners, client, mailbox, channels: Vec::new(), may_have_notified: false })
+            Box::new(Listening { listeners, client, mailbox, channels: Vec::new(), may_have_notified: true })
         });
         let answers = listeners.listen(&self.gateway, client, &listening.mailbox, &prepared.new);
         let listened = async {
@@ -103,6 +107,8 @@ impl Executor {
             () = self.cancel.requested() => Err(cancelled().into()),
             () = self.client.gone() => Err(Failure::Gone(None)),
         };
+        // Without a lease there may be shards by now that were not asked.
+        let listened = listened.and_then(|()| if self.is_guarded() { Err(cut_off().into()) } else { Ok(()) });
         if let Err(failure) = listened {
             self.finish_listen(prepared, false);
             return Err(failure);
@@ -136,9 +142,12 @@ impl Executor {
         let Some(listening) = &mut self.listening else { return Ok(()) };
         let mailbox = Arc::clone(&listening.mailbox);
         if std::mem::take(&mut listening.may_have_notified) {
-            for passed in listening.listeners.barrier() {
-                // A link that is lost has said so to the mailbox.
-                let _lost = passed.await;
+            let limit = Duration::from_millis(self.gateway.config.limits.listen_timeout_ms);
+            // A link that is lost has said so to the mailbox.
+            let passed = futures_util::future::join_all(listening.listeners.barrier());
+            if tokio::time::timeout(limit, passed).await.is_err() {
+                mailbox
+                    .fail(lost(&format!("a shard did not answer within {} ms (listen_timeout_ms)", limit.as_millis())));
             }
         }
         loop {
@@ -181,6 +190,15 @@ pub async fn heard(listening: &Listening, idle: bool) {
 
 fn ended(error: PgError) -> Failure {
     Failure::Gone(Some(Box::new(error)))
+}
+
+fn cut_off() -> PgError {
+    PgError::new(
+        SqlState::CANNOT_CONNECT_NOW,
+        "LISTEN is not possible while the gateway is cut off from the control plane",
+    )
+    .detail("There may be shards that the gateway does not know: their notifications would be missed.")
+    .hint("Check that the control plane runs and can be reached, then try again.")
 }
 
 fn late(limit: Duration) -> PgError {
