@@ -99,8 +99,8 @@ fn stands_for_oid(text: &Text<'_>, index: usize, depth: usize) -> bool {
     let called = text.punctuation(index + 1, b'(');
     let in_cast_call = index > 0 && text.word(index - 1, "as") && text.punctuation(index + 1, b')');
     if TYPES.contains(&name.as_str()) && (cast || qualified || called || in_cast_call || index == 0) {
-        return !(cast
-            && (is_own_column(text, index, depth) || names_sequence(text, index) || is_compared(text, index)));
+        let sequence = names_sequence(text, if qualified { index - 2 } else { index });
+        return !(sequence || cast && (is_own_column(text, index, depth) || is_compared(text, index)));
     }
     let gives = name == "pg_typeof" || TYPES.iter().any(|of| name.strip_prefix("to_") == Some(of));
     gives && called && !is_own_column(text, index, depth)
@@ -153,12 +153,13 @@ fn followed_by_regclass(text: &Text<'_>, index: usize) -> bool {
         && text.lexemes.get(index + 5).is_none_or(|next| next.text(text.sql) != "::")
 }
 
-/// `nextval('orders_id_seq'::regclass)`.
+/// `nextval('orders_id_seq'::regclass)`; `index` is where the type's name begins.
 fn names_sequence(text: &Text<'_>, index: usize) -> bool {
     index >= 4
         && text.lexemes[index - 2].kind == Kind::String
         && text.punctuation(index - 3, b'(')
-        && ["nextval", "currval", "setval"].iter().any(|function| text.word(index - 4, function))
+        && text.lexemes[index - 1].text(text.sql) == "::"
+        && ["nextval", "currval", "setval", "next_identity"].iter().any(|function| text.word(index - 4, function))
 }
 
 /// The parenthesis that closes the one at `open`.
