@@ -102,12 +102,19 @@ fn is_prepared(connection: &mut ServerConnection, expects: &VecDeque<Expect>, wa
 
 fn make_room(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>) {
     let on_their_way = expects.iter().filter(|expect| matches!(expect, Expect::Parse { named: true, .. })).count();
-    if connection.prepared.len() + on_their_way >= connection.prepared.cap().get() {
-        if let Some((oldest, ())) = connection.prepared.pop_lru() {
-            frontend::close(connection.output(), Target::Statement, &oldest.server_name());
-            expects.push_back(Expect::Close { show: false });
-        }
+    if make_room_for(connection, on_their_way + 1) {
+        expects.push_back(Expect::Close { show: false });
     }
+}
+
+/// Whether a statement had to be closed so that `count` more can be prepared.
+pub fn make_room_for(connection: &mut ServerConnection, count: usize) -> bool {
+    if connection.prepared.len() + count <= connection.prepared.cap().get() {
+        return false;
+    }
+    let Some((oldest, ())) = connection.prepared.pop_lru() else { return false };
+    frontend::close(connection.output(), Target::Statement, &oldest.server_name());
+    true
 }
 
 /// A Close of a prepared statement stays at the gateway.

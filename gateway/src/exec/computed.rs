@@ -13,7 +13,6 @@ use super::describe::describe;
 use super::dispatch::{self, Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::forward::drain_prefix;
 use super::hold::Admitted;
 use super::pump::Outcome;
 use super::type_oids::bound_for;
@@ -124,7 +123,7 @@ pub async fn ask(executor: &mut Executor, view: &View, shard: ShardId, bound: &B
     connection.unnamed = None;
     connection.queue_sync();
     connection.flush().await?;
-    let error = drain_prefix(connection, prefix).await?;
+    let error = super::prefix::drained(connection, prefix).await?;
     let answers = collect(connection).await?;
     executor.give_back(lent, &Outcome::default()).await;
     if let Some(error) = error {

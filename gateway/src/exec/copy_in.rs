@@ -13,7 +13,6 @@ use ringway_topology::token::KeyType;
 use super::dispatch::{single, Completed, Run};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
-use super::forward::drain_prefix;
 use super::hold::Admitted;
 use super::pump::Outcome;
 use super::type_oids::refuse_oids_in_copy;
@@ -95,7 +94,7 @@ async fn open(
     let mut failure = None;
     let mut response = None;
     for id in &admitted.placement.shards {
-        let mut lent = executor.lend(&admitted.view, *id, Access::Write).await?;
+        let mut lent = executor.lend_open(&admitted.view, *id, Access::Write).await?;
         match begin(&mut lent, sql).await {
             Ok((message, error)) => {
                 response = message.or(response);
@@ -132,11 +131,6 @@ async fn begin(lent: &mut Lent, sql: &str) -> Result<(Option<bytes::Bytes>, Opti
     let connection = &mut *lent.participant.connection;
     connection.queue_query(sql);
     connection.flush().await?;
-    let prefix = std::mem::take(&mut lent.participant.prefix);
-    if let Some(error) = drain_prefix(connection, prefix).await? {
-        connection.settle().await?;
-        return Ok((None, Some(error)));
-    }
     loop {
         let message = connection.message().await?;
         match message.tag {

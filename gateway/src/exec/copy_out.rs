@@ -2,13 +2,14 @@
 
 use ringway_topology::ids::ShardId;
 
+use super::answers::queue_call;
 use super::dispatch::{single, Completed, Run};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::filter;
-use super::forward::drain_prefix;
 use super::guarded;
 use super::hold::Admitted;
+use super::prefix::drained;
 use super::pump::Outcome;
 use super::type_oids::refuse_oids_in_copy;
 use crate::plan::types::{Access, CopyFormat, CopyOut};
@@ -89,10 +90,9 @@ impl Joined<'_> {
         sql: &str,
     ) -> Result<Result<(), ServerError>, Failure> {
         let connection = &mut *lent.participant.connection;
-        connection.queue_query(sql);
-        connection.flush().await?;
+        queue_call(connection, sql, &[]);
         let prefix = std::mem::take(&mut lent.participant.prefix);
-        if let Some(error) = drain_prefix(connection, prefix).await? {
+        if let Some(error) = drained(connection, prefix).await? {
             connection.settle().await?;
             return Ok(Err(error));
         }

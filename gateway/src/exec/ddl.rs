@@ -17,9 +17,9 @@ use super::dispatch::{single, Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
 use super::faults::FaultPoint;
-use super::forward::drain_prefix;
 use super::hold::Admitted;
 use super::passwords::with_one_verifier;
+use super::prefix::drained;
 use super::pump::Outcome;
 use super::transaction::Block;
 use super::view::ControlPlane;
@@ -169,20 +169,19 @@ async fn on_shard(
     notices: bool,
 ) -> Result<Option<String>, Failure> {
     let everywhere = executor.only_shard.is_none();
-    let mut lent = executor.lend(&admitted.view, shard, Access::Write).await?;
-    let connection = &mut *lent.participant.connection;
-    let mut prefix = std::mem::take(&mut lent.participant.prefix);
+    let mut lent = executor.lend_open(&admitted.view, shard, Access::Write).await?;
     if fenced {
-        connection.queue_query("SELECT ringway.begin_ddl()");
-        prefix += 1;
+        lent.participant.queue_before("SELECT ringway.begin_ddl()");
     }
+    let prefix = std::mem::take(&mut lent.participant.prefix);
+    let connection = &mut *lent.participant.connection;
     connection.queue_query(sql);
     if fenced {
         // The names of distributed tables, and their keys, are as before, or they are dropped on all shards.
         connection.queue_query(&format!("SELECT ringway.finish_ddl({everywhere})"));
     }
     connection.flush().await?;
-    let mut error = drain_prefix(connection, prefix).await?;
+    let mut error = drained(connection, prefix).await?;
     let mut tag = None;
     if notices {
         while connection.outstanding > 0 {

@@ -225,7 +225,7 @@ async fn ask_by(
     request(connection);
     connection.queue_sync();
     let prefix = std::mem::take(&mut lent.participant.prefix);
-    let mut error = match super::forward::drain_prefix(connection, prefix).await {
+    let mut error = match super::prefix::drained(connection, prefix).await {
         Ok(error) => error,
         Err(failure) => {
             executor.transaction.failed |= lent.in_transaction;

@@ -348,15 +348,9 @@ async fn close_cursors(executor: &mut Executor, admitted: &Admitted, home: Shard
         if shard == home {
             continue;
         }
-        let mut lent = executor.lend(&admitted.view, shard, Access::Read).await?;
-        let prefix = std::mem::take(&mut lent.participant.prefix);
-        lent.participant.connection.flush().await?;
-        let opened = super::forward::drain_prefix(&mut lent.participant.connection, prefix).await?;
+        let mut lent = executor.lend_open(&admitted.view, shard, Access::Read).await?;
         let answers = ask(&mut lent.participant.connection, "CLOSE ALL").await;
         executor.give_back(lent, &Outcome::default()).await;
-        if let Some(error) = opened {
-            return Err(Failure::Server(error));
-        }
         answers?.check()?;
     }
     Ok(())

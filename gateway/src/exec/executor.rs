@@ -201,7 +201,8 @@ impl Executor {
         Ok(connection)
     }
 
-    /// The connection to a shard for one statement: the transaction's, opened if need be.
+    /// The connection to a shard for one statement: the transaction's, opened if need be. What has to go before the statement is queued
+    /// ([`super::prefix`]).
     pub async fn lend(&mut self, view: &View, id: ShardId, access: Access) -> Result<Lent, Failure> {
         let wrote = access != Access::Read;
         if let Some(listening) = &mut self.listening {
@@ -209,7 +210,8 @@ impl Executor {
         }
         let mut lent = if !self.transaction.is_open() {
             let connection = self.checkout(view, id).await?;
-            let participant = Participant { connection, wrote, captured: None, prefix: 0, settings_before: None };
+            let participant =
+                Participant { connection, wrote, captured: None, prefix: 0, told: None, settings_before: None };
             Lent { shard: id, participant, in_transaction: false }
         } else {
             let participant = match self.transaction.participants.remove(&id) {
@@ -228,53 +230,26 @@ impl Executor {
                 return Err(error);
             }
             if self.is_guarded() {
-                let check = format!("SELECT ringway.check_epoch({})", view.epoch().0);
-                lent.participant.connection.queue_query(&check);
-                lent.participant.prefix += 1;
-            }
-            if wrote && lent.participant.prefix > 0 {
-                return Box::pin(self.opened(lent)).await;
+                lent.participant.queue_before(&format!("SELECT ringway.check_epoch({})", view.epoch().0));
             }
         }
         Ok(lent)
     }
 
-    /// A write is sent once its transaction is known to be open: behind a BEGIN that has failed it would be committed by itself.
-    async fn opened(&mut self, mut lent: Lent) -> Result<Lent, Failure> {
-        let count = std::mem::take(&mut lent.participant.prefix);
-        let connection = &mut *lent.participant.connection;
-        let answered = async {
-            connection.flush().await?;
-            super::forward::drain_prefix(connection, count).await
-        };
-        match answered.await {
-            Ok(None) => Ok(lent),
-            Ok(Some(error)) => {
-                self.transaction.lent -= 1;
-                self.transaction.failed = true;
-                self.transaction.participants.insert(lent.shard, lent.participant);
-                Err(Failure::Server(error))
-            }
-            Err(failure) => {
-                self.transaction.failed = true;
-                Err(failure)
-            }
-        }
-    }
-
-    /// Opens the transaction on one more shard; its BEGIN travels with a statement that reads. What the transaction has set is set
+    /// Opens the transaction on one more shard; its BEGIN travels with the statement. What the transaction has set is set
     /// inside it, so that ROLLBACK and ROLLBACK TO undo it there as everywhere.
     async fn join(&mut self, view: &View, id: ShardId) -> Result<Participant, Failure> {
         let base = self.transaction.settings_before.clone().unwrap_or_else(|| self.settings.clone());
         let mut connection = self.checkout_with(view, id, &base).await?;
         let settings_before = connection.settings.replace(self.settings.clone());
-        connection.queue_query(&self.transaction.begin_statement());
-        let mut prefix = 1;
+        let told = (!self.transaction.log.is_empty()).then(|| self.reports.now());
+        let mut participant =
+            Participant { connection, wrote: false, captured: None, prefix: 0, told, settings_before };
+        participant.queue_begin(&self.transaction.modes);
         for statement in self.transaction.replay() {
-            connection.queue_query(&statement);
-            prefix += 1;
+            participant.queue_before(&statement);
         }
-        Ok(Participant { connection, wrote: false, captured: None, prefix, settings_before })
+        Ok(participant)
     }
 
     /// No server would see the whole of a cycle that spans two.

@@ -80,8 +80,7 @@ pub async fn lock_arcs(executor: &mut Executor, admitted: &Admitted, shard: Shar
         if !owned.is_empty() {
             let array = quote_literal(&format!("{{{}}}", owned.join(",")));
             let sql = format!("SELECT ringway.share_arcs({}, {array}::pg_catalog.int8[])", keyspace.0);
-            lent.participant.connection.queue_query(&sql);
-            lent.participant.prefix += 1;
+            lent.participant.queue_before(&sql);
         }
     }
     // Answered with the statement that follows.

@@ -8,6 +8,7 @@ use std::task::Poll;
 use bytes::BytesMut;
 use ringway_topology::ids::ShardId;
 
+use super::answers::queue_call;
 use super::bound::{queue_execute, Bound};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
@@ -15,7 +16,7 @@ use super::pump::{Expect, Outcome};
 use super::type_oids;
 use super::view::View;
 use crate::plan::types::Access;
-use crate::pool::connection::{Message, ServerConnection};
+use crate::pool::connection::{Message, ServerConnection, TransactionStatus};
 use crate::pool::error::{field, ServerError};
 use crate::wire::{Frame, PgError};
 use ringway_topology::service::sqlstate;
@@ -48,8 +49,9 @@ struct Ship {
 }
 
 impl Ship {
-    fn new(lent: Lent, expects: VecDeque<Expect>) -> Ship {
-        Ship { lent, expects, outcome: Outcome::default(), done: false, hides_columns: false }
+    fn new(mut lent: Lent, expects: VecDeque<Expect>) -> Ship {
+        let outcome = Outcome { told: lent.participant.told.take(), ..Outcome::default() };
+        Ship { lent, expects, outcome, done: false, hides_columns: false }
     }
 }
 
@@ -80,11 +82,10 @@ impl Fleet {
                     return Err(failure);
                 }
             };
-            let connection = &mut *lent.participant.connection;
             for statement in &request.before {
-                connection.queue_query(statement);
-                lent.participant.prefix += 1;
+                lent.participant.queue_before(statement);
             }
+            let connection = &mut *lent.participant.connection;
             let mut expects = VecDeque::new();
             let text = request.text.as_deref();
             let queued = queue_execute(connection, &mut expects, &request.bound, text, request.describe, "", 0);
@@ -99,7 +100,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// A simple query to each.
+    /// A statement without rows to each.
     pub async fn launch_texts(
         executor: &mut Executor,
         view: &Arc<View>,
@@ -108,7 +109,7 @@ impl Fleet {
     ) -> Result<Fleet, Failure> {
         let mut fleet = Fleet::new(view, texts.len());
         for (shard, text) in texts {
-            let write = |connection: &mut ServerConnection| connection.queue_query(&text);
+            let write = |connection: &mut ServerConnection| queue_call(connection, &text, &[]);
             fleet.embark(executor, view, access, shard, write).await?;
         }
         Ok(fleet)
@@ -256,14 +257,17 @@ impl Fleet {
         let prefix = ship.lent.participant.prefix > 0;
         match message.tag {
             b'Z' => {
-                if prefix {
-                    ship.lent.participant.prefix -= 1;
-                }
                 ship.done = ship.lent.participant.connection.outstanding == 0;
                 None
             }
             b'E' => {
                 let error = ServerError::new(message.raw.slice(5..));
+                if prefix {
+                    // The rest of it, and the statement, are discarded.
+                    ship.lent.participant.prefix = 0;
+                    let connection = &mut ship.lent.participant.connection;
+                    connection.retires |= connection.status == TransactionStatus::Idle;
+                }
                 ship.expects.clear();
                 ship.outcome.error.get_or_insert(error.clone());
                 self.error.get_or_insert(error);
@@ -278,7 +282,11 @@ impl Fleet {
                 None
             }
             b'S' => {
-                ship.outcome.settings_changed = true;
+                ship.outcome.settings_changed |= !ship.outcome.is_told(message.body());
+                None
+            }
+            b'C' if prefix => {
+                ship.lent.participant.prefix -= 1;
                 None
             }
             b'A' => {

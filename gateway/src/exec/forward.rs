@@ -6,6 +6,7 @@ use ringway_topology::ids::ShardId;
 
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
+use super::prefix::drained_for;
 use super::pump::{pump, Expect, Outcome, Show};
 use super::type_oids;
 use super::view::View;
@@ -109,14 +110,14 @@ async fn exchange(
     connection.try_flush()?;
     let mut outcome = Outcome { settings_changed: request.changes_settings, ..Outcome::default() };
     if lent.participant.prefix > 0 {
-        let error = Box::pin(drain_prefix(connection, lent.participant.prefix)).await?;
-        lent.participant.prefix = 0;
-        if let Some(error) = error {
-            Box::pin(connection.settle()).await?;
-            outcome.error = Some(error);
-            if request.show.errors {
-                show_error(executor, &outcome, request.show, connection.status.byte());
+        outcome.told = lent.participant.told.take();
+        let count = std::mem::take(&mut lent.participant.prefix);
+        if let Some(error) = drained_for(connection, &mut executor.client, count).await? {
+            if !request.extended {
+                connection.end_failed_group();
             }
+            Box::pin(connection.settle()).await?;
+            not_begun(executor, expects, request.show, &mut outcome, error);
             return Ok((lent, outcome));
         }
     }
@@ -150,31 +151,27 @@ async fn exchange(
     Ok((lent, outcome))
 }
 
-fn show_error(executor: &mut Executor, outcome: &Outcome, show: Show, status: u8) {
-    if let Some(error) = &outcome.error {
+/// The transaction has not begun on the shard, or what goes before the statement has failed, which so was discarded.
+fn not_begun(
+    executor: &mut Executor,
+    expects: &mut VecDeque<Expect>,
+    show: Show,
+    outcome: &mut Outcome,
+    error: ServerError,
+) {
+    executor.transaction.failed = true;
+    outcome.unanswered = expects.iter().filter(|expect| !matches!(expect, Expect::Ready(_))).count();
+    if show.errors {
+        while let Some(Expect::Ready(bytes)) = expects.pop_front() {
+            executor.client.out().extend_from_slice(bytes);
+        }
         Failure::Server(error.clone()).encode(executor.client.out());
     }
     if show.ready_for_query {
-        let status = crate::wire::TxStatus::from_code(status).unwrap_or(crate::wire::TxStatus::Idle);
-        crate::wire::backend::ready_for_query(executor.client.out(), status);
+        crate::wire::backend::ready_for_query(executor.client.out(), executor.transaction.status());
     }
-}
-
-/// Answers to `count` requests that the gateway sent in front; the first error.
-pub async fn drain_prefix(connection: &mut ServerConnection, count: u32) -> Result<Option<ServerError>, Failure> {
-    let mut left = count;
-    let mut first = None;
-    while left > 0 {
-        let message = connection.message().await?;
-        match message.tag {
-            b'E' => {
-                first.get_or_insert(ServerError::new(message.raw.slice(5..)));
-            }
-            b'Z' => left -= 1,
-            _ => {}
-        }
-    }
-    Ok(first)
+    expects.clear();
+    outcome.error = Some(error);
 }
 
 /// COPY data from the client to the shard, up to its end.

@@ -15,6 +15,7 @@ use ringway_topology::service::sqlstate;
 use super::bound::Statement;
 use super::client::Client;
 use super::failure::{is_fence, translated, Failure};
+use super::reports::Values;
 use super::type_oids::Incoming;
 use crate::pool::connection::{ServerConnection, StatementId, MESSAGE_BYTES_MAX};
 use crate::pool::error::{field, PoolError, ServerError};
@@ -97,6 +98,8 @@ pub struct Outcome {
     pub forwarded: bool,
     /// A statement changed a reported setting.
     pub settings_changed: bool,
+    /// What the client knows of settings that what went before the statement has set here too.
+    pub told: Option<Values>,
     /// What it is now, where that is not shown.
     pub parameters: Vec<(String, String)>,
     /// The shard waits for COPY data.
@@ -113,6 +116,14 @@ pub struct Outcome {
     pub oids: Incoming,
     /// The answer has OIDs that cannot be translated: the client gets this error instead of the rest.
     pub refused: Option<Failure>,
+}
+
+impl Outcome {
+    /// A ParameterStatus that is nothing new.
+    pub fn is_told(&self, body: &[u8]) -> bool {
+        let Some(told) = &self.told else { return false };
+        backend::parse_parameter_status(body).is_ok_and(|(name, value)| told.get(name).is_some_and(|is| is == value))
+    }
 }
 
 enum Verdict {
@@ -295,6 +306,7 @@ impl Pump<'_> {
                 self.show.command_complete
             }
             b'Z' => self.show.ready_for_query,
+            b'S' if self.outcome.is_told(body) => false,
             b'S' => {
                 self.outcome.settings_changed = true;
                 if !self.show.parameters {

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 
 use crate::wire::backend;
 
-type Values = Arc<BTreeMap<String, String>>;
+pub type Values = Arc<BTreeMap<String, String>>;
 
 /// One of a session.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +80,11 @@ impl Reports {
             mark.0.clone().unwrap_or_else(|| (Arc::clone(&transaction.before), Arc::clone(&transaction.before)));
         self.now = now;
         transaction.session = session;
+    }
+
+    /// What the settings are, as far as the client is told.
+    pub fn now(&self) -> Values {
+        Arc::clone(&self.now)
     }
 
     /// What the client does not know yet.

@@ -8,10 +8,11 @@ use ringway_topology::ids::ShardId;
 use super::cursors::merged::Merged;
 use super::cursors::Cursors;
 use super::listen::session::Change;
-use super::reports::Mark;
+use super::reports::{Mark, Values};
 use super::search_path::Names;
 use super::view::View;
 use crate::plan::types::{Isolation, TransactionModes};
+use crate::pool::connection::StatementId;
 use crate::pool::settings::Settings;
 use crate::pool::ReadyConn;
 use ringway_topology::model::quote_ident;
@@ -35,8 +36,10 @@ pub struct Participant {
     pub wrote: bool,
     /// It has captured rows: its transaction id.
     pub captured: Option<u64>,
-    /// Answers to come that belong to what the gateway sent before the statement.
+    /// Requests that the gateway has queued in front of the next statement: see [`super::prefix`].
     pub prefix: u32,
+    /// They set what the transaction has set, and the client knows these values of settings already.
+    pub told: Option<Values>,
     /// Settings of the connection when the transaction began.
     pub settings_before: Option<Settings>,
 }
@@ -111,13 +114,6 @@ impl Transaction {
         matches!(self.modes.isolation, Some(Isolation::RepeatableRead | Isolation::Serializable))
     }
 
-    /// `BEGIN` with the transaction's modes.
-    pub fn begin_statement(&self) -> String {
-        let mut text = String::from("BEGIN");
-        text.push_str(&modes_text(&self.modes));
-        text
-    }
-
     /// What a shard that joins is sent after BEGIN, each its own request.
     pub fn replay(&self) -> Vec<String> {
         let mut statements = Vec::new();
@@ -130,6 +126,18 @@ impl Transaction {
         statements.extend(self.log[done..].iter().cloned());
         statements
     }
+}
+
+/// `BEGIN` with the transaction's modes.
+pub fn begin_statement(modes: &TransactionModes) -> String {
+    format!("BEGIN{}", modes_text(modes))
+}
+
+/// What names that statement on servers: the last numbers that there are.
+pub fn begin_id(modes: &TransactionModes) -> StatementId {
+    let switch = |on: Option<bool>| on.map_or(0, |on| 1 + u64::from(on));
+    let isolation = modes.isolation.map_or(0, |isolation| 1 + isolation as u64);
+    StatementId(u64::MAX - (isolation * 9 + switch(modes.read_only) * 3 + switch(modes.deferrable)))
 }
 
 /// ` ISOLATION LEVEL ... READ ONLY ...`, empty for no modes.
@@ -179,7 +187,7 @@ mod tests {
         let savepoint = Savepoint { name: "x".into(), local_settings, settings, log: 1, reports, listens: 0 };
         transaction.savepoints.push(savepoint);
         transaction.log.push("SET LOCAL b = 2".into());
-        assert_eq!(transaction.begin_statement(), "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE");
+        assert_eq!(begin_statement(&transaction.modes), "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE");
         assert_eq!(transaction.replay(), ["SET LOCAL a = 1", "SAVEPOINT \"x\"", "SET LOCAL b = 2"]);
     }
 }

@@ -22,7 +22,6 @@ use super::bound::{Bound, Statement};
 use super::describe::{describe, Description};
 use super::executor::Executor;
 use super::failure::Failure;
-use super::forward::drain_prefix;
 use super::gateway::Gateway;
 use super::hold::Admitted;
 use super::pump::Outcome;
@@ -175,15 +174,12 @@ async fn own(executor: &mut Executor, view: &View, shard: ShardId) -> Result<Lis
              pg_catalog.age(CAST(pg_catalog.pg_current_xact_id_if_assigned() AS pg_catalog.xid))"
         )
     };
-    let mut lent = executor.lend(view, shard, Access::Read).await?;
+    let mut lent = executor.lend_open(view, shard, Access::Read).await?;
     let connection = &mut *lent.participant.connection;
-    let prefix = std::mem::take(&mut lent.participant.prefix);
     let read = async {
-        connection.flush().await?;
-        let mut error = drain_prefix(connection, prefix).await?;
         let types = ask(connection, &types_sql(&is_new("t"))).await?;
         let relations = ask(connection, &relations_sql(&is_new("c"))).await?;
-        error = error.or(types.error.clone()).or(relations.error.clone());
+        let error = types.error.clone().or(relations.error.clone());
         let rows = |rows: &[bytes::Bytes]| rows.iter().filter_map(|row| text_row(row.get(5..)?)).collect::<TextRows>();
         let mut listed = Listed::default();
         listed.add_types(rows(&types.rows));

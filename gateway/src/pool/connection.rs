@@ -118,6 +118,8 @@ pub struct ServerConnection {
     pub status: TransactionStatus,
     /// Requests that end in a ReadyForQuery that has not arrived yet.
     pub outstanding: u32,
+    /// Messages of the extended protocol have been queued that no Sync has followed yet.
+    pub in_group: bool,
     /// The stream is not at a message boundary, or the connection is lost: never reuse it.
     pub broken: bool,
     /// It is closed when it comes back: nobody knows for certain what is prepared there.
@@ -149,6 +151,7 @@ impl ServerConnection {
             secret_key: Bytes::new(),
             status: TransactionStatus::Idle,
             outstanding: 0,
+            in_group: false,
             broken: false,
             retires: false,
             settings: Some(Settings::default()),
@@ -184,8 +187,16 @@ impl ServerConnection {
         self.input.advance(bytes);
     }
 
-    /// Queues a simple query.
+    /// Queues a simple query, which nothing that comes before it can make the server discard.
     pub fn queue_query(&mut self, sql: &str) {
+        if self.in_group {
+            self.queue_sync();
+        }
+        self.queue_query_in_group(sql);
+    }
+
+    /// Queues a simple query, which is discarded if what has been queued without a Sync fails.
+    pub fn queue_query_in_group(&mut self, sql: &str) {
         self.output.put_u8(b'Q');
         self.output.put_i32((4 + sql.len() + 1) as i32);
         self.output.put_slice(sql.as_bytes());
@@ -199,6 +210,13 @@ impl ServerConnection {
     pub fn queue_sync(&mut self) {
         self.output.put_slice(&[b'S', 0, 0, 0, 4]);
         self.outstanding += 1;
+        self.in_group = false;
+    }
+
+    /// A group of messages has failed that simple queries without a Sync have followed: they are discarded up to this one.
+    pub fn end_failed_group(&mut self) {
+        self.outstanding = 0;
+        self.queue_sync();
     }
 
     /// Tries to send what is queued without waiting.
@@ -307,6 +325,7 @@ impl ServerConnection {
     /// A ReadyForQuery with this status has been taken off the stream.
     pub fn ready_for_query(&mut self, status: u8) {
         self.status = TransactionStatus::from_byte(status);
+        self.in_group = false;
         self.outstanding = self.outstanding.saturating_sub(1);
     }
 
@@ -379,6 +398,7 @@ impl ServerConnection {
         !self.broken
             && !self.retires
             && self.outstanding == 0
+            && !self.in_group
             && self.status == TransactionStatus::Idle
             && self.output.is_empty()
             && self.stream.is_flushed()

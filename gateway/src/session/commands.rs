@@ -394,15 +394,9 @@ impl Session {
         let view = self.executor.enter()?;
         self.executor.slot.reads();
         let shard = shard.or(view.topology.home_shard()).ok_or_else(|| PgError::internal("no shard"))?;
-        let mut lent = self.executor.lend(&view, shard, Access::Read).await?;
-        let prefix = std::mem::take(&mut lent.participant.prefix);
-        lent.participant.connection.flush().await?;
-        let opened = crate::exec::forward::drain_prefix(&mut lent.participant.connection, prefix).await?;
+        let mut lent = self.executor.lend_open(&view, shard, Access::Read).await?;
         let answers = ask(&mut lent.participant.connection, sql).await?;
         self.executor.give_back(lent, &Default::default()).await;
-        if let Some(error) = opened {
-            return Err(Failure::Server(error));
-        }
         Ok(answers.check()?.value())
     }
 
@@ -441,10 +435,7 @@ impl Session {
         self.executor.slot.reads();
         let home = self.executor.only_shard.or(view.topology.home_shard());
         let home = home.ok_or_else(|| PgError::internal("no shard"))?;
-        let mut lent = self.executor.lend(&view, home, Access::Read).await?;
-        let prefix = std::mem::take(&mut lent.participant.prefix);
-        lent.participant.connection.flush().await?;
-        let opened = crate::exec::forward::drain_prefix(&mut lent.participant.connection, prefix).await?;
+        let mut lent = self.executor.lend_open(&view, home, Access::Read).await?;
         let names = types.iter().map(|oid| format!("pg_catalog.format_type({oid}, NULL)")).collect::<Vec<_>>();
         let names = ask(&mut lent.participant.connection, &format!("SELECT {}", names.join(", "))).await?;
         let row = names.rows.first().cloned().unwrap_or_default();
@@ -459,9 +450,6 @@ impl Session {
             .collect();
         let answers = ask(&mut lent.participant.connection, &format!("VALUES ({})", casts.join(", "))).await?;
         self.executor.give_back(lent, &Default::default()).await;
-        if let Some(error) = opened {
-            return Err(Failure::Server(error));
-        }
         let answers = answers.check()?;
         let row = answers.rows.first().cloned().unwrap_or_default();
         let values = row.get(5..).and_then(crate::pool::connection::row_values).unwrap_or_default();
@@ -529,8 +517,9 @@ impl Session {
                 return ask(&mut participant.connection, sql).await?.check().map(|_| Vec::new());
             }
         }
-        let mut write =
-            |connection: &mut ServerConnection, _: &mut std::collections::VecDeque<Expect>| connection.queue_query(sql);
+        let mut write = |connection: &mut ServerConnection, _: &mut std::collections::VecDeque<Expect>| {
+            connection.queue_query_in_group(sql)
+        };
         let request = Request {
             shard,
             access: Access::Read,

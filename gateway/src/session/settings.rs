@@ -7,12 +7,13 @@ use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
 use crate::exec::search_path::value;
 use crate::exec::transaction::Block;
-use crate::plan::refuse::refused;
+use crate::plan::refuse::{lexical_error, refused};
 use crate::plan::route::Parameter;
 use crate::plan::session::check_setting;
 use crate::plan::set_config::boolean;
 use crate::plan::types::{ConfigItem, CurrentSetting, SettingArgument};
 use crate::pool::settings::Settings;
+use crate::sql::split::split;
 use crate::wire::{Format, PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::model::{quote_ident, quote_literal};
@@ -242,7 +243,9 @@ impl Session {
             }
         }
         if open {
-            self.executor.transaction.log.push(text.to_owned());
+            // Each its own request.
+            let pieces = split(text).map_err(|error| lexical_error(&error, text))?;
+            self.executor.transaction.log.extend(pieces.into_iter().map(|piece| text[piece].to_owned()));
         }
         Ok(())
     }

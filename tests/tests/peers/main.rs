@@ -2,6 +2,7 @@
 //! in between ([`proxy`]), a shard ([`shards`]). Whatever happens, the other side is released, every connection of the pools is
 //! lent or idle, and the next client is served.
 
+mod begins;
 mod clients;
 mod proxy;
 mod shards;
@@ -37,6 +38,9 @@ async fn peers_that_stop() -> Result<()> {
     stages.run("clients that stop while they wait", clients::waiting(&world)).await;
     stages.run("clients that stop while they wait for a place", clients::places(&world)).await;
     stages.run("clients that do not read", clients::slow_readers(&world)).await;
+    stages.run("a BEGIN that fails", begins::fail(&world)).await;
+    stages.run("a BEGIN that costs nothing", begins::cost_nothing(&world)).await;
+    stages.run("a setting of two shards", begins::is_told_once(&world)).await;
     stages.run("shards that close", shards::stop(&world, proxy::Stop::Close)).await;
     stages.run("shards that reset", shards::stop(&world, proxy::Stop::Reset)).await;
     stages.run("shards that fall silent", shards::stop(&world, proxy::Stop::Silence)).await;

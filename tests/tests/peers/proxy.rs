@@ -1,5 +1,7 @@
-//! A proxy before a shard that stops at the message it is told to, once: for one connection of the role that comes to harm.
+//! A proxy before a shard that stops at the message it is told to, once: for one connection of the role that comes to harm. Or it spoils
+//! a word of what the gateway says on the role's connections.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,10 +46,14 @@ struct Armed {
 }
 
 type Shared = Arc<Mutex<Option<Armed>>>;
+/// A word, and what the shard gets instead.
+type Spoils = Arc<Mutex<Option<(&'static str, &'static str)>>>;
 
 pub struct Proxy {
     pub port: u16,
     armed: Shared,
+    spoils: Spoils,
+    turns: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -63,18 +69,31 @@ impl Proxy {
         let port = listener.local_addr()?.port();
         let armed = Shared::default();
         let shared = Arc::clone(&armed);
+        let spoils = Spoils::default();
+        let spoiling = Arc::clone(&spoils);
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&turns);
         let task = tokio::spawn(async move {
             while let Ok((gateway, _)) = listener.accept().await {
-                let armed = Arc::clone(&shared);
+                let (armed, spoils, turns) = (Arc::clone(&shared), Arc::clone(&spoiling), Arc::clone(&counted));
                 // Ends with either of its ends.
-                tokio::spawn(async move { Connection::serve(gateway, server, armed).await });
+                tokio::spawn(async move { Connection::serve(gateway, server, armed, spoils, turns).await });
             }
         });
-        Ok(Proxy { port, armed, task })
+        Ok(Proxy { port, armed, spoils, turns, task })
     }
 
     pub fn arm(&self, fault: Fault) {
         *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Armed { fault, passed: 0, fired: false });
+    }
+
+    pub fn spoil(&self, word: Option<(&'static str, &'static str)>) {
+        *self.spoils.lock().unwrap_or_else(PoisonError::into_inner) = word;
+    }
+
+    /// How often the gateway has begun to speak on the role's connections: round trips.
+    pub fn turns(&self) -> usize {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Whether the fault has come to pass.
@@ -88,18 +107,26 @@ struct Connection {
     gateway: TcpStream,
     server: TcpStream,
     armed: Shared,
+    spoils: Spoils,
     /// It belongs to the role, and its startup packet has passed.
     concerned: bool,
     started: bool,
 }
 
 impl Connection {
-    async fn serve(gateway: TcpStream, server: u16, armed: Shared) -> std::io::Result<()> {
+    async fn serve(
+        gateway: TcpStream,
+        server: u16,
+        armed: Shared,
+        spoils: Spoils,
+        turns: Arc<AtomicUsize>,
+    ) -> std::io::Result<()> {
         let server = TcpStream::connect(("127.0.0.1", server)).await?;
         gateway.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        let mut connection = Connection { gateway, server, armed, concerned: false, started: false };
+        let mut connection = Connection { gateway, server, armed, spoils, concerned: false, started: false };
         let (mut from_gateway, mut from_server) = (BytesMut::new(), BytesMut::new());
+        let mut spoke = Side::Server;
         loop {
             let (side, read) = tokio::select! {
                 read = connection.gateway.read_buf(&mut from_gateway) => (Side::Gateway, read?),
@@ -108,6 +135,10 @@ impl Connection {
             if read == 0 {
                 return Ok(());
             }
+            if connection.concerned && side == Side::Gateway && spoke == Side::Server {
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
+            spoke = side;
             let buffer = if side == Side::Gateway { &mut from_gateway } else { &mut from_server };
             if let Some(stop) = connection.pass(side, buffer).await? {
                 return connection.stop(stop).await;
@@ -119,13 +150,14 @@ impl Connection {
     async fn pass(&mut self, side: Side, buffer: &mut BytesMut) -> std::io::Result<Option<Stop>> {
         while let Some(length) = self.message_bytes(side, buffer) {
             let due = self.due(side);
+            let spoilt = self.spoilt(side, &buffer[..length]);
             let to = if side == Side::Gateway { &mut self.server } else { &mut self.gateway };
             if let Some(fault) = due {
                 let passing = if fault.within { length / 2 } else { 0 };
                 to.write_all(&buffer[..passing]).await?;
                 return Ok(Some(fault.stop));
             }
-            to.write_all(&buffer[..length]).await?;
+            to.write_all(&spoilt.unwrap_or_else(|| buffer[..length].to_vec())).await?;
             buffer.advance(length);
         }
         Ok(None)
@@ -151,6 +183,17 @@ impl Connection {
             self.concerned = buffer[..length].windows(user.len()).any(|window| window == user);
         }
         Some(length)
+    }
+
+    /// The message with another word.
+    fn spoilt(&self, side: Side, message: &[u8]) -> Option<Vec<u8>> {
+        let spoils = *self.spoils.lock().unwrap_or_else(PoisonError::into_inner);
+        let (word, instead) = spoils.filter(|_| self.concerned && self.started && side == Side::Gateway)?;
+        let at = message.windows(word.len()).position(|window| window == word.as_bytes())?;
+        let mut spoilt = [&message[..at], instead.as_bytes(), &message[at + word.len()..]].concat();
+        let length = (spoilt.len() - 1) as u32;
+        spoilt[1..5].copy_from_slice(&length.to_be_bytes());
+        Some(spoilt)
     }
 
     fn due(&self, side: Side) -> Option<Fault> {
