@@ -206,6 +206,8 @@ pub struct Catalog {
     referring: HashMap<TableName, Vec<(TableName, ForeignKey)>>,
     /// Strings without a collation of their own are ordered by their bytes.
     pub strings_by_bytes: bool,
+    /// Functions of the application, or what tables run when they are written, raise notifications.
+    notifies: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -318,6 +320,8 @@ impl Catalog {
                 }
             }
         }
+        self.notifies = self.routines.values().any(|effects| effects.notifies)
+            || relations.values().flat_map(HashMap::values).any(|relation| relation.on_write(Events::ALL).notifies);
         self.relations = relations;
     }
 
@@ -333,6 +337,38 @@ impl Catalog {
             }
         }
         effects
+    }
+
+    /// Whether a statement may raise notifications: by itself, or by what servers run when it writes tables.
+    pub fn may_notify(&self, sql: &str) -> bool {
+        let text = sql.to_ascii_lowercase();
+        if !self.notifies && !text.contains("notify") {
+            return false;
+        }
+        let effects = self.effects(sql);
+        if effects.notifies {
+            return true;
+        }
+        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let of_statement = Events {
+            insert: says(&["insert", "copy", "merge"]),
+            update: says(&["update", "merge"]),
+            delete: says(&["delete", "merge", "truncate"]),
+        };
+        let mut reached: Vec<TableName> = effects.written.into_iter().collect();
+        let written = reached.len();
+        let mut at = 0;
+        while let Some(relation) = reached.get(at).map(|name| self.relation(name)) {
+            at += 1;
+            let Some(relation) = relation else { continue };
+            let events = if at <= written { of_statement } else { Events::ALL };
+            if relation.on_write(events).notifies {
+                return true;
+            }
+            let further: Vec<TableName> = relation.cascades().filter(|name| !reached.contains(name)).collect();
+            reached.extend(further);
+        }
+        false
     }
 
     /// What the application's functions of this name may do. `None`: there are none, or they are written in C.

@@ -191,9 +191,10 @@ async fn anchored(
     mirrored: BTreeMap<ShardId, Vec<Mirrored>>,
     transaction: &Transaction,
 ) -> Result<AfterCommit, Failure> {
-    // One that made temporary objects cannot prepare: it must be the anchor.
+    // One that made temporary objects cannot prepare, nor can one that has notified: it must be the anchor.
     let pinned = participants.keys().find(|id| executor.pins.contains(id)).copied();
-    let Some(anchor_id) = pinned.or_else(|| participants.keys().next().copied()) else {
+    let notified = participants.iter().find(|(_, part)| part.notified).map(|(id, _)| *id);
+    let Some(anchor_id) = pinned.or(notified).or_else(|| participants.keys().next().copied()) else {
         return Ok(AfterCommit::default());
     };
     let Some(mut anchor) = participants.remove(&anchor_id) else { return Ok(AfterCommit::default()) };
@@ -391,10 +392,13 @@ fn not_prepared(error: ServerError) -> Failure {
         return Failure::Server(error);
     }
     PgError::refused(
-        "a transaction that writes on several shards raises notifications on more than its first shard",
+        "a transaction that writes on several shards raises notifications on more than one of them",
         "Raise them in a transaction of their own, or let triggers notify in transactions on one shard only.",
     )
-    .detail("Shards commit such a transaction in two phases, and PostgreSQL does not prepare one with notifications.")
+    .detail(
+        "Shards commit such a transaction in two phases, and PostgreSQL prepares none with notifications; one shard does not \
+         prepare, that with temporary objects first.",
+    )
     .into()
 }
 

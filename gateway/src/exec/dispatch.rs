@@ -58,6 +58,7 @@ pub async fn run(executor: &mut Executor, run: Run<'_>) -> Result<Completed, Fai
     let started = Instant::now();
     executor.statement_began = SystemTime::now();
     executor.client.mark();
+    executor.notifies = false;
     loop {
         let bound = run.bound;
         let values = bound.values()?;

@@ -79,6 +79,8 @@ pub struct Executor {
     pub listening: Option<Box<Listening>>,
     /// A read of the client's present message has been run again because its connection was lost.
     pub repeated: bool,
+    /// Statements that have been admitted since this was reset may raise notifications where they write.
+    pub notifies: bool,
     /// The session's and the transaction's settings under which a shard has said that values' text is exact, as far as these settings go.
     pub exact_text: Option<((Settings, Settings), Vec<&'static str>)>,
 }
@@ -210,8 +212,7 @@ impl Executor {
         }
         let mut lent = if !self.transaction.is_open() {
             let connection = self.checkout(view, id).await?;
-            let participant =
-                Participant { connection, wrote, captured: None, prefix: 0, told: None, settings_before: None };
+            let participant = Participant { wrote, ..Participant::new(connection) };
             Lent { shard: id, participant, in_transaction: false }
         } else {
             let participant = match self.transaction.participants.remove(&id) {
@@ -221,6 +222,7 @@ impl Executor {
             Lent { shard: id, participant, in_transaction: true }
         };
         lent.participant.wrote |= wrote;
+        lent.participant.notified |= wrote && self.notifies;
         lent.participant.connection.own_oids = self.only_shard.is_some();
         if lent.in_transaction {
             self.transaction.lent += 1;
@@ -243,8 +245,7 @@ impl Executor {
         let mut connection = self.checkout_with(view, id, &base).await?;
         let settings_before = connection.settings.replace(self.settings.clone());
         let told = (!self.transaction.log.is_empty()).then(|| self.reports.now());
-        let mut participant =
-            Participant { connection, wrote: false, captured: None, prefix: 0, told, settings_before };
+        let mut participant = Participant { told, settings_before, ..Participant::new(connection) };
         participant.queue_begin(&self.transaction.modes);
         for statement in self.transaction.replay() {
             participant.queue_before(&statement);

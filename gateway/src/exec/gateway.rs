@@ -54,6 +54,8 @@ pub struct Planned {
     pub plan: Result<Plan, Box<PgError>>,
     /// It leaves something on its connection that the session needs again: an advisory lock of the session.
     pub pins: bool,
+    /// It may raise notifications where it writes.
+    pub notifies: bool,
     key: PlanKey,
 }
 
@@ -313,7 +315,8 @@ impl Gateway {
             shape: view.shape,
             one_shard,
         };
-        let planned = Arc::new(Planned { sql: Arc::from(sql), plan, pins: takes_session_lock(sql), key });
+        let (pins, notifies) = (takes_session_lock(sql), catalog.catalog.may_notify(sql));
+        let planned = Arc::new(Planned { sql: Arc::from(sql), plan, pins, notifies, key });
         if sql.len() <= self.config.limits.statement_cache_text_bytes_max {
             self.plans.lock().unwrap_or_else(PoisonError::into_inner).put(hash, Arc::clone(&planned));
         }

@@ -60,6 +60,7 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
             executor.slot.writes(&placement.footprints);
         }
         let Some(reason) = waiting_for else {
+            executor.notifies |= planned.notifies;
             if planned.pins {
                 if let Some(shard) = placement.single() {
                     executor.pin(shard);

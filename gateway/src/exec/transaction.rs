@@ -34,6 +34,8 @@ pub struct Participant {
     pub connection: ReadyConn,
     /// It may have written or locked rows.
     pub wrote: bool,
+    /// It may have raised notifications: PostgreSQL does not prepare it then.
+    pub notified: bool,
     /// It has captured rows: its transaction id.
     pub captured: Option<u64>,
     /// Requests that the gateway has queued in front of the next statement: see [`super::prefix`].
@@ -42,6 +44,20 @@ pub struct Participant {
     pub told: Option<Values>,
     /// Settings of the connection when the transaction began.
     pub settings_before: Option<Settings>,
+}
+
+impl Participant {
+    pub fn new(connection: ReadyConn) -> Participant {
+        Participant {
+            connection,
+            wrote: false,
+            notified: false,
+            captured: None,
+            prefix: 0,
+            told: None,
+            settings_before: None,
+        }
+    }
 }
 
 #[derive(Debug)]

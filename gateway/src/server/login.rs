@@ -101,6 +101,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 timeouts: Timeouts::default(),
                 listening: None,
                 repeated: false,
+                notifies: false,
                 exact_text: None,
             };
             executor.settings_changed();

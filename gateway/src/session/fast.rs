@@ -85,6 +85,7 @@ impl Session {
     pub async fn fast(&mut self, frames: &[FrameRef<'_>]) -> Result<bool, Failure> {
         // Since a fence was met.
         let mut fenced = None;
+        self.executor.notifies = false;
         loop {
             // Who listens is told of notifications before ReadyForQuery, which goes through here with the rest.
             if frames.is_empty() || self.executor.is_guarded() || self.executor.listening.is_some() {

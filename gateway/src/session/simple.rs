@@ -115,6 +115,7 @@ impl Session {
     async fn one(&mut self, frame: &Frame, text: &str, lifted: Option<Lifted<'_>>) -> Result<Answered, Failure> {
         // Since a fence was met.
         let mut fenced = None;
+        self.executor.notifies = false;
         loop {
             // Also what is left open by a pipeline without its Sync ends here.
             let ends = self.executor.transaction.block == Block::Implicit;

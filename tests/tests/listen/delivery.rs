@@ -242,7 +242,16 @@ pub async fn both_shards(cluster: &Cluster) -> Result<()> {
     client.batch_execute(&format!("BEGIN; {}; {}; NOTIFY done, 'no'; ROLLBACK", write(one), write(two))).await?;
     client.batch_execute("ALTER TABLE accounts ENABLE TRIGGER tell").await?;
     nothing_more(&mut raw).await?;
-    // The other shard cannot be prepared once it has notified: refused, nothing told, nothing changed.
+    // One shard's triggers notify: it decides, whichever it is.
+    for (notifies, other) in [(one, two), (two, one)] {
+        let quiet = format!("INSERT INTO accounts VALUES ({other}, 0) ON CONFLICT DO NOTHING");
+        client.batch_execute(&format!("BEGIN; {}; {quiet}; COMMIT", write(notifies))).await?;
+        ensure!(hears(&mut raw).await? == format!("changes {notifies} 9"));
+        client.batch_execute(&format!("BEGIN; {quiet}; {}; COMMIT", write(notifies))).await?;
+        ensure!(hears(&mut raw).await? == format!("changes {notifies} 9"));
+    }
+    nothing_more(&mut raw).await?;
+    // Two shards that have notified: one of them cannot be prepared. Refused, nothing told, nothing changed.
     for many in [
         "UPDATE accounts SET balance = 11".to_owned(),
         format!("BEGIN; UPDATE accounts SET balance = 11 WHERE id = {one}; UPDATE accounts SET balance = 11 WHERE id = {two}; COMMIT"),
