@@ -148,8 +148,9 @@ pub struct Limits {
     pub startup_timeout_ms: u64,
     /// A client that has begun a message sends some more of it within this, or is cut off; 0: never.
     pub message_timeout_ms: u64,
-    /// What a client is at work for at most, from a message's arrival to the end of its answer; then the session ends. Against silent
-    /// networks and clients that do not read: `statement_timeout` is for statements. 0: no bound.
+    /// What a client is at work for at most, from a message's arrival to the end of its answer; then the session ends. In COPY it counts
+    /// from the last data that came. Against silent networks and clients that do not read: `statement_timeout` is for statements.
+    /// 0: no bound.
     pub query_timeout_ms: u64,
     /// A shard that has not answered the rollback of a session that ends loses the connection, which rolls back too.
     pub rollback_timeout_ms: u64,
@@ -207,6 +208,8 @@ pub struct Limits {
     pub listen_queue_bytes_max: usize,
     /// How long LISTEN, and the connections that listen, wait for a shard.
     pub listen_timeout_ms: u64,
+    /// LISTENs of clients that one shard has not answered yet; then others are refused.
+    pub listen_waiting_max: usize,
     /// Channels that one client listens to.
     pub client_channels_max: usize,
     /// How long what auth_query gave counts, unless the catalog has been read again since; 0: it is asked at every login.
@@ -263,6 +266,7 @@ impl Default for Limits {
             drain_timeout_ms: 10_000,
             listen_queue_bytes_max: 16 << 20,
             listen_timeout_ms: 5_000,
+            listen_waiting_max: 16_384,
             client_channels_max: 1_000,
             auth_query_cache_ms: 10_000,
             auth_query_retry_ms: 1_000,

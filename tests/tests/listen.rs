@@ -47,6 +47,8 @@ async fn listeners_are_told_what_one_server_would_tell() -> Result<()> {
     stages.run("a listening connection is lost", losses::terminated(&cluster)).await;
     stages.run("clients that are too slow", losses::slow(&cluster)).await;
     stages.run("limits", losses::limits(&cluster)).await;
+    stages.run("LISTENs that wait", losses::waiting(&cluster)).await;
+    stages.run("commits while notifications are waited for", losses::commits_meanwhile(&cluster)).await;
     stages.run("a shard joins", losses::joining(&cluster)).await;
     stages.run("without the control plane", losses::cut_off(&cluster)).await;
     let outcome = stages.finish();

@@ -31,6 +31,22 @@ impl AfterCommit {
     pub fn is_empty(&self) -> bool {
         self.prepared.is_empty() && self.mirrored.is_empty()
     }
+
+    /// Sends what [`finish`] begins with, and does not wait: other sessions wait for these locks, while this one has something else to
+    /// wait for first.
+    pub fn send(&mut self) {
+        // A participant's mirrored rows are decided by its own commit.
+        let sources: Vec<ShardId> = self.prepared.iter().map(|(connection, _)| connection.shard()).collect();
+        let mirrored = self.mirrored.iter_mut().filter(|mirrored| !sources.contains(&mirrored.gid.anchor));
+        let mirrored = mirrored.map(|mirrored| (&mut mirrored.connection, &mirrored.gid));
+        let prepared = self.prepared.iter_mut().map(|(connection, gid)| (connection, &*gid));
+        for (connection, gid) in prepared.chain(mirrored) {
+            mirror::queue_commit_prepared(connection, gid);
+            if let Err(error) = connection.try_flush() {
+                tracing::debug!(%gid, %error, "a connection was lost before COMMIT PREPARED");
+            }
+        }
+    }
 }
 
 /// Commits everything that is open. On an error everything is rolled back, or its outcome is unknown (and says so).
@@ -284,7 +300,8 @@ pub async fn finish(executor: &mut Executor, after: AfterCommit) {
     let committing = after.prepared.into_iter().map(|(mut connection, gid)| {
         let gateway = &gateway;
         async move {
-            let committed = match ask(&mut connection, &format!("COMMIT PREPARED '{gid}'")).await {
+            mirror::queue_commit_prepared(&mut connection, &gid);
+            let committed = match collect(&mut connection).await {
                 Ok(answers) if answers.error.is_none() => {
                     gateway.faults.hit(FaultPoint::ParticipantCommitted);
                     mirror::forget(gateway, gid.anchor, gid);

@@ -20,7 +20,7 @@ use super::faults::FaultPoint;
 use super::gateway::Gateway;
 use super::transaction::Participant;
 use super::view::View;
-use crate::pool::connection::row_values;
+use crate::pool::connection::{row_values, ServerConnection};
 use crate::pool::error::PoolError;
 use crate::pool::{Claim, Pool, ReadyConn};
 use crate::wire::{PgError, SqlState};
@@ -306,8 +306,8 @@ pub async fn finish(gateway: &Arc<Gateway>, mirrored: Mirrored) {
 }
 
 async fn commit_prepared(gateway: &Gateway, mut mirrored: Mirrored) {
-    let statement = format!("COMMIT PREPARED '{}'", mirrored.gid);
-    match super::answers::ask(&mut mirrored.connection, &statement).await {
+    queue_commit_prepared(&mut mirrored.connection, &mirrored.gid);
+    match super::answers::collect(&mut mirrored.connection).await {
         Ok(answers) if answers.error.is_none() => {
             gateway.faults.hit(FaultPoint::MirrorCommitted);
             forget(gateway, mirrored.gid.anchor, mirrored.gid);
@@ -318,6 +318,13 @@ async fn commit_prepared(gateway: &Gateway, mut mirrored: Mirrored) {
             tracing::warn!(gid = %mirrored.gid, reason, "recovery has to finish a mirrored transaction");
         }
         Err(error) => tracing::warn!(gid = %mirrored.gid, %error, "recovery has to finish a mirrored transaction"),
+    }
+}
+
+/// Queues COMMIT PREPARED on a connection that has prepared, unless it is on its way already.
+pub fn queue_commit_prepared(connection: &mut ServerConnection, gid: &Gid) {
+    if connection.outstanding == 0 {
+        connection.queue_query(&format!("COMMIT PREPARED '{gid}'"));
     }
 }
 

@@ -2,6 +2,7 @@
 //! transaction, and while it is idle there, as PostgreSQL does.
 
 use super::Session;
+use crate::exec::commit::AfterCommit;
 use crate::exec::failure::Failure;
 use crate::exec::listen::session::Change;
 use crate::wire::{backend, PgError, SqlState};
@@ -46,6 +47,7 @@ impl Session {
         if self.executor.listening.is_none() || self.executor.transaction.is_open() {
             return Ok(());
         }
+        self.after.iter_mut().for_each(AfterCommit::send);
         Box::pin(self.executor.deliver_notifications()).await
     }
 }

@@ -86,6 +86,11 @@ pub async fn transactions(cluster: &Cluster) -> Result<()> {
     asks(&mut raw, &query("NOTIFY a, 'own'")).await?;
     let (tags, with_it) = asks(&mut raw, &query("COMMIT")).await?;
     ensure!(tags == "CAAAZ" && with_it == ["a 1", "a 2", "a own"], "{tags} {with_it:?}");
+    // What the transaction of a session's first LISTEN has notified is its own.
+    let mut first = listener(port, &[]).await?;
+    let (tags, with_it) =
+        asks(&mut first, &query("BEGIN; NOTIFY d, 'before'; LISTEN d; NOTIFY d, 'after'; COMMIT")).await?;
+    ensure!(tags == "CCCCCAAZ" && with_it == ["d before", "d after"], "{tags} {with_it:?}");
     // One that listens and notifies hears itself.
     let (_, with_it) = asks(&mut raw, &query("BEGIN; NOTIFY d, 'self'; LISTEN d; COMMIT")).await?;
     ensure!(with_it == ["d self"], "{with_it:?}");

@@ -8,8 +8,11 @@ use ringway_tests::scenario::gateway::Gateway;
 use ringway_tests::scenario::raw::{query, Raw};
 use ringway_tests::scenario::sick::Frozen;
 use ringway_tests::scenario::{sql, until};
+use shardctl::dev::process::ProcessId;
 
 use super::{asks, connect, heard, hears, listener, nothing_more};
+
+const SOON: Duration = Duration::from_secs(20);
 
 const END_LISTENER: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
                             WHERE application_name = 'ringway-gateway-listener'";
@@ -102,16 +105,105 @@ pub async fn limits(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The backends that listen on a shard.
+async fn frozen_listeners(service: &tokio_postgres::Client) -> Result<Vec<Frozen>> {
+    let pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'ringway-gateway-listener'";
+    let mut frozen = Vec::new();
+    for pid in sql::column(service, pids).await? {
+        frozen.push(Frozen::process(ProcessId::of(pid.parse()?).context("a backend is gone")?)?);
+    }
+    Ok(frozen)
+}
+
+/// LISTENs that wait for a shard are bounded.
+pub async fn waiting(cluster: &Cluster) -> Result<()> {
+    let (gateway, _limits) = gateway_with(cluster, "listen_waiting_max = 2").await?;
+    let service = sql::connect(&cluster.shard_dsn("s1").await?).await?;
+    let mut first = listener(gateway.port, &["a"]).await?;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        others.push(Raw::session(gateway.port, "postgres").await?);
+    }
+    let frozen = frozen_listeners(&service).await?;
+    ensure!(!frozen.is_empty(), "nobody listens");
+    for other in &mut others {
+        other.send(&query("LISTEN b")).await?;
+    }
+    // Two of them are answered at once: with a refusal.
+    let mut refused = 0;
+    for other in &mut others {
+        if let Ok(messages) = tokio::time::timeout(Duration::from_millis(1_000), other.until_ready()).await {
+            let messages = messages?;
+            ensure!(messages[0].sqlstate() == "53300" && messages[0].field(b'H').is_some(), "{messages:?}");
+            refused += 1;
+        }
+    }
+    ensure!(refused == 2, "{refused} were refused");
+    drop(frozen);
+    drop(others);
+    until("room for another", SOON, || async {
+        let mut again = Raw::session(gateway.port, "postgres").await?;
+        Ok(again.ask(&query("LISTEN b")).await?.is_none())
+    })
+    .await?;
+    connect(cluster).await?.batch_execute("NOTIFY a, 'still'").await?;
+    ensure!(hears(&mut first).await? == "a still");
+    Ok(())
+}
+
+/// Other sessions do not wait for rows of a distributed transaction while its own waits to be told of notifications.
+pub async fn commits_meanwhile(cluster: &Cluster) -> Result<()> {
+    let services =
+        [sql::connect(&cluster.shard_dsn("s1").await?).await?, sql::connect(&cluster.shard_dsn("s2").await?).await?];
+    let client = connect(cluster).await?;
+    client.batch_execute("ALTER TABLE accounts DISABLE TRIGGER tell").await?;
+    let mut raw = listener(cluster.listen_port(), &["a"]).await?;
+    let frozen = frozen_listeners(&services[1]).await?;
+    ensure!(!frozen.is_empty(), "nobody listens");
+    // Recovery would end it too. (Without its heartbeats the gateway goes on for longer than this takes.)
+    let recovery = Frozen::process(cluster.process("control")?)?;
+    raw.send(&query("UPDATE accounts SET balance = 21")).await?;
+    for service in &services {
+        until("the end of both parts", Duration::from_millis(1_200), || async {
+            Ok(sql::value(service, "SELECT count(*) FROM accounts WHERE balance <> 21").await? == "0")
+        })
+        .await?;
+    }
+    drop((recovery, frozen));
+    let messages = raw.until_ready().await?;
+    ensure!(messages[0].tag == b'C', "{messages:?}");
+    client.batch_execute("ALTER TABLE accounts ENABLE TRIGGER tell").await?;
+    nothing_more(&mut raw).await
+}
+
 pub async fn joining(cluster: &Cluster) -> Result<()> {
     let mut raw = listener(cluster.listen_port(), &["changes"]).await?;
+    let mut leaving = listener(cluster.listen_port(), &["changes", "stays"]).await?;
     let spare = cluster.spare().await?;
-    tokio::time::timeout(
-        Duration::from_secs(120),
-        cluster.shardctl(&["split", "s1", "--into", &format!("s3={spare}")]),
-    )
-    .await
-    .context("the split takes too long")??;
+    // Whoever listens on the new shard for the gateway waits for this lock of its first.
     let service = sql::connect(&spare).await?;
+    let lock = "SELECT 'pg_advisory_lock(' || classid::int || ',' || objid::int8::bit(32)::int || ')' \
+                FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                WHERE locktype = 'advisory' AND application_name = 'ringway-gateway-listener'";
+    let lock = sql::value(&sql::connect(&cluster.shard_dsn("s1").await?).await?, lock).await?;
+    service.batch_execute(&format!("SELECT {lock}")).await?;
+    let into = format!("s3={spare}");
+    let split = async {
+        let arguments = ["split", "s1", "--into", &into];
+        let splitting = cluster.shardctl(&arguments);
+        tokio::time::timeout(Duration::from_secs(120), splitting).await.context("the split takes too long")?
+    };
+    let leaves = async {
+        const WAITS: &str = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        until("a gateway that is about to listen", Duration::from_secs(60), || async {
+            Ok(sql::value(&service, WAITS).await? == "t")
+        })
+        .await?;
+        ensure!(leaving.ask(&query("UNLISTEN changes")).await?.is_none(), "UNLISTEN");
+        service.batch_execute("SELECT pg_advisory_unlock_all()").await?;
+        Ok(())
+    };
+    tokio::try_join!(split, leaves)?;
     let ids: Vec<i64> =
         service.query("SELECT id FROM public.accounts ORDER BY id", &[]).await?.iter().map(|row| row.get(0)).collect();
     ensure!(!ids.is_empty(), "nothing has moved");
@@ -121,6 +213,9 @@ pub async fn joining(cluster: &Cluster) -> Result<()> {
         let got = hears(&mut raw).await?;
         ensure!(got == format!("changes {id} 12"), "{got} for {id}");
     }
+    client.batch_execute("NOTIFY stays").await?;
+    ensure!(hears(&mut leaving).await? == "stays ");
+    nothing_more(&mut leaving).await?;
     nothing_more(&mut raw).await
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use ringway_topology::model::{quote_ident, Shard};
 use tokio::sync::{mpsc, oneshot};
 
-use super::lost;
 use super::mailbox::Mailbox;
+use super::{lost, Waits};
 use crate::exec::gateway::Gateway;
 use crate::pool::connect::{connect, ConnectRequest, Purpose};
 use crate::pool::connection::{Message, ServerConnection};
@@ -26,9 +26,20 @@ const TICK: Duration = Duration::from_secs(1);
 /// What a link is asked to do. There is one Listen or Barrier of a client at a time, and as many Unlistens as Listens.
 #[derive(Debug)]
 pub(super) enum Command {
-    Listen { client: u32, mailbox: Arc<Mailbox>, channels: Vec<Arc<str>>, done: oneshot::Sender<Result<(), PgError>> },
-    Unlisten { client: u32, channels: Vec<Arc<str>> },
-    Barrier { done: oneshot::Sender<()> },
+    Listen {
+        client: u32,
+        mailbox: Arc<Mailbox>,
+        channels: Vec<Arc<str>>,
+        done: oneshot::Sender<Result<(), PgError>>,
+        waits: Waits,
+    },
+    Unlisten {
+        client: u32,
+        channels: Vec<Arc<str>>,
+    },
+    Barrier {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// What is done when the shard has answered.
@@ -38,6 +49,7 @@ enum Then {
         mailbox: Arc<Mailbox>,
         channels: Vec<Arc<str>>,
         done: oneshot::Sender<Result<(), PgError>>,
+        _waits: Waits,
     },
     Passed(oneshot::Sender<()>),
     Nothing,
@@ -176,7 +188,7 @@ impl Link {
 
     fn command(&mut self, command: Command, connection: &mut ServerConnection) {
         match command {
-            Command::Listen { client, mailbox, channels, done } => {
+            Command::Listen { client, mailbox, channels, done, waits } => {
                 for channel in &channels {
                     *self.wanted.entry(Arc::clone(channel)).or_insert(0) += 1;
                 }
@@ -184,7 +196,7 @@ impl Link {
                 let new: Vec<Arc<str>> =
                     channels.iter().filter(|channel| !self.clients.contains_key(*channel)).cloned().collect();
                 let sql = statements("LISTEN", &new);
-                self.ask(connection, &sql, Then::Listening { client, mailbox, channels, done });
+                self.ask(connection, &sql, Then::Listening { client, mailbox, channels, done, _waits: waits });
             }
             Command::Unlisten { client, channels } => {
                 let mut ended = Vec::new();
@@ -272,7 +284,7 @@ impl Link {
     fn answered(&mut self) {
         let Some(asked) = self.asked.pop_front() else { return };
         match (asked.then, asked.error) {
-            (Then::Listening { client, mailbox, channels, done }, None) => {
+            (Then::Listening { client, mailbox, channels, done, .. }, None) => {
                 for channel in &channels {
                     self.clients.entry(Arc::clone(channel)).or_default().insert(client, Arc::clone(&mailbox));
                 }

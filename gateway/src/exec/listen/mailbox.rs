@@ -1,6 +1,6 @@
 //! Notifications that wait for one client, within a bound.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -84,6 +84,7 @@ impl Mailbox {
 
     /// Drops what waits of these channels.
     pub fn forget(&self, channels: &[Arc<str>]) {
+        let channels: HashSet<&Arc<str>> = channels.iter().collect();
         let mut waiting = self.waiting();
         let Waiting { messages, bytes, .. } = &mut *waiting;
         messages.retain(|(channel, message)| {

@@ -12,7 +12,8 @@ mod link;
 pub mod mailbox;
 pub mod session;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,7 +62,27 @@ struct Client {
 #[derive(Debug)]
 struct Link {
     number: u64,
+    /// Bounded by `waiting`: a client asks for one thing at a time, and for anything but LISTEN only where it listens, or is about to.
     commands: mpsc::UnboundedSender<Command>,
+    /// LISTENs that the shard has not answered yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// One of [`Link::waiting`], until this is dropped.
+#[derive(Debug)]
+struct Waits(Arc<AtomicUsize>);
+
+impl Waits {
+    fn new(waiting: &Arc<AtomicUsize>) -> Waits {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(Arc::clone(waiting))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Listeners {
@@ -69,20 +90,29 @@ impl Listeners {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client listens to these channels too, once all that is returned has come. On an error: [`Self::unlisten`].
+    /// The client listens to these channels too, once all that is returned has come. On an error there: [`Self::unlisten`]. An error here:
+    /// nothing has changed.
     fn listen(
         &self,
         gateway: &Arc<Gateway>,
         client: u32,
         mailbox: &Arc<Mailbox>,
         channels: &[Arc<str>],
-    ) -> Vec<Listening> {
+    ) -> Result<Vec<Listening>, PgError> {
         let mut state = self.state();
+        let limit = gateway.config.limits.listen_waiting_max;
+        let full = |link: &Link| link.waiting.load(Ordering::Relaxed) >= limit;
+        if let Some((id, _)) = state.links.iter().find(|(_, link)| full(link)) {
+            let name = state.members.get(id).map(|shard| shard.name.clone()).unwrap_or_default();
+            let message = format!("{limit} LISTENs wait for shard \"{name}\" already (listen_waiting_max)");
+            return Err(PgError::new(SqlState::TOO_MANY_CONNECTIONS, message)
+                .hint("Check that every shard runs (\"shardctl shard list\"), and try again in a moment."));
+        }
         let known = state.clients.entry(client);
         let known = known.or_insert_with(|| Client { mailbox: Arc::clone(mailbox), channels: Vec::new() });
         known.channels.extend_from_slice(channels);
         let members: Vec<Arc<Shard>> = state.members.values().cloned().collect();
-        members.iter().map(|shard| state.subscribe(gateway, shard, client, mailbox, channels)).collect()
+        Ok(members.iter().map(|shard| state.subscribe(gateway, shard, client, mailbox, channels)).collect())
     }
 
     /// The client listens to nothing any more, nor is it about to.
@@ -96,7 +126,8 @@ impl Listeners {
     fn unlisten(&self, client: u32, channels: &[Arc<str>]) {
         let mut state = self.state();
         if let Some(known) = state.clients.get_mut(&client) {
-            known.channels.retain(|channel| !channels.contains(channel));
+            let gone: HashSet<&Arc<str>> = channels.iter().collect();
+            known.channels.retain(|channel| !gone.contains(channel));
             if known.channels.is_empty() {
                 state.clients.remove(&client);
             }
@@ -231,10 +262,11 @@ impl State {
             *next += 1;
             let (commands, receiver) = mpsc::unbounded_channel();
             gateway.tasks.spawn(link::run(Arc::clone(gateway), Arc::clone(shard), *next, receiver));
-            Link { number: *next, commands }
+            Link { number: *next, commands, waiting: Arc::default() }
         });
         let mailbox = Arc::clone(mailbox);
-        let _ended = link.commands.send(Command::Listen { client, mailbox, channels: channels.to_vec(), done });
+        let waits = Waits::new(&link.waiting);
+        let _ended = link.commands.send(Command::Listen { client, mailbox, channels: channels.to_vec(), done, waits });
         listening
     }
 

@@ -90,7 +90,16 @@ impl Executor {
             let listeners = Arc::clone(&listeners);
             Box::new(Listening { listeners, client, mailbox, channels: Vec::new(), may_have_notified: true })
         });
-        let answers = listeners.listen(&self.gateway, client, &listening.mailbox, &prepared.new);
+        let asked = listeners.listen(&self.gateway, client, &listening.mailbox, &prepared.new);
+        let answers = match asked {
+            Ok(answers) => answers,
+            Err(error) => {
+                if listening.channels.is_empty() {
+                    self.listening = None;
+                }
+                return Err(error.into());
+            }
+        };
         let listened = async {
             for answer in answers {
                 let lost = || PgError::new(SqlState::CONNECTION_FAILURE, "a shard cannot be listened to any more");
