@@ -3,12 +3,14 @@
 use std::future::{poll_fn, Future as _};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::Sleep;
 
+use super::clients::ClientEntry;
 use super::failure::Failure;
 use crate::net::Stream;
 use crate::wire::tag::client as tag;
@@ -45,6 +47,8 @@ pub struct Client {
     capture: Option<Capture>,
     /// It does not matter for now whether the client is still there.
     unwatched: bool,
+    /// Who is told that COPY data are on their way.
+    entry: Option<Arc<ClientEntry>>,
 }
 
 /// Forwarded bytes, within a bound.
@@ -72,6 +76,7 @@ impl Client {
             mark: None,
             capture: None,
             unwatched: false,
+            entry: None,
         }
     }
 
@@ -94,6 +99,17 @@ impl Client {
     pub fn set_bounds(&mut self, frame_bytes_max: usize, message_timeout: Option<Duration>) {
         self.frame_bytes_max = frame_bytes_max;
         self.message_timeout = message_timeout;
+    }
+
+    pub fn set_entry(&mut self, entry: Arc<ClientEntry>) {
+        self.entry = Some(entry);
+    }
+
+    /// COPY data have come: the time of a silent peer (`query_timeout_ms`) begins anew.
+    pub fn progresses(&self) {
+        if let Some(entry) = &self.entry {
+            entry.works();
+        }
     }
 
     /// Whether what was forwarded ends within a message.

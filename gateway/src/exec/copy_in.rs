@@ -160,6 +160,7 @@ async fn relay<F: Fn(ringway_topology::token::Token) -> ShardId>(
         let Some(frame) = executor.client.frame().await? else { return Err(Failure::Gone(None)) };
         match frame.tag() {
             from_client::COPY_DATA if end.is_none() => {
+                executor.client.progresses();
                 if refused.is_some() {
                     continue;
                 }

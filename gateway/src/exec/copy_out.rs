@@ -103,6 +103,7 @@ impl Joined<'_> {
             match message.tag {
                 b'H' if !self.begun => executor.client.forward(&message.raw).await?,
                 b'd' => {
+                    executor.client.progresses();
                     let data = self.without_frame(message.body(), is_first_message);
                     is_first_message = false;
                     match data {

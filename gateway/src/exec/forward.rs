@@ -188,6 +188,7 @@ async fn relay_copy(
         let Some(frame) = executor.client.frame().await? else { return Err(Failure::Gone(None)) };
         match frame.tag() {
             from_client::COPY_DATA if !data_ended => {
+                executor.client.progresses();
                 connection.output().extend_from_slice(frame.bytes());
                 if connection.output().len() >= GATHER_BYTES {
                     connection.flush().await?;

@@ -104,6 +104,8 @@ pub struct Outcome {
     pub parameters: Vec<(String, String)>,
     /// The shard waits for COPY data.
     pub copy_in: bool,
+    /// The shard has begun to send COPY data.
+    pub copies_out: bool,
     /// The lease ran out before anything was shown; nothing has been.
     pub lease_lost: bool,
     /// The error is a fence's and was kept back: nothing of the answer has been shown.
@@ -153,6 +155,9 @@ pub async fn pump(
             let filled = fill(connection, client).await;
             // Half a row has passed: an error would be read as its rest.
             filled.map_err(|failure| if through > 0 { Failure::Gone(None) } else { failure })?;
+            if pump.outcome.copies_out {
+                client.progresses();
+            }
         }
         if let Some(lease) = lease {
             if !pump.outcome.forwarded && !lease.is_live() {
@@ -276,7 +281,11 @@ impl Pump<'_> {
         }
         let shown = match tag {
             b'D' => self.show.rows,
-            b'd' | b'H' | b'c' | b'A' => true,
+            b'H' => {
+                self.outcome.copies_out = true;
+                true
+            }
+            b'd' | b'c' | b'A' => true,
             b'I' => self.show.command_complete,
             b's' => {
                 self.outcome.suspended = true;

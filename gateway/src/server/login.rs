@@ -104,6 +104,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 notifies: false,
                 exact_text: None,
             };
+            executor.client.set_entry(Arc::clone(&executor.entry));
             executor.settings_changed();
             let mut session = Session::new(executor);
             session.console = console;

@@ -333,6 +333,45 @@ pub async fn slow_readers(world: &World) -> Result<()> {
     world.serves("after all").await
 }
 
+/// What bounds silence does not end COPY whose data come, however long that takes; in silence it ends.
+pub async fn long_copies(world: &World) -> Result<()> {
+    // Of a `query_timeout_ms` of a second.
+    const PAUSE: Duration = Duration::from_millis(400);
+    const ROWS: i64 = 6;
+    let one = world.keys[0][0];
+    let admin = sql::connect(&world.gateway.dsn("postgres")).await?;
+    admin.batch_execute("CREATE TABLE IF NOT EXISTS notes (id bigint PRIMARY KEY, n text)").await?;
+    admin.batch_execute("SELECT create_distributed_table('notes', 'id'); GRANT ALL ON notes TO app").await?;
+    let into = ["COPY notes FROM STDIN".to_owned(), "COPY single_notes FROM STDIN".to_owned()];
+    admin.batch_execute("CREATE TABLE single_notes (id bigint, n text); GRANT ALL ON single_notes TO app").await?;
+    for copy in into {
+        let mut raw = Raw::session(world.gateway.port, ROLE).await?;
+        raw.send(&query(&copy)).await?;
+        let asked = raw.message().await?.context("the session has ended")?;
+        ensure!(asked.tag == b'G', "{copy}: {asked:?}");
+        for id in 0..ROWS {
+            tokio::time::sleep(PAUSE).await;
+            raw.send(&frame(b'd', format!("{id}\tx\n").as_bytes())).await?;
+        }
+        raw.send(&frame(b'c', &[])).await?;
+        let answers = raw.until_ready().await.with_context(|| copy.clone())?;
+        ensure!(answers[0].body.starts_with(format!("COPY {ROWS}").as_bytes()), "{copy}: {answers:?}");
+        // Silence is something else.
+        raw.send(&query(&copy)).await?;
+        raw.send(&frame(b'd', b"100\tx\n")).await?;
+        ensure!(raw.message().await?.is_some_and(|asked| asked.tag == b'G'));
+        ensure!(raw.refusal().await?.as_deref() == Some("57014"), "{copy}");
+    }
+    let slow = "SELECT a.id, repeat('x', 9000), pg_sleep(0.4) FROM accounts a, generate_series(1, 6)";
+    for rows in [format!("{slow} WHERE a.id = {one}"), format!("{slow} WHERE a.id IN ({one}, {})", world.keys[1][0])] {
+        let mut raw = Raw::session(world.gateway.port, ROLE).await?;
+        raw.send(&query(&format!("COPY ({rows}) TO STDOUT"))).await?;
+        let answers = raw.until_ready().await.with_context(|| rows.clone())?;
+        ensure!(answers.iter().any(|message| message.body.starts_with(b"COPY ")), "{rows}: {answers:?}");
+    }
+    world.released("after long COPYs").await
+}
+
 fn resident_bytes(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

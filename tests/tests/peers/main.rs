@@ -38,6 +38,8 @@ async fn peers_that_stop() -> Result<()> {
     stages.run("clients that stop while they wait", clients::waiting(&world)).await;
     stages.run("clients that stop while they wait for a place", clients::places(&world)).await;
     stages.run("clients that do not read", clients::slow_readers(&world)).await;
+    stages.run("COPY that goes on for long", clients::long_copies(&world)).await;
+    stages.run("a shard that lets in a link and is silent", shards::silent_link(&world)).await;
     stages.run("a BEGIN that fails", begins::fail(&world)).await;
     stages.run("a BEGIN that costs nothing", begins::cost_nothing(&world)).await;
     stages.run("a setting of two shards", begins::is_told_once(&world)).await;
@@ -102,6 +104,11 @@ impl World {
         }
         let mut keys = [Vec::new(), Vec::new()];
         for (keys, shard) in keys.iter_mut().zip(&direct) {
+            // The client has its answer before the second part is committed.
+            until("rows on the shard", SOON, || async {
+                Ok(sql::value(shard, "SELECT count(*) > 0 FROM accounts").await? == "t")
+            })
+            .await?;
             let found = sql::column(shard, "SELECT id FROM accounts ORDER BY id").await?;
             *keys = found.iter().map(|id| id.parse()).collect::<Result<Vec<i64>, _>>()?;
         }

@@ -48,11 +48,14 @@ struct Armed {
 type Shared = Arc<Mutex<Option<Armed>>>;
 /// A word, and what the shard gets instead.
 type Spoils = Arc<Mutex<Option<(&'static str, &'static str)>>>;
+/// A word of the gateway's, on whichever connection, at which it falls silent.
+type Silences = Arc<Mutex<Option<&'static str>>>;
 
 pub struct Proxy {
     pub port: u16,
     armed: Shared,
     spoils: Spoils,
+    silences: Silences,
     turns: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -71,16 +74,23 @@ impl Proxy {
         let shared = Arc::clone(&armed);
         let spoils = Spoils::default();
         let spoiling = Arc::clone(&spoils);
+        let silences = Silences::default();
+        let silencing = Arc::clone(&silences);
         let turns = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&turns);
         let task = tokio::spawn(async move {
             while let Ok((gateway, _)) = listener.accept().await {
-                let (armed, spoils, turns) = (Arc::clone(&shared), Arc::clone(&spoiling), Arc::clone(&counted));
+                let told = Told {
+                    armed: Arc::clone(&shared),
+                    spoils: Arc::clone(&spoiling),
+                    silences: Arc::clone(&silencing),
+                    turns: Arc::clone(&counted),
+                };
                 // Ends with either of its ends.
-                tokio::spawn(async move { Connection::serve(gateway, server, armed, spoils, turns).await });
+                tokio::spawn(async move { Connection::serve(gateway, server, told).await });
             }
         });
-        Ok(Proxy { port, armed, spoils, turns, task })
+        Ok(Proxy { port, armed, spoils, silences, turns, task })
     }
 
     pub fn arm(&self, fault: Fault) {
@@ -89,6 +99,10 @@ impl Proxy {
 
     pub fn spoil(&self, word: Option<(&'static str, &'static str)>) {
         *self.spoils.lock().unwrap_or_else(PoisonError::into_inner) = word;
+    }
+
+    pub fn silence_at(&self, word: Option<&'static str>) {
+        *self.silences.lock().unwrap_or_else(PoisonError::into_inner) = word;
     }
 
     /// How often the gateway has begun to speak on the role's connections: round trips.
@@ -103,28 +117,29 @@ impl Proxy {
     }
 }
 
+/// What a connection has been told to do.
+struct Told {
+    armed: Shared,
+    spoils: Spoils,
+    silences: Silences,
+    turns: Arc<AtomicUsize>,
+}
+
 struct Connection {
     gateway: TcpStream,
     server: TcpStream,
-    armed: Shared,
-    spoils: Spoils,
+    told: Told,
     /// It belongs to the role, and its startup packet has passed.
     concerned: bool,
     started: bool,
 }
 
 impl Connection {
-    async fn serve(
-        gateway: TcpStream,
-        server: u16,
-        armed: Shared,
-        spoils: Spoils,
-        turns: Arc<AtomicUsize>,
-    ) -> std::io::Result<()> {
+    async fn serve(gateway: TcpStream, server: u16, told: Told) -> std::io::Result<()> {
         let server = TcpStream::connect(("127.0.0.1", server)).await?;
         gateway.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        let mut connection = Connection { gateway, server, armed, spoils, concerned: false, started: false };
+        let mut connection = Connection { gateway, server, told, concerned: false, started: false };
         let (mut from_gateway, mut from_server) = (BytesMut::new(), BytesMut::new());
         let mut spoke = Side::Server;
         loop {
@@ -136,7 +151,7 @@ impl Connection {
                 return Ok(());
             }
             if connection.concerned && side == Side::Gateway && spoke == Side::Server {
-                turns.fetch_add(1, Ordering::Relaxed);
+                connection.told.turns.fetch_add(1, Ordering::Relaxed);
             }
             spoke = side;
             let buffer = if side == Side::Gateway { &mut from_gateway } else { &mut from_server };
@@ -150,6 +165,9 @@ impl Connection {
     async fn pass(&mut self, side: Side, buffer: &mut BytesMut) -> std::io::Result<Option<Stop>> {
         while let Some(length) = self.message_bytes(side, buffer) {
             let due = self.due(side);
+            if self.is_silenced(side, &buffer[..length]) {
+                return Ok(Some(Stop::Silence));
+            }
             let spoilt = self.spoilt(side, &buffer[..length]);
             let to = if side == Side::Gateway { &mut self.server } else { &mut self.gateway };
             if let Some(fault) = due {
@@ -185,9 +203,15 @@ impl Connection {
         Some(length)
     }
 
+    fn is_silenced(&self, side: Side, message: &[u8]) -> bool {
+        let word = *self.told.silences.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = |word: &str| message.windows(word.len()).any(|window| window == word.as_bytes());
+        side == Side::Gateway && word.is_some_and(said)
+    }
+
     /// The message with another word.
     fn spoilt(&self, side: Side, message: &[u8]) -> Option<Vec<u8>> {
-        let spoils = *self.spoils.lock().unwrap_or_else(PoisonError::into_inner);
+        let spoils = *self.told.spoils.lock().unwrap_or_else(PoisonError::into_inner);
         let (word, instead) = spoils.filter(|_| self.concerned && self.started && side == Side::Gateway)?;
         let at = message.windows(word.len()).position(|window| window == word.as_bytes())?;
         let mut spoilt = [&message[..at], instead.as_bytes(), &message[at + word.len()..]].concat();
@@ -197,7 +221,7 @@ impl Connection {
     }
 
     fn due(&self, side: Side) -> Option<Fault> {
-        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut armed = self.told.armed.lock().unwrap_or_else(PoisonError::into_inner);
         let armed = armed.as_mut().filter(|armed| self.concerned && !armed.fired && armed.fault.side == side)?;
         armed.passed += 1;
         armed.fired = armed.passed > armed.fault.after;

@@ -82,3 +82,16 @@ async fn conversation(world: &World) -> Result<()> {
     }
     Ok(())
 }
+
+/// It lets in the connection that listens, and says no more: LISTEN ends within `connect_timeout_ms`.
+pub async fn silent_link(world: &World) -> Result<()> {
+    const FAR_LESS_THAN_LISTEN_TIMEOUT: Duration = Duration::from_millis(3_500);
+    let mut client = Raw::session(world.gateway.port, "postgres").await?;
+    world.proxy.silence_at(Some("ringway-gateway-listener"));
+    let asked = tokio::time::timeout(FAR_LESS_THAN_LISTEN_TIMEOUT, client.ask(&query("LISTEN a"))).await;
+    world.proxy.silence_at(None);
+    let code = asked.context("LISTEN waits")??;
+    ensure!(code.as_deref() == Some("08006"), "{code:?}");
+    ensure!(client.ask(&query("LISTEN a")).await?.is_none(), "LISTEN on a link that is new");
+    Ok(())
+}
