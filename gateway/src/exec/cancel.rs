@@ -55,16 +55,17 @@ impl CancelSlot {
 
     /// Before the connections are given back.
     pub async fn clear(&self) {
-        while !self.is_clear() {
+        while !self.try_clear() {
             let sent = self.sent.notified();
             // The last one may have been sent just before.
-            if !self.is_clear() {
+            if !self.try_clear() {
                 sent.await;
             }
         }
     }
 
-    fn is_clear(&self) -> bool {
+    /// False: a request is on its way.
+    pub fn try_clear(&self) -> bool {
         let mut state = self.state();
         state.targets.clear();
         state.sending == 0

@@ -219,15 +219,7 @@ impl Client {
 
     /// Bytes of a server, in order with what is in the output buffer.
     pub async fn forward(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        if let Some(capture) = &mut self.capture {
-            if capture.bytes.len() + bytes.len() > capture.bytes_max {
-                return Err((capture.too_large)(capture.bytes_max).into());
-            }
-            capture.bytes.extend_from_slice(bytes);
-            return Ok(());
-        }
-        if self.out.len() + bytes.len() <= GATHER_BYTES {
-            self.out.extend_from_slice(bytes);
+        if self.try_forward(bytes)? {
             return Ok(());
         }
         self.flush().await?;
@@ -235,6 +227,28 @@ impl Client {
         self.sending = true;
         self.stream.send_all(bytes).await.map_err(gone)?;
         self.sending = false;
+        Ok(())
+    }
+
+    /// As [`Self::forward`], without waiting. False: there is no room for them.
+    pub fn try_forward(&mut self, bytes: &[u8]) -> Result<bool, Failure> {
+        let fits = self.capture.is_some() || self.out.len() + bytes.len() <= GATHER_BYTES;
+        if fits {
+            self.keep(bytes)?;
+        }
+        Ok(fits)
+    }
+
+    /// As [`Self::forward`], beyond the buffer's usual bound: for less than one read at a time.
+    pub fn keep(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let Some(capture) = &mut self.capture else {
+            self.out.extend_from_slice(bytes);
+            return Ok(());
+        };
+        if capture.bytes.len() + bytes.len() > capture.bytes_max {
+            return Err((capture.too_large)(capture.bytes_max).into());
+        }
+        capture.bytes.extend_from_slice(bytes);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::executor::Executor;
 use super::failure::Failure;
 use super::faults::FaultPoint;
 use super::mirror::{self, Mirrored};
-use super::pump::{pump, Outcome, Show};
+use super::pump::{pump, Outcome, Progress, Pumped, Show};
 use super::statistics::Statistics;
 use super::transaction::{Participant, Transaction};
 use super::view::View;
@@ -177,9 +177,12 @@ async fn commit_one(executor: &mut Executor, mut participant: Participant) -> Re
     participant.connection.queue_query("COMMIT");
     let mut outcome = Outcome::default();
     let mut expects = VecDeque::new();
-    let connection = &mut participant.connection;
-    executor.client.watch(false);
-    let pumped = pump(connection, &mut executor.client, &mut expects, Show::NOTICES, None, &mut outcome).await;
+    let connection = &mut *participant.connection;
+    let (client, mut progress) = (&mut executor.client, Progress::new(connection));
+    client.watch(false);
+    let (expects, outcome_so_far) = (&mut expects, &mut outcome);
+    let pumped = Pumped { connection, client, expects, show: Show::NOTICES, lease: None, outcome: outcome_so_far };
+    let pumped = pump(&mut progress, pumped).await;
     executor.client.watch(true);
     if let Err(failure) = pumped {
         return Err(match failure {

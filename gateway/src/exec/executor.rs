@@ -210,6 +210,45 @@ impl Executor {
         if let Some(listening) = &mut self.listening {
             listening.may_have_notified |= wrote;
         }
+        match self.try_lend(view, id, wrote) {
+            Some(lent) => Ok(lent),
+            None => Box::pin(self.lend_or_wait(view, id, wrote)).await,
+        }
+    }
+
+    /// What needs no waiting: the transaction's connection, once it is open, or an idle one that has the session's settings.
+    pub fn try_lend(&mut self, view: &View, id: ShardId, wrote: bool) -> Option<Lent> {
+        let own_oids = self.only_shard.is_some();
+        if self.transaction.is_open() {
+            let is_open = self.transaction.participants.get(&id).is_some_and(|participant| participant.prefix == 0);
+            if !is_open || self.is_guarded() || self.is_serializable() {
+                return None;
+            }
+            let mut participant = self.transaction.participants.remove(&id)?;
+            participant.wrote |= wrote;
+            participant.notified |= wrote && self.notifies;
+            participant.connection.own_oids = own_oids;
+            self.transaction.lent += 1;
+            return Some(Lent { shard: id, participant, in_transaction: true });
+        }
+        if !self.pinned.is_empty() {
+            return None;
+        }
+        let shard = view.topology.shard(id)?;
+        let pool = self.pools.iter().find(|pool| pool.shard == id && pool.dsn == shard.dsn)?;
+        let mut connection = pool.try_checkout(Claim::First)?;
+        if connection.settings.as_ref() != Some(&self.settings) {
+            return None;
+        }
+        connection.works_for(self.entry.number);
+        connection.own_oids = own_oids;
+        self.cancel.add(&connection);
+        let notified = wrote && self.notifies;
+        let participant = Participant { wrote, notified, ..Participant::new(connection) };
+        Some(Lent { shard: id, participant, in_transaction: false })
+    }
+
+    async fn lend_or_wait(&mut self, view: &View, id: ShardId, wrote: bool) -> Result<Lent, Failure> {
         let mut lent = if !self.transaction.is_open() {
             let connection = self.checkout(view, id).await?;
             let participant = Participant { wrote, ..Participant::new(connection) };
@@ -253,12 +292,19 @@ impl Executor {
         Ok(participant)
     }
 
+    fn is_serializable(&self) -> bool {
+        match self.transaction.isolation() {
+            Some(isolation) => isolation == Isolation::Serializable,
+            None => self
+                .settings
+                .get("default_transaction_isolation")
+                .is_some_and(|set| set.to_ascii_lowercase().contains("serializable")),
+        }
+    }
+
     /// No server would see the whole of a cycle that spans two.
     fn check_serializable(&self, lent: &Lent) -> Result<(), Failure> {
-        let serializable = self.transaction.isolation() == Some(Isolation::Serializable)
-            || self.settings.get("default_transaction_isolation").is_some_and(|set| {
-                self.transaction.isolation().is_none() && set.to_ascii_lowercase().contains("serializable")
-            });
+        let serializable = self.is_serializable();
         let read_only = self.transaction.modes.read_only == Some(true);
         let others = !self.transaction.participants.is_empty() && !read_only;
         let writes =
@@ -275,7 +321,14 @@ impl Executor {
     }
 
     /// After a statement: the connection goes back to where it came from.
-    pub async fn give_back(&mut self, mut lent: Lent, outcome: &Outcome) {
+    pub async fn give_back(&mut self, lent: Lent, outcome: &Outcome) {
+        if let Some(connection) = self.try_give_back(lent, outcome) {
+            Box::pin(self.release(connection)).await;
+        }
+    }
+
+    /// Gives the connection again if a cancel request is on its way there.
+    pub fn try_give_back(&mut self, mut lent: Lent, outcome: &Outcome) -> Option<ReadyConn> {
         if outcome.settings_changed {
             lent.participant.connection.settings = None;
         }
@@ -293,9 +346,13 @@ impl Executor {
             }
             self.transaction.lent = self.transaction.lent.saturating_sub(1);
             self.transaction.participants.insert(lent.shard, lent.participant);
-        } else {
-            self.release(lent.participant.connection).await;
+            return None;
         }
+        if self.transaction.participants.is_empty() && !self.cancel.try_clear() {
+            return Some(lent.participant.connection);
+        }
+        self.put_away(lent.participant.connection);
+        None
     }
 
     /// A connection that no transaction needs any more.
@@ -303,6 +360,10 @@ impl Executor {
         if self.transaction.participants.is_empty() {
             self.cancel.clear().await;
         }
+        self.put_away(connection);
+    }
+
+    fn put_away(&mut self, connection: ReadyConn) {
         let keeps = self.mode == PoolMode::Session || self.pins.contains(&connection.shard());
         if keeps && !connection.broken {
             self.pinned.insert(connection.shard(), connection);

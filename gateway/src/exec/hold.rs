@@ -34,57 +34,78 @@ pub async fn admit(executor: &mut Executor, sql: &str, parameters: &[Parameter<'
     let mut waits: Option<Instant> = None;
     let mut held: Option<MoveId> = None;
     loop {
-        let view = executor.enter()?;
-        let planned = executor.plan(sql, &view)?;
-        let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
-        if calls_code(plan) && executor.transaction.schema_changed {
-            return Err(PgError::refused(
-                "functions cannot be called in a transaction that has changed the schema",
-                "Commit the schema change first.",
-            )
-            .detail("What they do is read from the catalog as it was before the transaction.")
-            .into());
-        }
-        let access = access(plan);
-        let placement = match targets(plan) {
-            Some(targets) => placed(executor, &view, &targets, access, parameters)?,
-            None => {
-                executor.slot.reads();
-                Placement::default()
-            }
-        };
-        let waiting_for = waits_for(executor, &view, plan, &placement, access);
-        if access == Access::Read {
-            executor.slot.reads();
-        } else if waiting_for.is_none() {
-            executor.slot.writes(&placement.footprints);
-        }
-        let Some(reason) = waiting_for else {
-            executor.notifies |= planned.notifies;
-            if planned.pins {
-                if let Some(shard) = placement.single() {
-                    executor.pin(shard);
-                }
-            }
+        let Considered { admitted, wait: reason } = consider(executor, sql, parameters)?;
+        let Some(reason) = reason else {
             if let Some(id) = held {
                 executor.gateway.statistics.held(id, waits.map(|since| since.elapsed()).unwrap_or_default());
                 executor.gateway.faults.hit(FaultPoint::HoldReleased);
             }
-            return Ok(Admitted { view, planned, placement, access });
+            return Ok(admitted);
         };
-        executor.slot.suspend();
         let since = *waits.get_or_insert_with(Instant::now);
         if let Wait::Move(id, _) = reason {
             if held.is_none() {
                 executor.gateway.faults.hit(FaultPoint::HoldEntered);
-            }
-            if held.is_none() {
-                warm(executor, &view, &placement, id);
+                warm(executor, &admitted.view, &admitted.placement, id);
             }
             held = Some(id);
         }
+        drop(admitted);
         Box::pin(wait(executor, reason.epoch(), since)).await?;
     }
+}
+
+/// As [`admit`], without waiting. None: it has to wait.
+pub fn try_admit(
+    executor: &mut Executor,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Option<Admitted>, Failure> {
+    let Considered { admitted, wait } = consider(executor, sql, parameters)?;
+    Ok(wait.is_none().then_some(admitted))
+}
+
+/// A statement that would be admitted, but for what it has to wait for.
+struct Considered {
+    admitted: Admitted,
+    wait: Option<Wait>,
+}
+
+fn consider(executor: &mut Executor, sql: &str, parameters: &[Parameter<'_>]) -> Result<Considered, Failure> {
+    let view = executor.enter()?;
+    let planned = executor.plan(sql, &view)?;
+    let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
+    if calls_code(plan) && executor.transaction.schema_changed {
+        return Err(PgError::refused(
+            "functions cannot be called in a transaction that has changed the schema",
+            "Commit the schema change first.",
+        )
+        .detail("What they do is read from the catalog as it was before the transaction.")
+        .into());
+    }
+    let access = access(plan);
+    let placement = match targets(plan) {
+        Some(targets) => placed(executor, &view, &targets, access, parameters)?,
+        None => {
+            executor.slot.reads();
+            Placement::default()
+        }
+    };
+    let wait = waits_for(executor, &view, plan, &placement, access);
+    if access == Access::Read {
+        executor.slot.reads();
+    } else if wait.is_none() {
+        executor.slot.writes(&placement.footprints);
+    }
+    if wait.is_some() {
+        executor.slot.suspend();
+    } else {
+        executor.notifies |= planned.notifies;
+        if let Some(shard) = placement.single().filter(|_| planned.pins) {
+            executor.pin(shard);
+        }
+    }
+    Ok(Considered { admitted: Admitted { view, planned, placement, access }, wait })
 }
 
 fn calls_code(plan: &Plan) -> bool {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{ready, Context, Poll};
 
 use bytes::{BufMut, Bytes};
 use ringway_topology::client::LeaseClock;
@@ -121,6 +121,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The answer does not go on by itself.
+    pub fn stops(&self) -> bool {
+        self.lease_lost || self.copy_in || self.oids.is_stuck()
+    }
+
     /// A ParameterStatus that is nothing new.
     pub fn is_told(&self, body: &[u8]) -> bool {
         let Some(told) = &self.told else { return false };
@@ -133,41 +138,94 @@ enum Verdict {
     Drop,
 }
 
-/// Forwards until all requests in flight are answered, or the shard asks for COPY data (`copy_in`; call again after it).
-/// `outcome` goes on over such calls. Not cancel-safe.
-pub async fn pump(
-    connection: &mut ServerConnection,
-    client: &mut Client,
-    expects: &mut VecDeque<Expect>,
-    show: Show,
-    lease: Option<&LeaseClock>,
-    outcome: &mut Outcome,
-) -> Result<(), Failure> {
-    outcome.copy_in = false;
-    let foreign = connection.is_foreign();
-    let mut pump = Pump { expects, show, outcome, done: false, rewindable: true, fatal: None };
-    pump.ready(client);
-    // Bytes of a large row that are still to come and go straight through.
-    let mut through = 0usize;
-    let mut fresh = connection.input().is_empty();
-    while connection.outstanding > 0 {
-        if std::mem::replace(&mut fresh, true) {
-            let filled = fill(connection, client).await;
-            // Half a row has passed: an error would be read as its rest.
-            filled.map_err(|failure| if through > 0 { Failure::Gone(None) } else { failure })?;
-            if pump.outcome.copies_out {
-                client.progresses();
+/// How far an answer has come.
+#[derive(Debug)]
+pub struct Progress {
+    /// Bytes of a large row that are still to come and go straight through.
+    through: usize,
+    /// All that has arrived has been looked at.
+    is_stale: bool,
+    /// What is next for the client.
+    passage: Option<Passage>,
+}
+
+/// A part of a connection's input, to be sent on and consumed.
+#[derive(Clone, Copy, Debug)]
+struct Passage {
+    start: usize,
+    end: usize,
+    /// The status of a ReadyForQuery at its end.
+    ready: Option<u8>,
+    /// The pump stops behind it.
+    last: bool,
+}
+
+/// What the pump works on.
+pub struct Pumped<'a> {
+    pub connection: &'a mut ServerConnection,
+    pub client: &'a mut Client,
+    pub expects: &'a mut VecDeque<Expect>,
+    pub show: Show,
+    pub lease: Option<&'a LeaseClock>,
+    pub outcome: &'a mut Outcome,
+}
+
+impl Progress {
+    pub fn new(connection: &ServerConnection) -> Progress {
+        Progress { through: 0, is_stale: connection.input().is_empty(), passage: None }
+    }
+
+    /// As [`pump`], as long as it does not have to wait for the client. False: it has to. Cancel-safe.
+    pub fn poll(&mut self, pumped: &mut Pumped<'_>, context: &mut Context<'_>) -> Poll<Result<bool, Failure>> {
+        loop {
+            if let Some(passage) = self.passage {
+                let Passage { start, end, .. } = passage;
+                if !pumped.client.try_forward(&pumped.connection.input()[start..end])? {
+                    return Poll::Ready(Ok(false));
+                }
+                self.passed(pumped, passage);
+                if passage.last {
+                    return Poll::Ready(Ok(true));
+                }
             }
-        }
-        if let Some(lease) = lease {
-            if !pump.outcome.forwarded && !lease.is_live() {
-                pump.outcome.lease_lost = true;
-                return Ok(());
+            if pumped.connection.outstanding == 0 {
+                return Poll::Ready(Ok(true));
             }
+            if self.is_stale {
+                let filled = ready!(poll_fill(pumped.connection, pumped.client, context));
+                // Half a row has passed: an error would be read as its rest.
+                filled.map_err(|failure| if self.through > 0 { Failure::Gone(None) } else { failure })?;
+                if pumped.outcome.copies_out {
+                    pumped.client.progresses();
+                }
+            }
+            if pumped.lease.is_some_and(|lease| !pumped.outcome.forwarded && !lease.is_live()) {
+                pumped.outcome.lease_lost = true;
+                return Poll::Ready(Ok(true));
+            }
+            self.is_stale = true;
+            self.passage = Some(self.look(pumped)?);
         }
+    }
+
+    fn passed(&mut self, pumped: &mut Pumped<'_>, passage: Passage) {
+        self.passage = None;
+        pumped.client.within_message(self.through > 0);
+        pumped.connection.consume(passage.end);
+        if let Some(status) = passage.ready {
+            pumped.connection.ready_for_query(status);
+            self.is_stale = pumped.connection.input().is_empty();
+        }
+    }
+
+    /// Looks at the messages that have arrived, up to the next ReadyForQuery.
+    fn look(&mut self, pumped: &mut Pumped<'_>) -> Result<Passage, Failure> {
+        let Pumped { connection, client, expects, show, outcome, .. } = pumped;
+        let foreign = connection.is_foreign();
+        let mut pump = Pump { expects, show: *show, outcome, done: false, rewindable: true, fatal: None };
         let mut start = 0;
-        let mut position = through.min(connection.input().len());
-        through -= position;
+        let mut position = self.through.min(connection.input().len());
+        self.through -= position;
         let mut ready = None;
         while ready.is_none() && !pump.outcome.copy_in {
             let Some((tag, length)) = connection.header_at(position) else { break };
@@ -179,7 +237,7 @@ pub async fn pump(
             if available < length {
                 let whole = foreign && pump.outcome.oids.changes(tag);
                 if matches!(tag, b'D' | b'd') && !pump.outcome.lease_lost && pump.passes(tag) && !whole {
-                    through = length - available;
+                    self.through = length - available;
                     position += available;
                     pump.outcome.forwarded = true;
                 }
@@ -189,10 +247,14 @@ pub async fn pump(
             if foreign && pump.outcome.oids.changes(tag) {
                 let oids = Arc::clone(&connection.oids);
                 if !pump.outcome.oids.translates(&oids, tag, connection.body_mut(position..end)) {
-                    client.forward(&connection.input()[start..position]).await?;
-                    connection.consume(position);
-                    return Ok(());
+                    return Ok(Passage { start, end: position, ready, last: true });
                 }
+            }
+            if tag == b'D' && pump.passes(tag) {
+                // As `message` has it, for what comes most often.
+                pump.outcome.forwarded = true;
+                position = end;
+                continue;
             }
             pump.rewindable = client.can_rewind();
             let verdict = {
@@ -208,7 +270,7 @@ pub async fn pump(
                     pump.outcome.forwarded = true;
                 }
                 Verdict::Drop => {
-                    client.forward(&connection.input()[start..position]).await?;
+                    client.keep(&connection.input()[start..position])?;
                     pump.instead(client);
                     position = end;
                     start = end;
@@ -221,32 +283,52 @@ pub async fn pump(
             if pump.answered(tag) {
                 pump.remember(connection);
                 if pump.expects.front().is_some_and(|next| matches!(next, Expect::Ready(_))) {
-                    client.forward(&connection.input()[start..position]).await?;
+                    client.keep(&connection.input()[start..position])?;
                     start = position;
                     pump.ready(client);
                 }
             }
         }
-        client.forward(&connection.input()[start..position]).await?;
-        client.within_message(through > 0);
-        connection.consume(position);
-        if let Some(status) = ready {
-            connection.ready_for_query(status);
-        }
-        if pump.outcome.copy_in {
-            return Ok(());
+        Ok(Passage { start, end: position, ready, last: pump.outcome.copy_in })
+    }
+}
+
+/// Forwards until all requests in flight are answered, or the shard asks for COPY data (`copy_in`; again with new progress after it), or
+/// OIDs are missing. The outcome goes on over such calls. Not cancel-safe.
+pub async fn pump(progress: &mut Progress, mut pumped: Pumped<'_>) -> Result<(), Failure> {
+    while !poll_fn(|context| progress.poll(&mut pumped, context)).await? {
+        let Some(passage) = progress.passage else { continue };
+        pumped.client.forward(&pumped.connection.input()[passage.start..passage.end]).await?;
+        progress.passed(&mut pumped, passage);
+        if passage.last {
+            break;
         }
     }
     Ok(())
 }
 
+/// Answers that need no shard, before the first that does.
+pub fn show_ready(client: &mut Client, expects: &mut VecDeque<Expect>) {
+    while let Some(Expect::Ready(bytes)) = expects.front() {
+        client.out().put_slice(bytes);
+        expects.pop_front();
+    }
+}
+
 /// Receives some bytes of a shard; fails if the client goes away meanwhile. Cancel-safe.
 pub async fn fill(connection: &mut ServerConnection, client: &mut Client) -> Result<(), Failure> {
-    poll_fn(|context| match connection.poll_fill(context) {
+    poll_fn(|context| poll_fill(connection, client, context)).await
+}
+
+fn poll_fill(
+    connection: &mut ServerConnection,
+    client: &mut Client,
+    context: &mut Context<'_>,
+) -> Poll<Result<(), Failure>> {
+    match connection.poll_fill(context) {
         Poll::Ready(filled) => Poll::Ready(filled.map_err(Failure::from)),
         Poll::Pending => client.poll_gone(context).map(|()| Err(Failure::Gone(None))),
-    })
-    .await
+    }
 }
 
 /// What a client is told of a shard's last words.
@@ -411,9 +493,6 @@ impl Pump<'_> {
 
     /// Answers to messages that were not sent on.
     fn ready(&mut self, client: &mut Client) {
-        while let Some(Expect::Ready(bytes)) = self.expects.front() {
-            client.out().put_slice(bytes);
-            self.expects.pop_front();
-        }
+        show_ready(client, self.expects);
     }
 }

@@ -196,6 +196,11 @@ async fn own(executor: &mut Executor, view: &View, shard: ShardId) -> Result<Lis
     }
 }
 
+/// Types that have the same OIDs everywhere.
+pub fn are_built_in(types: &[u32]) -> bool {
+    types.iter().all(|oid| *oid < FIRST_NORMAL)
+}
+
 /// Types that a statement declares are known on the shard, so that Parse can be sent there.
 pub async fn know_types(
     executor: &mut Executor,
@@ -203,7 +208,7 @@ pub async fn know_types(
     shard: ShardId,
     statement: &Statement,
 ) -> Result<(), Failure> {
-    if statement.types.iter().all(|oid| *oid < FIRST_NORMAL) {
+    if are_built_in(&statement.types) {
         return Ok(());
     }
     if statement.own_oids != executor.only_shard.is_some() {
@@ -280,7 +285,7 @@ fn parameters<O: Oids>(
         Format::Binary => walk.form(*oid).unwrap_or(Form::Plain),
         Format::Text => Form::Plain,
     });
-    let columns = Columns::new(forms.collect::<Vec<_>>());
+    let columns = Columns::new(&forms.collect::<Vec<_>>());
     let names = bind.portal.len() + bind.statement.len() + 2;
     let values = 5 + names + 2 + 2 * bind.parameter_formats.len();
     if !columns.are_plain() {

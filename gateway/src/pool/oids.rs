@@ -45,8 +45,8 @@ struct Entry<T> {
 /// From one side to the other.
 #[derive(Clone, Debug, Default)]
 pub struct Side {
-    types: HashMap<u32, Entry<Known>>,
-    relations: HashMap<u32, Entry<u32>>,
+    types: foldhash::HashMap<u32, Entry<Known>>,
+    relations: foldhash::HashMap<u32, Entry<u32>>,
 }
 
 impl Oids for Side {

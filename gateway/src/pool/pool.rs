@@ -294,18 +294,35 @@ impl Pool {
                 Some(place) => place,
                 None => self.wait(claim).await?,
             };
-            let server = loop {
-                match self.lend_idle(pausable) {
-                    Idle::Lent(mut server) => match server.is_usable() {
-                        true => break Some(server),
-                        false => self.close(server),
-                    },
-                    Idle::None => break self.open(pausable).await?,
-                    Idle::Paused => break None,
-                }
+            let server = match self.lend_usable(pausable) {
+                Idle::Lent(server) => Some(server),
+                Idle::None => self.open(pausable).await?,
+                Idle::Paused => None,
             };
             if let Some(server) = server {
                 return Ok(self.ready(server, place));
+            }
+        }
+    }
+
+    /// An idle connection, if there is one and nobody has to be waited for.
+    pub fn try_checkout(self: &Arc<Self>, claim: Claim) -> Option<ReadyConn> {
+        let pausable = claim == Claim::First && self.purpose == Purpose::Application;
+        let place = self.places.try_take()?;
+        let Idle::Lent(server) = self.lend_usable(pausable) else { return None };
+        self.checkouts.fetch_add(1, Ordering::Relaxed);
+        Some(self.ready(server, place))
+    }
+
+    /// Those that are of no use any more are closed on the way.
+    fn lend_usable(&self, pausable: bool) -> Idle {
+        loop {
+            match self.lend_idle(pausable) {
+                Idle::Lent(mut server) => match server.is_usable() {
+                    true => return Idle::Lent(server),
+                    false => self.close(server),
+                },
+                none => return none,
             }
         }
     }

@@ -5,16 +5,25 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use lru::LruCache;
 use ringway_topology::model::{quote_ident, quote_literal};
+
+type Entries = BTreeMap<String, String>;
+
+/// Sessions with the same settings share these, so that to compare them is to compare addresses.
+static SHARED: LazyLock<Mutex<LruCache<u64, Arc<Entries>>>> =
+    LazyLock::new(|| Mutex::new(LruCache::new(NonZeroUsize::new(SHARED_MAX).unwrap_or(NonZeroUsize::MIN))));
+const SHARED_MAX: usize = 1_000;
 
 /// Cheap to clone and to compare; most sessions share a few.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Setting's name in lower case, and the statement that sets it.
-    entries: Arc<BTreeMap<String, String>>,
+    entries: Arc<Entries>,
     hash: u64,
     idle_session_timeout: Option<Duration>,
 }
@@ -34,7 +43,7 @@ impl PartialEq for Settings {
 impl Eq for Settings {}
 
 impl Settings {
-    fn from_entries(entries: BTreeMap<String, String>) -> Settings {
+    fn from_entries(entries: Entries) -> Settings {
         let mut hasher = DefaultHasher::new();
         entries.hash(&mut hasher);
         // The first number that follows the name, however the statement is written.
@@ -43,7 +52,15 @@ impl Settings {
             let value = &value[value.find(|c: char| c.is_ascii_digit())?..];
             super::timeout::parse(value.split(['\'', ',', ';']).next().unwrap_or_default())
         });
-        Settings { entries: Arc::new(entries), hash: hasher.finish(), idle_session_timeout }
+        let hash = hasher.finish();
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = shared.get(&hash).filter(|known| ***known == entries).cloned();
+        let entries = known.unwrap_or_else(|| {
+            let entries = Arc::new(entries);
+            shared.put(hash, Arc::clone(&entries));
+            entries
+        });
+        Settings { entries, hash, idle_session_timeout }
     }
 
     /// When a server with these settings ends a session that is idle. For the pools: they do not use such a connection at the

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::fast::Begun;
 use super::{Buffered, Portal, Session};
 use crate::exec::bound::{queue_learn, Bound, Statement};
 use crate::exec::commit;
@@ -22,25 +23,52 @@ use crate::wire::{backend, Format, Frame, FrameRef, Frames, PgError, SqlState, T
 impl Session {
     /// A whole pipeline, its Sync included.
     pub async fn pipeline(&mut self, pipeline: &[u8]) -> Result<(), Failure> {
-        let mut frames: SmallVec<[FrameRef<'_>; 8]> = Frames(pipeline).collect();
-        // The Sync.
-        frames.pop();
         self.executor.cancel.reset();
         self.executor.repeated = false;
-        if !frames.is_empty() && self.may_be_fast(true) {
-            self.executor.client.mark();
-            match self.fast(&frames).await {
-                Ok(true) => return self.synced().await,
-                Ok(false) => {}
-                Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
-                Err(failure) => {
-                    self.report(&failure);
-                    frames.clear();
+        let begun = match self.may_be_fast(true) {
+            true => self.begin_pipeline(pipeline),
+            false => Ok(Begun::No),
+        };
+        let slowly = match begun {
+            Ok(Begun::Sent(flight)) => match self.end_fast(flight).await {
+                Ok(true) if self.after.is_empty() => {
+                    self.executor.leave();
+                    return Ok(());
                 }
+                Ok(true) => return Box::pin(self.synced()).await,
+                Ok(false) => Slowly::Waits,
+                Err(failure) => Slowly::Failed(failure),
+            },
+            Ok(Begun::Waits) => Slowly::Waits,
+            Ok(Begun::No) => Slowly::ByMessage,
+            Err(failure) => Slowly::Failed(failure),
+        };
+        Box::pin(self.pipeline_slowly(pipeline, slowly)).await
+    }
+
+    fn begin_pipeline<'a>(&mut self, pipeline: &'a [u8]) -> Result<Begun<'a>, Failure> {
+        self.executor.client.mark();
+        self.begin_fast(messages(pipeline))
+    }
+
+    async fn pipeline_slowly(&mut self, pipeline: &[u8], slowly: Slowly) -> Result<(), Failure> {
+        let mut frames: SmallVec<[FrameRef<'_>; 8]> = messages(pipeline).collect();
+        let fast = match slowly {
+            Slowly::ByMessage => Ok(false),
+            Slowly::Waits => self.fast(&frames).await,
+            Slowly::Failed(failure) => Err(failure),
+        };
+        match fast {
+            Ok(true) => return self.synced().await,
+            Ok(false) => {}
+            Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
+            Err(failure) => {
+                self.report(&failure);
+                frames.clear();
             }
         }
         self.batch.extend(frames.into_iter().map(FrameRef::to_frame));
-        Box::pin(self.sync(true)).await
+        self.sync(true).await
     }
 
     /// Whether one shard may answer all that is left of a pipeline. `fresh`: nothing of it has been answered.
@@ -536,6 +564,20 @@ impl Session {
         self.portals.clear();
         self.after.push(after);
     }
+}
+
+/// Why a pipeline takes more than to be sent.
+enum Slowly {
+    /// For a connection, or a move.
+    Waits,
+    /// Not all of it is for one shard.
+    ByMessage,
+    Failed(Failure),
+}
+
+/// Without the Sync at their end.
+fn messages(pipeline: &[u8]) -> impl Iterator<Item = FrameRef<'_>> {
+    Frames(pipeline).filter(|frame| frame.tag() != tag::SYNC)
 }
 
 fn ends_transaction(plan: &Plan) -> bool {

@@ -1,6 +1,7 @@
 //! A pipeline that one shard can answer: sent in one write, answered byte for byte. Only statement names are rewritten.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,15 +11,17 @@ use smallvec::SmallVec;
 use super::{Portal, Session};
 use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_learn, queue_parse, Bound, Statement};
 use crate::exec::dispatch;
+use crate::exec::executor::Lent;
 use crate::exec::failure::Failure;
 use crate::exec::filter;
-use crate::exec::forward::{forward, Request};
-use crate::exec::hold::{admit, Admitted};
+use crate::exec::forward::{Exchange, Request};
+use crate::exec::hold::{admit, try_admit, Admitted};
 use crate::exec::place::values;
 use crate::exec::pump::{Expect, Outcome, Show};
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
-use crate::exec::type_oids::{know_types, parameters_are_plain, rows_may_have_oids};
+use crate::exec::type_oids::{are_built_in, know_types, learn_own, parameters_are_plain, rows_may_have_oids};
+use crate::exec::view::View;
 use crate::plan::types::{Access, Plan};
 use crate::pool::connection::{ServerConnection, StatementId};
 use crate::wire::frontend::{self, Bind, Execute, Parse};
@@ -80,65 +83,220 @@ struct Pipeline<'a> {
     learns: bool,
 }
 
+impl Default for Pipeline<'_> {
+    fn default() -> Self {
+        Pipeline {
+            steps: SmallVec::new(),
+            shard: None,
+            access: Access::Read,
+            admitted: None,
+            any: true,
+            before: Vec::new(),
+            portals: SmallVec::new(),
+            closed: SmallVec::new(),
+            executes: 0,
+            learns: false,
+        }
+    }
+}
+
+impl Pipeline<'_> {
+    /// The statements that it sends to a shard.
+    fn statements(&self) -> impl Iterator<Item = &Statement> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Parse { statement, .. }
+            | Step::Bind { statement, .. }
+            | Step::DescribeStatement { statement, .. } => Some(&**statement),
+            _ => None,
+        })
+    }
+
+    /// The types that these declare.
+    fn declared(&self) -> impl Iterator<Item = &[u32]> {
+        self.statements().map(|statement| statement.types.as_slice())
+    }
+}
+
+/// Whether one shard can answer a pipeline as it is.
+enum Fits<'a> {
+    Yes,
+    No,
+    /// The statement of this Bind has to wait first.
+    Later(FrameRef<'a>),
+}
+
+/// A pipeline that is on its way.
+pub struct Flight<'a> {
+    pipeline: Pipeline<'a>,
+    view: Arc<View>,
+    shard: ShardId,
+    sent: Sent,
+    lent: Lent,
+    exchange: Exchange,
+}
+
+/// What of a pipeline gets an answer.
+#[derive(Default)]
+struct Sent {
+    answers: usize,
+    /// Of steps that define statements: the step, the place of its answer, and whether the shard gives it.
+    definitions: SmallVec<[(usize, usize, bool); 2]>,
+}
+
+pub enum Begun<'a> {
+    Sent(Box<Flight<'a>>),
+    /// Something has to be waited for: [`Session::fast`] does.
+    Waits,
+    /// Not all of it is for one shard.
+    No,
+}
+
 impl Session {
+    /// Sends a pipeline, if nothing has to be waited for.
+    pub fn begin_fast<'a>(&mut self, frames: impl Iterator<Item = FrameRef<'a>>) -> Result<Begun<'a>, Failure> {
+        if !self.is_for_shards() {
+            return Ok(Begun::No);
+        }
+        let mut pipeline = Pipeline::default();
+        self.executor.notifies = false;
+        match self.understand(frames, &mut pipeline)? {
+            // A Sync alone is answered by the gateway.
+            Fits::Yes if pipeline.steps.is_empty() => return Ok(Begun::No),
+            Fits::Yes => {}
+            Fits::Later(_) => {
+                self.undo_definitions(&pipeline, 0);
+                return Ok(Begun::Waits);
+            }
+            Fits::No => return Ok(Begun::No),
+        }
+        let (view, shard) = self.destination(&pipeline).inspect_err(|_| self.undo_definitions(&pipeline, 0))?;
+        let wrote = pipeline.access != Access::Read;
+        let lent = match pipeline.declared().all(are_built_in) && !self.executor.transaction.has_new_oids {
+            true => self.executor.try_lend(&view, shard, wrote),
+            false => None,
+        };
+        let Some(mut lent) = lent else {
+            self.undo_definitions(&pipeline, 0);
+            return Ok(Begun::Waits);
+        };
+        let (exchange, sent) = self.transmit(&pipeline, shard, &mut lent);
+        Ok(Begun::Sent(Box::new(Flight { pipeline, view, shard, sent, lent, exchange })))
+    }
+
+    /// The answer of what [`Self::begin_fast`] has sent, ReadyForQuery included. False: nothing has been answered, and it may be said
+    /// again.
+    pub async fn end_fast(&mut self, mut flight: Box<Flight<'_>>) -> Result<bool, Failure> {
+        let plain = poll_fn(|context| {
+            let Flight { lent, exchange, .. } = &mut *flight;
+            exchange.poll_answer(lent, &mut self.executor, context)
+        });
+        let plain = plain.await;
+        if !matches!(plain, Ok(true)) {
+            return Box::pin(self.end_slowly(flight, plain)).await;
+        }
+        if let Some(connection) = flight.exchange.try_end(flight.lent, &mut self.executor) {
+            Box::pin(self.executor.release(connection)).await;
+        }
+        if flight.exchange.outcome.kept_back {
+            Box::pin(self.again(&flight.pipeline, &flight.exchange.outcome, &mut None)).await?;
+            return Ok(false);
+        }
+        self.conclude(&mut flight.pipeline, flight.shard, &flight.sent, &flight.exchange.outcome);
+        Ok(true)
+    }
+
+    async fn end_slowly(&mut self, flight: Box<Flight<'_>>, plain: Result<bool, Failure>) -> Result<bool, Failure> {
+        let Flight { mut pipeline, view, shard, sent, mut lent, mut exchange } = *flight;
+        let done = match plain {
+            Ok(_) => exchange.answer(&mut lent, &mut self.executor, &view).await,
+            Err(failure) => Err(failure),
+        };
+        let ended = exchange.end(lent, &mut self.executor, done).await;
+        self.concluded(&mut pipeline, shard, &sent, ended, &mut None).await
+    }
+
     /// True: the whole rest of the pipeline has been answered, ReadyForQuery included.
     pub async fn fast(&mut self, frames: &[FrameRef<'_>]) -> Result<bool, Failure> {
         // Since a fence was met.
         let mut fenced = None;
         self.executor.notifies = false;
-        loop {
-            // Who listens is told of notifications before ReadyForQuery, which goes through here with the rest.
-            if frames.is_empty() || self.executor.is_guarded() || self.executor.listening.is_some() {
-                return Ok(false);
-            }
-            let mut pipeline = Pipeline {
-                steps: SmallVec::with_capacity(frames.len()),
-                shard: None,
-                access: Access::Read,
-                admitted: None,
-                any: true,
-                before: Vec::new(),
-                portals: SmallVec::new(),
-                closed: SmallVec::new(),
-                executes: 0,
-                learns: false,
-            };
-            let understood = self.understand(frames, &mut pipeline).await;
-            let understood = match understood {
-                Ok(understood) => understood,
-                Err(failure) => {
+        while self.is_for_shards() {
+            let mut pipeline = Pipeline::default();
+            match self.understand(frames.iter().copied(), &mut pipeline)? {
+                Fits::Yes if pipeline.steps.is_empty() => return Ok(false),
+                Fits::Yes => {}
+                Fits::No => return Ok(false),
+                Fits::Later(frame) => {
+                    let admitted = self.admitted(frame).await;
                     self.undo_definitions(&pipeline, 0);
-                    return Err(failure);
+                    match admitted? {
+                        true => continue,
+                        false => return Ok(false),
+                    }
                 }
-            };
-            if !understood {
-                self.undo_definitions(&pipeline, 0);
-                return Ok(false);
             }
             if self.send(&mut pipeline, &mut fenced).await? {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
-    async fn understand<'a>(
+    /// Who listens is told of notifications before ReadyForQuery, which a shard gives here with the rest.
+    fn is_for_shards(&self) -> bool {
+        !self.executor.is_guarded() && self.executor.listening.is_none()
+    }
+
+    /// Waits until a Bind's statement may run. False: it is wrong; it is said again, in its place, by the slow way.
+    async fn admitted(&mut self, frame: FrameRef<'_>) -> Result<bool, Failure> {
+        let Ok(bind) = Bind::parse(frame.body()) else { return Ok(false) };
+        let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(false) };
+        match admit(&mut self.executor, &statement.sql, &values(Some(&bind), &statement.types)).await {
+            Ok(_) => Ok(true),
+            // It has waited long enough.
+            Err(failure)
+                if matches!(failure, Failure::Gone(_)) || matches!(failure.code(), "55P03" | "53300" | "57014") =>
+            {
+                Err(failure)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Unless it fits, or may do so later, the session's statements are as they were.
+    fn understand<'a>(
         &mut self,
-        frames: &'a [FrameRef<'a>],
+        frames: impl Iterator<Item = FrameRef<'a>>,
         pipeline: &mut Pipeline<'a>,
-    ) -> Result<bool, Failure> {
-        for &frame in frames {
+    ) -> Result<Fits<'a>, Failure> {
+        let fits = self.understand_each(frames, pipeline);
+        if matches!(fits, Ok(Fits::No) | Err(_)) {
+            self.undo_definitions(pipeline, 0);
+        }
+        fits
+    }
+
+    fn understand_each<'a>(
+        &mut self,
+        frames: impl Iterator<Item = FrameRef<'a>>,
+        pipeline: &mut Pipeline<'a>,
+    ) -> Result<Fits<'a>, Failure> {
+        for frame in frames {
             let fits = match frame.tag() {
                 tag::PARSE => self.understand_parse(frame, pipeline)?,
-                tag::BIND => self.understand_bind(frame, pipeline).await?,
+                tag::BIND => match self.understand_bind(frame, pipeline)? {
+                    Fits::Yes => true,
+                    other => return Ok(other),
+                },
                 tag::EXECUTE => {
-                    let Ok(execute) = Execute::parse(frame.body()) else { return Ok(false) };
+                    let Ok(execute) = Execute::parse(frame.body()) else { return Ok(Fits::No) };
                     pipeline.executes += 1;
                     self.learn(execute.portal, pipeline);
                     self.understand_portal(frame, execute.portal, || Expect::Execute, pipeline)
                 }
                 tag::DESCRIBE | tag::CLOSE => {
                     let Ok((target, name)) = frontend::parse_target("Describe", frame.body()) else {
-                        return Ok(false);
+                        return Ok(Fits::No);
                     };
                     match (target, frame.tag()) {
                         (Target::Statement, tag::CLOSE) => {
@@ -148,9 +306,9 @@ impl Session {
                             true
                         }
                         (Target::Statement, _) => {
-                            let Some(statement) = self.statements.get(name).cloned() else { return Ok(false) };
+                            let Some(statement) = self.statements.get(name).cloned() else { return Ok(Fits::No) };
                             if !self.is_query(&statement)? {
-                                return Ok(false);
+                                return Ok(Fits::No);
                             }
                             let named = !name.is_empty();
                             pipeline.steps.push(Step::DescribeStatement { frame, statement, named });
@@ -168,10 +326,10 @@ impl Session {
                 _ => false,
             };
             if !fits {
-                return Ok(false);
+                return Ok(Fits::No);
             }
         }
-        Ok(true)
+        Ok(Fits::Yes)
     }
 
     fn understand_parse<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
@@ -209,31 +367,30 @@ impl Session {
         })
     }
 
-    async fn understand_bind<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
-        let Ok(bind) = Bind::parse(frame.body()) else { return Ok(false) };
-        let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(false) };
+    fn understand_bind<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<Fits<'a>, Failure> {
+        let Ok(bind) = Bind::parse(frame.body()) else { return Ok(Fits::No) };
+        let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(Fits::No) };
         if !bind.portal.is_empty()
             && (self.portals.contains_key(bind.portal)
                 || self.executor.has_cursor(bind.portal)
                 || pipeline.portals.iter().any(|portal| portal.name == bind.portal))
         {
-            return Ok(false);
+            return Ok(Fits::No);
         }
         let values = values(Some(&bind), &statement.types);
-        let admitted = match admit(&mut self.executor, &statement.sql, &values).await {
-            Ok(admitted) => admitted,
+        let admitted = match try_admit(&mut self.executor, &statement.sql, &values) {
+            Ok(Some(admitted)) => admitted,
+            Ok(None) => return Ok(Fits::Later(frame)),
             Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
-            // It has waited long enough.
-            Err(failure) if matches!(failure.code(), "55P03" | "53300" | "57014") => return Err(failure),
             // Said again, in its place, by the slow way.
-            Err(_) => return Ok(false),
+            Err(_) => return Ok(Fits::No),
         };
         let (Ok(Plan::Query(query)), Some(shard)) = (&admitted.planned.plan, admitted.placement.single()) else {
-            return Ok(false);
+            return Ok(Fits::No);
         };
         let chosen = match pipeline.shard {
             Some(chosen) if chosen == shard || admitted.placement.any => chosen,
-            Some(_) if !pipeline.any => return Ok(false),
+            Some(_) if !pipeline.any => return Ok(Fits::No),
             _ => shard,
         };
         // The lease was looked at when the pipeline began. A read's answer is looked at again; a write may have been held since.
@@ -245,18 +402,18 @@ impl Session {
             || wants_transaction
             || filter::share_arcs(&admitted).is_some()
         {
-            return Ok(false);
+            return Ok(Fits::No);
         }
         let view = &admitted.view;
         if self.executor.is_foreign(view, chosen)
             && !parameters_are_plain(&self.executor, view, chosen, &statement, &bind)
         {
-            return Ok(false);
+            return Ok(Fits::No);
         }
         pipeline.learns |= rows_may_have_oids(&statement, &bind, admitted.planned.catalog());
         // One epoch for all of it: the session counts as being in the last one.
         if pipeline.admitted.as_ref().is_some_and(|before| before.view.epoch() != admitted.view.epoch()) {
-            return Ok(false);
+            return Ok(Fits::No);
         }
         pipeline.shard = Some(chosen);
         pipeline.any &= admitted.placement.any;
@@ -268,7 +425,7 @@ impl Session {
         pipeline.portals.retain(|portal| portal.name != bind.portal);
         pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame });
         pipeline.steps.push(Step::Bind { frame, statement, named });
-        Ok(true)
+        Ok(Fits::Yes)
     }
 
     /// Before an Execute: rows that may have OIDs in them have to be described.
@@ -337,8 +494,8 @@ impl Session {
         self.executor.transaction.participants.contains_key(&home).then_some(home)
     }
 
-    /// False: the pipeline has to be understood again (a fence was met; nothing has been shown).
-    async fn send(&mut self, pipeline: &mut Pipeline<'_>, fenced: &mut Option<Instant>) -> Result<bool, Failure> {
+    /// The topology that the pipeline goes by, and its shard.
+    fn destination(&mut self, pipeline: &Pipeline<'_>) -> Result<(Arc<View>, ShardId), Failure> {
         let view = match &pipeline.admitted {
             Some(admitted) => Arc::clone(&admitted.view),
             None => {
@@ -347,32 +504,43 @@ impl Session {
                 view
             }
         };
+        if let Some(shard) = pipeline.shard {
+            return Ok((view, shard));
+        }
         let open = self.executor.transaction.participants.keys().next().copied();
         let prefer = self.executor.only_shard.or(open).or(self.executor.last_shard);
         let member = |id: &ShardId| view.topology.members().any(|shard| shard.id == *id);
-        let Some(shard) = pipeline.shard.or_else(|| prefer.filter(member)).or_else(|| view.topology.home_shard())
-        else {
+        let Some(shard) = prefer.filter(member).or_else(|| view.topology.home_shard()) else {
             return Err(PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet").into());
         };
-        for step in &pipeline.steps {
-            if let Step::Parse { statement, .. }
-            | Step::Bind { statement, .. }
-            | Step::DescribeStatement { statement, .. } = step
-            {
-                let known = match statement.types.is_empty() {
-                    true => Ok(()),
-                    false => Box::pin(know_types(&mut self.executor, &view, shard, statement)).await,
-                };
-                if let Err(failure) = known {
-                    self.undo_definitions(pipeline, 0);
-                    return Err(failure);
-                }
-            }
+        Ok((view, shard))
+    }
+
+    /// False: the pipeline has to be understood again (a fence was met; nothing has been shown).
+    async fn send(&mut self, pipeline: &mut Pipeline<'_>, fenced: &mut Option<Instant>) -> Result<bool, Failure> {
+        let (view, shard) = self.destination(pipeline).inspect_err(|_| self.undo_definitions(pipeline, 0))?;
+        let lent = self.lend_for(pipeline, &view, shard).await;
+        let mut lent = lent.inspect_err(|_| self.undo_definitions(pipeline, 0))?;
+        let (mut exchange, sent) = self.transmit(pipeline, shard, &mut lent);
+        let done = exchange.answer(&mut lent, &mut self.executor, &view).await;
+        let ended = exchange.end(lent, &mut self.executor, done).await;
+        self.concluded(pipeline, shard, &sent, ended, fenced).await
+    }
+
+    async fn lend_for(&mut self, pipeline: &Pipeline<'_>, view: &View, shard: ShardId) -> Result<Lent, Failure> {
+        for statement in pipeline.statements() {
+            know_types(&mut self.executor, view, shard, statement).await?;
         }
+        if self.executor.transaction.has_new_oids {
+            learn_own(&mut self.executor, view, shard).await?;
+        }
+        self.executor.lend(view, shard, pipeline.access).await
+    }
+
+    /// Sends the pipeline.
+    fn transmit(&mut self, pipeline: &Pipeline<'_>, shard: ShardId, lent: &mut Lent) -> (Exchange, Sent) {
         let alone = self.executor.transaction.statements == 0 && pipeline.executes == 1;
-        let mut sent = 0usize;
-        // Step, place of its answer, and whether the shard gives it.
-        let mut definitions: SmallVec<[(usize, usize, bool); 2]> = SmallVec::new();
+        let mut sent = Sent::default();
         let steps = &pipeline.steps;
         let defines = |step: &Step<'_>| matches!(step, Step::Parse { .. } | Step::CloseStatement);
         let defining = steps.iter().any(defines);
@@ -383,13 +551,14 @@ impl Session {
                 if !defining {
                     continue;
                 }
-                let before = sent;
-                sent += expects.range(seen..).filter(|expect| !matches!(expect, Expect::Ready(_))).count();
+                let before = sent.answers;
+                sent.answers += expects.range(seen..).filter(|expect| !matches!(expect, Expect::Ready(_))).count();
                 seen = expects.len();
                 if defines(step) {
                     // The last of what it sent, or what comes before it.
-                    let of_shard = sent > before;
-                    definitions.push((index, if of_shard { sent - 1 } else { sent }, of_shard));
+                    let of_shard = sent.answers > before;
+                    let place = if of_shard { sent.answers - 1 } else { sent.answers };
+                    sent.definitions.push((index, place, of_shard));
                 }
             }
             connection.queue_sync();
@@ -408,34 +577,58 @@ impl Session {
         if pipeline.executes > 0 {
             Statistics::count(&self.executor.gateway.statistics.single_shard);
         }
-        let outcome: Outcome = match forward(&mut self.executor, &view, request).await {
-            Ok(outcome) => outcome,
-            Err(failure) => {
-                self.undo_definitions(pipeline, 0);
-                return Err(failure);
-            }
-        };
+        let exchange = Exchange::new(&mut self.executor, lent, request);
+        (exchange, sent)
+    }
+
+    /// As [`Self::conclude`]. False: the pipeline has to be understood again; nothing has been shown.
+    async fn concluded(
+        &mut self,
+        pipeline: &mut Pipeline<'_>,
+        shard: ShardId,
+        sent: &Sent,
+        ended: Result<Outcome, Failure>,
+        fenced: &mut Option<Instant>,
+    ) -> Result<bool, Failure> {
+        let outcome = ended.inspect_err(|_| self.undo_definitions(pipeline, 0))?;
         if outcome.kept_back || outcome.lease_lost {
-            self.undo_definitions(pipeline, 0);
-            self.executor.client.rewind();
-            if let Some(admitted) = &pipeline.admitted {
-                if outcome.kept_back {
-                    let since = *fenced.get_or_insert_with(Instant::now);
-                    Box::pin(dispatch::again(&mut self.executor, admitted, since)).await?;
-                }
-            }
+            self.again(pipeline, &outcome, fenced).await?;
             return Ok(false);
         }
+        self.conclude(pipeline, shard, sent, &outcome);
+        Ok(true)
+    }
+
+    /// Nothing has been answered. Returns when the pipeline may be understood again.
+    async fn again(
+        &mut self,
+        pipeline: &Pipeline<'_>,
+        outcome: &Outcome,
+        fenced: &mut Option<Instant>,
+    ) -> Result<(), Failure> {
+        self.undo_definitions(pipeline, 0);
+        self.executor.client.rewind();
+        match &pipeline.admitted {
+            Some(admitted) if outcome.kept_back => {
+                let since = *fenced.get_or_insert_with(Instant::now);
+                dispatch::again(&mut self.executor, admitted, since).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the session knows once the pipeline has been answered.
+    fn conclude(&mut self, pipeline: &mut Pipeline<'_>, shard: ShardId, sent: &Sent, outcome: &Outcome) {
         if let Some(error) = &outcome.error {
             for step in &pipeline.steps {
                 if let Step::Parse { statement, .. } | Step::Bind { statement, .. } = step {
                     self.executor.gateway.forget_outdated(statement, error);
                 }
             }
-            let answered = sent.saturating_sub(outcome.unanswered);
+            let answered = sent.answers.saturating_sub(outcome.unanswered);
             let is_lost =
                 |(_, place, of_shard): &&(usize, usize, bool)| *place > answered || *of_shard && *place == answered;
-            let first_lost = definitions.iter().find(is_lost).map(|(index, ..)| *index);
+            let first_lost = sent.definitions.iter().find(is_lost).map(|(index, ..)| *index);
             if let Some(first_lost) = first_lost {
                 self.undo_definitions(pipeline, first_lost);
             }
@@ -458,10 +651,9 @@ impl Session {
                     Portal { bound, shard: Some(shard), finished: false, tag: None, merged: false, buffered: None };
                 self.portals.insert(name.to_owned(), portal);
             }
-        } else {
+        } else if !self.portals.is_empty() {
             self.portals.clear();
         }
-        Ok(true)
     }
 
     /// Statements defined by steps from `first` on are as they were before.

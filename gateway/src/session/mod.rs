@@ -8,7 +8,7 @@ mod listen;
 pub mod settings;
 pub mod simple;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use foldhash::{HashMap, HashMapExt as _};
 
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::commit;
@@ -96,8 +97,7 @@ impl Session {
             if self.batch.is_empty() && !self.skipping && !self.console {
                 if let Some(pipeline) = self.executor.client.take_pipeline(pipeline_bytes_max) {
                     self.executor.entry.works();
-                    // An idle client does not keep what a statement needs.
-                    Box::pin(self.pipeline(&pipeline)).await?;
+                    self.pipeline(&pipeline).await?;
                     self.executor.client.recycle(pipeline);
                     expiry = None;
                     continue;

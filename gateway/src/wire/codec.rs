@@ -73,6 +73,11 @@ impl<'a> Reader<'a> {
 
     /// A NUL-terminated string, which must be UTF-8.
     pub(super) fn cstr(&mut self, field: &'static str) -> Result<&'a str, WireError> {
+        // Unnamed statements and portals.
+        if let [0, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok("");
+        }
         let text = self.cstr_bytes(field)?;
         std::str::from_utf8(text).map_err(|_| WireError::NotUtf8 { message: self.message, field })
     }

@@ -6,6 +6,8 @@
 //! Not here: where the other OIDs come from ([`Oids`]).
 //! Sources: `array_send`, `record_send`, `range_send`, `multirange_send` of PostgreSQL.
 
+use smallvec::SmallVec;
+
 use crate::wire::Format;
 
 /// The first OID that is not PostgreSQL's own.
@@ -87,9 +89,9 @@ pub struct Columns {
 }
 
 impl Columns {
-    pub fn new(forms: impl IntoIterator<Item = Form>) -> Columns {
-        let forms: Vec<Form> = forms.into_iter().collect();
-        Columns { forms: if forms.iter().all(|form| *form == Form::Plain) { Vec::new() } else { forms } }
+    pub fn new(forms: &[Form]) -> Columns {
+        let are_plain = forms.iter().all(|form| *form == Form::Plain);
+        Columns { forms: if are_plain { Vec::new() } else { forms.to_vec() } }
     }
 
     /// Nothing to look at.
@@ -226,7 +228,7 @@ impl<'o, O: Oids> Walk<'o, O> {
         let count = take(&mut rest, 2)?;
         let count = u16::from_be_bytes([count[0], count[1]]);
         let mut described = Described { plain: true, ..Described::default() };
-        let mut forms = Vec::with_capacity(usize::from(count));
+        let mut forms = SmallVec::<[Form; 16]>::new();
         for _ in 0..count {
             let end = rest.iter().position(|byte| *byte == 0).ok_or(OidError::Malformed)?;
             take(&mut rest, end + 1)?;
@@ -237,7 +239,7 @@ impl<'o, O: Oids> Walk<'o, O> {
             let is_binary = fixed[17] == Format::Binary.code() as u8;
             forms.push(if is_binary { form } else { Form::Plain });
         }
-        described.columns = Columns::new(forms);
+        described.columns = Columns::new(&forms);
         Ok(described)
     }
 

@@ -34,11 +34,8 @@ pub fn rename<'a>(
             let mut reader = Reader::new("Bind", frame.body());
             let old_portal = reader.cstr_bytes("portal name")?;
             let old_statement = reader.cstr_bytes("statement name")?;
-            put_message(dst, tag::BIND, |dst| {
-                new(portal, old_portal, dst);
-                new(statement, old_statement, dst);
-                dst.put_slice(reader.remainder());
-            });
+            let names = [portal.map_or(old_portal, str::as_bytes), statement.map_or(old_statement, str::as_bytes)];
+            bind(dst, names, reader.remainder());
         }
         tag::EXECUTE => {
             let mut reader = Reader::new("Execute", frame.body());
@@ -66,4 +63,26 @@ pub fn rename<'a>(
         tag => return Err(WireError::UnexpectedTag { expected: "Parse, Bind, Describe, Close or Execute", tag }),
     }
     Ok(())
+}
+
+/// The message of every query of a prepared statement: put together before it is copied.
+fn bind(dst: &mut BytesMut, names: [&[u8]; 2], rest: &[u8]) {
+    const HEAD_BYTES: usize = 64;
+    let mut head = [0; HEAD_BYTES];
+    head[0] = tag::BIND;
+    let mut length = 5;
+    for name in names {
+        let Some(place) = head.get_mut(length..length + name.len() + 1) else {
+            return put_message(dst, tag::BIND, |dst| {
+                names.iter().for_each(|name| put_cstr(dst, name));
+                dst.put_slice(rest);
+            });
+        };
+        // The NUL behind it is there.
+        place[..name.len()].copy_from_slice(name);
+        length += name.len() + 1;
+    }
+    head[1..5].copy_from_slice(&((length - 1 + rest.len()) as u32).to_be_bytes());
+    dst.extend_from_slice(&head[..length]);
+    dst.extend_from_slice(rest);
 }
