@@ -86,7 +86,7 @@ pub async fn run(executor: &mut Executor, run: Run<'_>) -> Result<Completed, Fai
 }
 
 /// A parameter that a Bind does not give is the Bind's fault; without a Bind, the statement's.
-fn of_bind(bound: &Bound, failure: Failure) -> Failure {
+pub fn of_bind(bound: &Bound, failure: Failure) -> Failure {
     match (failure, &bound.bind) {
         (Failure::Error(error), Some(_)) if error.code == SqlState::UNDEFINED_PARAMETER => {
             let message = "bind message supplies fewer parameters than the prepared statement requires";
@@ -328,14 +328,19 @@ async fn at_cursor(
     name: &str,
     home: ShardId,
 ) -> Result<Completed, Failure> {
-    match executor.cursor_shard(name) {
+    let result = match executor.cursor_shard(name) {
         Some(shard) if shard != home => {
             // Only queries that read are held to keys.
             let admitted = Admitted { access: Access::Read, ..admitted.clone() };
             single(executor, run, &admitted, shard, None).await
         }
         _ => single(executor, run, admitted, home, None).await,
+    };
+    if result.is_err() {
+        // PostgreSQL collects a FETCH's rows before it shows any.
+        executor.client.rewind();
     }
+    result
 }
 
 /// CLOSE ALL on the other shards that have some.

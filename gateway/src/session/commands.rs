@@ -260,6 +260,9 @@ impl Session {
         self.everywhere(&format!("RELEASE SAVEPOINT {}", quote_ident(name))).await?;
         self.executor.transaction.savepoints.truncate(index);
         self.executor.cursors_released(index);
+        for portal in self.portals.values_mut() {
+            portal.depth = portal.depth.min(index);
+        }
         Ok("RELEASE")
     }
 
@@ -277,6 +280,7 @@ impl Session {
         }
         self.everywhere(&format!("ROLLBACK TO SAVEPOINT {}", quote_ident(name))).await?;
         self.executor.cursors_rolled_back(index);
+        self.portals.retain(|_, portal| portal.depth <= index);
         let transaction = &mut self.executor.transaction;
         transaction.failed = false;
         transaction.savepoints.truncate(index + 1);
