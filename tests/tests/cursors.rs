@@ -1,5 +1,7 @@
 //! Cursors and portals over rows of several shards, frame by frame beside one PostgreSQL: every direction, every end, every format.
 
+#[path = "cursors/again.rs"]
+mod again;
 #[path = "cursors/binding.rs"]
 mod binding;
 #[path = "cursors/memory.rs"]
@@ -96,6 +98,10 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("savepoints", binding::savepoints(ports)).await;
     stages.run("portals in SQL", shared_names::portals_in_sql(ports)).await;
     stages.run("cursors in the protocol", shared_names::cursors_in_the_protocol(ports)).await;
+    stages.run("executed twice", again::twice(ports)).await;
+    stages.run("counts of parameters", again::counts(ports)).await;
+    stages.run("after an error", again::after_an_error(ports)).await;
+    stages.run("what PREPARE takes", again::prepared(ports)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

@@ -397,6 +397,14 @@ impl Executor {
         self.transaction.names = local.then(|| Names::of(|name| self.setting(name), &self.identity.user));
     }
 
+    /// An error undoes at once what the transaction has set, since its last savepoint if it has one.
+    pub fn settings_failed(&mut self) {
+        match self.transaction.savepoints.last() {
+            Some(savepoint) => self.reports.rolled_back_to(&savepoint.reports),
+            None => self.reports.rolled_back(),
+        }
+    }
+
     /// The statement that has made a setting what it is now.
     pub fn setting(&self, name: &str) -> Option<&str> {
         self.transaction.local_settings.get(name).or_else(|| self.settings.get(name))

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::Session;
 use crate::exec::bound::Statement;
 use crate::exec::commit;
-use crate::exec::describe::{describe, refusal};
+use crate::exec::describe::{describe, refusal, Description};
 use crate::exec::dispatch::check_not_failed;
 use crate::exec::failure::Failure;
 use crate::exec::transaction::Block;
@@ -77,6 +77,7 @@ impl Session {
     }
 
     async fn synced(&mut self) -> Result<(), Failure> {
+        self.settings_told();
         if !self.after.is_empty() {
             Box::pin(self.finish_after()).await?;
         }
@@ -190,24 +191,36 @@ impl Session {
     /// What no shard is asked about in this place.
     pub(super) async fn check_bind(&mut self, bind: &Bind<'_>, statement: &Arc<Statement>) -> Result<(), Failure> {
         let formats = bind.result_formats.len();
-        if statement.sql.is_empty() || self.executor.transaction.failed {
-            return Ok(());
-        }
         let view = self.executor.enter()?;
         self.executor.slot.reads();
-        let planned = self.executor.plan(&statement.sql, &view)?;
-        let is_query = matches!(&planned.plan, Ok(Plan::Query(_)));
-        if formats < 2 && !is_query {
+        let planned = match statement.sql.is_empty() {
+            true => None,
+            false => Some(self.executor.plan(&statement.sql, &view)?),
+        };
+        let declared = match planned.as_ref().map(|planned| &planned.plan) {
+            Some(Ok(Plan::Session(command))) => !matches!(command, SessionCommand::SetConfig { .. }),
+            Some(Ok(Plan::Ddl(_) | Plan::Admin(_) | Plan::CopyIn(_) | Plan::CopyOut(_))) | None => true,
+            _ => false,
+        };
+        if declared {
+            // It has no parameters, but the client may have declared some.
+            check_count(bind, statement.types.len())?;
+        }
+        let Some(planned) = planned.filter(|_| !self.executor.transaction.failed) else { return Ok(()) };
+        let mut counts = matches!(
+            &planned.plan,
+            Ok(Plan::Query(_)
+                | Plan::Session(SessionCommand::SetConfig { .. })
+                | Plan::ComputedKeys(_)
+                | Plan::InsertSelect(_))
+        );
+        counts |= !declared && !(bind.parameters.is_empty() && statement.types.is_empty());
+        if formats < 2 && !counts {
             return Ok(());
         }
         let description = self.description(statement).await?;
-        let (given, needed) = (bind.parameters.len(), description.parameters.len());
-        if is_query && given != needed {
-            let name = bind.statement;
-            let message = format!(
-                "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {needed}"
-            );
-            return Err(PgError::new(SqlState::PROTOCOL_VIOLATION, message).into());
+        if counts {
+            check_count(bind, description.parameters.len())?;
         }
         match description.fields {
             Some(fields) if formats > 1 && formats != fields.len() => {
@@ -242,12 +255,16 @@ impl Session {
         match target {
             Target::Statement => {
                 let statement = self.statement_named(name)?;
-                let description = self.description(&statement).await?;
+                let description = match self.executor.transaction.failed {
+                    true => self.description_after_error(&statement, true)?,
+                    false => self.description(&statement).await?,
+                };
                 description.encode_statement(self.executor.client.out());
             }
             Target::Portal => {
                 let is_portal = self.portals.contains_key(name);
                 if let Some(merged) = self.executor.merged_cursor(name).filter(|_| !is_portal) {
+                    check_not_failed(&self.executor)?;
                     let fields = merged.described(&vec![crate::wire::Format::Text; merged.columns()]);
                     backend::row_description(self.executor.client.out(), &fields);
                     return Ok(());
@@ -258,7 +275,10 @@ impl Session {
                     return Ok(());
                 }
                 let portal = self.portal_named(name)?;
-                let description = self.description(&portal.bound.statement).await?;
+                let description = match self.executor.transaction.failed {
+                    true => self.description_after_error(&portal.bound.statement, false)?,
+                    false => self.description(&portal.bound.statement).await?,
+                };
                 let formats = portal.bound.parsed()?.map(|bind| bind.result_formats);
                 description.encode_portal(self.executor.client.out(), formats);
             }
@@ -266,9 +286,35 @@ impl Session {
         Ok(())
     }
 
-    async fn description(&mut self, statement: &Arc<Statement>) -> Result<crate::exec::describe::Description, Failure> {
+    /// A failed transaction describes only what gives no rows.
+    fn description_after_error(&self, statement: &Statement, parameters: bool) -> Result<Description, Failure> {
+        let none = |parameters| Ok(Description { parameters, fields: None });
         if statement.sql.is_empty() {
-            return Ok(crate::exec::describe::Description::default());
+            return none(statement.types.clone());
+        }
+        let view = self.executor.gateway.view.current();
+        let planned = view.map(|view| self.executor.plan(&statement.sql, &view)).transpose()?;
+        let rows = planned.as_ref().and_then(|planned| gives_rows(planned.plan.as_ref().ok()?));
+        let session = planned.is_some_and(|planned| matches!(planned.plan, Ok(Plan::Session(_))));
+        let known = statement.parameters.get().map(|known| known.to_vec());
+        let types = match known {
+            Some(known) => Some(known),
+            None if session || !statement.sql.contains('$') => Some(statement.types.clone()),
+            None => None,
+        };
+        match (rows, types) {
+            (Some(false), _) if !parameters => none(Vec::new()),
+            (Some(false), Some(types)) => none(types),
+            _ => {
+                check_not_failed(&self.executor)?;
+                none(Vec::new())
+            }
+        }
+    }
+
+    async fn description(&mut self, statement: &Arc<Statement>) -> Result<Description, Failure> {
+        if statement.sql.is_empty() {
+            return Ok(Description::default());
         }
         if let Some(inner) = self.executed_statement(statement)? {
             return Box::pin(describe(&mut self.executor, &inner)).await;
@@ -299,6 +345,34 @@ impl Session {
     pub fn transaction_ended(&mut self, after: commit::AfterCommit) {
         self.portals.clear();
         self.after.push(after);
+    }
+}
+
+fn check_count(bind: &Bind<'_>, needed: usize) -> Result<(), PgError> {
+    let given = bind.parameters.len();
+    if given == needed {
+        return Ok(());
+    }
+    let name = bind.statement;
+    let message =
+        format!("bind message supplies {given} parameters, but prepared statement \"{name}\" requires {needed}");
+    Err(PgError::new(SqlState::PROTOCOL_VIOLATION, message))
+}
+
+/// Whether it gives rows, as far as that is known without a shard.
+fn gives_rows(plan: &Plan) -> Option<bool> {
+    match plan {
+        Plan::Session(
+            SessionCommand::Show { .. }
+            | SessionCommand::Execute { .. }
+            | SessionCommand::SetConfig { .. }
+            | SessionCommand::ListeningChannels { .. },
+        )
+        | Plan::Explain(_)
+        | Plan::Admin(_) => Some(true),
+        Plan::Query(query) => Some(query.returns_rows),
+        Plan::Session(_) | Plan::Ddl(_) | Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Cursor(_) => Some(false),
+        Plan::ComputedKeys(_) | Plan::InsertSelect(_) | Plan::Home(_) => None,
     }
 }
 

@@ -173,6 +173,15 @@ impl Session {
         failure.encode(self.executor.client.out());
         if self.executor.transaction.is_open() {
             self.executor.transaction.failed = true;
+            self.executor.settings_failed();
+        }
+    }
+
+    /// An error that a shard has told the client itself: the shard has also told what became of settings.
+    fn settings_told(&mut self) {
+        if self.executor.transaction.failed {
+            self.executor.settings_failed();
+            self.executor.reports.told();
         }
     }
 

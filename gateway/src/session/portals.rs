@@ -34,6 +34,8 @@ pub struct Portal {
     pub overtaken: bool,
     /// Savepoints that there were: it is gone once the transaction goes back to an earlier one.
     pub depth: usize,
+    /// Bound in a failed transaction, whose end it is.
+    pub after_error: bool,
     /// Executed by the gateway: a further Execute gives no rows.
     pub finished: bool,
     /// How it was finished: None if no further Execute is accepted.
@@ -61,6 +63,7 @@ impl Portal {
             there: None,
             overtaken: false,
             depth,
+            after_error: false,
             finished: false,
             tag: None,
             merged: false,
@@ -93,6 +96,7 @@ impl Session {
             Arc::new(Bound { statement, bind: Some(frame.clone()) }),
             self.executor.transaction.savepoints.len(),
         );
+        portal.after_error = self.executor.transaction.failed;
         let next = is_executed_next(bind.portal, rest);
         let outlives = !bind.portal.is_empty() && self.executor.transaction.block == Block::Explicit;
         if !self.executor.transaction.failed && (!next || outlives) {
@@ -243,7 +247,8 @@ impl Session {
         if let Some(known) = self.portals.get_mut(execute.portal) {
             known.finished = !completed.suspended;
             known.tag = completed.tag.clone().filter(|_| repeats);
-            known.shard = completed.shard.filter(|_| stays);
+            // At its end the gateway knows what the unnamed one says, and says it by that name.
+            known.shard = completed.shard.filter(|_| stays && (completed.suspended || there.is_none()));
             known.there = there.filter(|_| !completed.merged);
             known.merged = completed.merged;
         }
@@ -284,8 +289,32 @@ impl Session {
             // It holds, or is undone, with the rest of the pipeline.
             self.executor.begin_implicit();
         }
+        if !portal.after_error && portal.depth >= self.executor.transaction.savepoints.len() {
+            // An error ends all portals of its transaction or savepoint.
+            check_not_failed(&self.executor)?;
+        }
         self.begun(execute.portal);
-        Box::pin(self.command(command, &portal.bound.values()?, None)).await
+        let values = portal.bound.values()?;
+        let gives_rows = matches!(
+            command,
+            SessionCommand::Show { .. } | SessionCommand::SetConfig { .. } | SessionCommand::ListeningChannels { .. }
+        );
+        if !gives_rows {
+            return Box::pin(self.command(command, &values, None)).await;
+        }
+        self.executor.client.capture(self.executor.gateway.config.limits.gather_bytes_max);
+        let done = Box::pin(self.command(command, &values, None)).await;
+        let mut captured = self.executor.client.take_captured();
+        done?;
+        let mut buffered = Buffered { rows: BytesMut::new(), returns: true, tag: String::new() };
+        while let Ok(Some(message)) = crate::wire::next_frame(&mut captured, usize::MAX) {
+            match (message.tag(), message.body().strip_suffix(b"\0")) {
+                (b'C', Some(text)) => buffered.tag = String::from_utf8_lossy(text).into_owned(),
+                _ => buffered.rows.extend_from_slice(message.bytes()),
+            }
+        }
+        self.next_rows(execute.portal, buffered, execute.rows_max);
+        Ok(())
     }
 
     /// A cursor of SQL, by its name.

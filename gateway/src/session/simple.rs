@@ -66,6 +66,7 @@ impl Session {
                 self.ready();
             }
         }
+        self.settings_told();
         if !self.after.is_empty() {
             Box::pin(self.finish_after()).await?;
         }
