@@ -98,6 +98,7 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("savepoints", binding::savepoints(ports)).await;
     stages.run("portals in SQL", shared_names::portals_in_sql(ports)).await;
     stages.run("cursors in the protocol", shared_names::cursors_in_the_protocol(ports)).await;
+    stages.run("BINARY cursors", shared_names::binary(ports)).await;
     stages.run("executed twice", again::twice(ports)).await;
     stages.run("counts of parameters", again::counts(ports)).await;
     stages.run("after an error", again::after_an_error(ports)).await;

@@ -132,8 +132,13 @@ impl Executor {
     pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {
         self.check_cursor_listing(sql)?;
         let one_shard = self.only_shard.is_some();
-        let names = self.transaction.names.as_ref().unwrap_or(&self.names);
+        let names = self.names_now();
         Ok(self.gateway.plan_of_session(&self.recent, sql, view, &names.search_path, &names.user, one_shard)?)
+    }
+
+    /// How names resolve in the present transaction.
+    pub fn names_now(&self) -> &Names {
+        self.transaction.names.as_ref().unwrap_or(&self.names)
     }
 
     /// The statement has been answered.

@@ -214,7 +214,8 @@ impl Session {
                 | Plan::ComputedKeys(_)
                 | Plan::InsertSelect(_))
         );
-        counts |= !declared && !(bind.parameters.is_empty() && statement.types.is_empty());
+        let empty = bind.parameters.is_empty() && statement.types.is_empty();
+        counts |= !(declared || empty);
         if formats < 2 && !counts {
             return Ok(());
         }

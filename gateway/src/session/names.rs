@@ -64,7 +64,7 @@ impl Session {
                 )
                 .into()),
             };
-        let cursor = Cursor { hold: false, depth: portal.depth, place };
+        let cursor = Cursor { hold: false, binary: false, depth: portal.depth, place };
         self.executor.transaction.cursors.insert(name.clone(), cursor);
         Ok(Some(name))
     }

@@ -331,7 +331,7 @@ async fn settings_after_errors(pair: &mut Pair) -> Result<()> {
         "SELEC",
         "SET timezone TO 'nonsense'",
         "ROLLBACK TO nowhere",
-        "INSERT INTO items VALUES (1, 1, 'x', 1, now()), (2, 1, 'x', 1, now())",
+        "INSERT INTO items VALUES (1, 1, 'x', 1, now()), (5000, 1, 'x', 1, now())",
         "FETCH nothing",
     ] {
         for touched in ["", "SELECT count(*) FROM items", "SELECT id FROM items WHERE id = 3"] {

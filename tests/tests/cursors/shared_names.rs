@@ -89,6 +89,28 @@ pub async fn portals_in_sql(ports: Ports) -> Result<()> {
     Ok(())
 }
 
+/// A BINARY cursor is binary for whoever does not say otherwise, on one shard and on several.
+pub async fn binary(ports: Ports) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    for (query, id) in QUERIES.into_iter().flat_map(|query| (4..8).map(move |id| (query, id.to_string()))) {
+        for hold in ["", "WITH HOLD"] {
+            pair.same("BEGIN").await?;
+            pair.same(&format!("DECLARE c BINARY CURSOR {hold} FOR {}", query.replace("$1", &id))).await?;
+            pair.same("FETCH c").await?;
+            pair.same("MOVE c").await?;
+            pair.same("FETCH c; SELECT 1").await?;
+            pair.same("COMMIT").await?;
+            pair.same("FETCH ALL FROM c").await?;
+            pair.same("CLOSE c").await?;
+        }
+    }
+    pair.same("BEGIN").await?;
+    pair.same("DECLARE c BINARY CURSOR FOR SELECT id FROM plain ORDER BY id").await?;
+    pair.same("FETCH ALL c").await?;
+    pair.same("ROLLBACK").await?;
+    Ok(())
+}
+
 /// Execute, Describe and Close by the protocol of what SQL has declared.
 pub async fn cursors_in_the_protocol(ports: Ports) -> Result<()> {
     for listens in [false, true] {

@@ -96,7 +96,7 @@ pub async fn parameters(cluster: &Cluster, shards: &Shards) -> Result<()> {
 pub async fn bound_before_a_write(cluster: &Cluster, shards: &Shards) -> Result<()> {
     let mut raw = session(cluster).await?;
     let of_home = row(&mut raw, shards.of_home()).await?;
-    let select = "SELECT n, $2 FROM people WHERE id = $1 AND ms = $2";
+    let select = "SELECT n, ms FROM people WHERE id = $1 AND ms = $2";
     for begin in ["BEGIN", ""] {
         for keys in &shards.keys {
             let id = keys[0];

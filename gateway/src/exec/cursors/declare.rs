@@ -62,7 +62,7 @@ pub async fn declare(
     let bound = Bound { statement: Arc::new(executor.statement(sql, types)), bind: run.bound.bind.clone() };
     let bound = if bound.bind.is_some() { with_formats(&bound, &[])? } else { bound };
     let merged = open(executor, admitted, bound, scroll, options.binary).await?;
-    executor.keep_cursor(options.name.clone(), options.hold, Place::Merged(Box::new(merged)));
+    executor.keep_cursor(options.name.clone(), options.hold, options.binary, Place::Merged(Box::new(merged)));
     Ok(Completed { tag: Some("DECLARE CURSOR".to_owned()), ..Completed::default() })
 }
 
@@ -140,6 +140,7 @@ async fn open(
         fields,
         shard_fields,
         depth: executor.transaction.savepoints.len(),
+        names: executor.names_now().clone(),
     }))
 }
 
