@@ -1,5 +1,9 @@
 //! Cursors and portals over rows of several shards, frame by frame beside one PostgreSQL: every direction, every end, every format.
 
+#[path = "cursors/again.rs"]
+mod again;
+#[path = "cursors/binding.rs"]
+mod binding;
 #[path = "cursors/memory.rs"]
 mod memory;
 #[path = "cursors/pair.rs"]
@@ -8,19 +12,20 @@ mod pair;
 mod portals;
 #[path = "cursors/protocol.rs"]
 mod protocol;
+#[path = "cursors/shared_names.rs"]
+mod shared_names;
 #[path = "cursors/sql.rs"]
 mod sql_cursors;
 
 use anyhow::{Context as _, Result};
-use ringway_tests::cluster::{single_postgres, Cluster, Options};
+use ringway_tests::cluster::{single_postgres, Cluster, Options, SinglePostgres};
 use ringway_tests::scenario::stages::Stages;
 use ringway_tests::scenario::{sql, turn};
 
 pub use pair::Pair;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cursors_move_as_postgresqls_do() -> Result<()> {
-    let _turn = turn().await?;
+/// The same tables with the same rows.
+async fn servers() -> Result<(SinglePostgres, Cluster)> {
     let single = single_postgres().await?;
     let cluster = Cluster::start(Options { shards: 2, ..Options::default() }).await?;
     let (one, other) = (sql::connect(&single.dsn("postgres")).await?, sql::connect(&cluster.dsn("postgres")).await?);
@@ -48,6 +53,13 @@ async fn cursors_move_as_postgresqls_do() -> Result<()> {
             .context("parts")?;
         client.batch_execute("INSERT INTO plain VALUES (1), (2), (3)").await?;
     }
+    Ok((single, cluster))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cursors_move_as_postgresqls_do() -> Result<()> {
+    let _turn = turn().await?;
+    let (single, cluster) = servers().await?;
     let ports = (single.port(), cluster.listen_port());
     let mut stages = Stages::default();
     stages.run("every direction", sql_cursors::directions(ports)).await;
@@ -67,6 +79,30 @@ async fn cursors_move_as_postgresqls_do() -> Result<()> {
     stages.run("settings that are reported", protocol::settings(ports)).await;
     stages.run("COPY", protocol::copies(ports)).await;
     stages.run("statements of the session", protocol::statements(ports)).await;
+    let outcome = stages.finish();
+    if outcome.is_err() {
+        eprintln!("{}", cluster.logs());
+        return outcome;
+    }
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn portals_begin_with_their_bind() -> Result<()> {
+    let _turn = turn().await?;
+    let (single, cluster) = servers().await?;
+    let ports = (single.port(), cluster.listen_port());
+    let mut stages = Stages::default();
+    stages.run("what was there at Bind", binding::at_bind(ports)).await;
+    stages.run("the unnamed portal", binding::unnamed(ports)).await;
+    stages.run("savepoints", binding::savepoints(ports)).await;
+    stages.run("portals in SQL", shared_names::portals_in_sql(ports)).await;
+    stages.run("cursors in the protocol", shared_names::cursors_in_the_protocol(ports)).await;
+    stages.run("BINARY cursors", shared_names::binary(ports)).await;
+    stages.run("executed twice", again::twice(ports)).await;
+    stages.run("counts of parameters", again::counts(ports)).await;
+    stages.run("after an error", again::after_an_error(ports)).await;
+    stages.run("what PREPARE takes", again::prepared(ports)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

@@ -59,6 +59,7 @@ async fn run(cluster: &Cluster) -> Result<()> {
     stages.run("results over both shards", over_shards(cluster)).await;
     stages.run("declared types", declared(cluster, &shards)).await;
     stages.run("binary parameters", values::parameters(cluster, &shards)).await;
+    stages.run("portals with binary parameters", values::bound_before_a_write(cluster, &shards)).await;
     stages.run("catalogs", catalogs(cluster, &shards)).await;
     stages.run("types of the session's own transaction", values::own_transaction(cluster, &shards)).await;
     stages.run("types that change", values::changing(cluster, &shards)).await;

@@ -151,6 +151,24 @@ pub fn queue_execute(
     portal: &str,
     rows_max: u32,
 ) -> Result<(), PgError> {
+    queue_bind(connection, expects, bound, text, portal)?;
+    if describe || connection.is_foreign() && may_be_binary(bound)? {
+        frontend::describe(connection.output(), Target::Portal, portal);
+        expects.push_back(Expect::Describe);
+    }
+    frontend::execute(connection.output(), portal, rows_max);
+    expects.push_back(Expect::Execute);
+    Ok(())
+}
+
+/// Parse (unless known) and Bind.
+pub fn queue_bind(
+    connection: &mut ServerConnection,
+    expects: &mut VecDeque<Expect>,
+    bound: &Bound,
+    text: Option<&str>,
+    portal: &str,
+) -> Result<(), PgError> {
     let name = match text {
         None if bound.bind.is_some() => ensure_prepared(connection, expects, &bound.statement),
         text => {
@@ -165,11 +183,5 @@ pub fn queue_execute(
         None => frontend::bind(connection.output(), portal, &name, [], [] as [Option<&[u8]>; 0], []),
     }
     expects.push_back(Expect::Bind);
-    if describe || connection.is_foreign() && may_be_binary(bound)? {
-        frontend::describe(connection.output(), Target::Portal, portal);
-        expects.push_back(Expect::Describe);
-    }
-    frontend::execute(connection.output(), portal, rows_max);
-    expects.push_back(Expect::Execute);
     Ok(())
 }

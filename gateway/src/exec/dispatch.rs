@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use super::answers::ask;
 use super::bound::{queue_execute, Bound};
 use super::commit;
+use super::cursors::merged::with_formats;
 use super::cursors::{self, CursorCommand, Place};
 use super::executor::Executor;
 use super::failure::Failure;
@@ -22,7 +23,7 @@ use super::transaction::Block;
 use super::type_oids::bound_for;
 use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert, insert_select};
 use crate::plan::types::{Access, Cursor, Home, InsertSelect, MultiShard, Plan, Query};
-use crate::wire::{PgError, SqlState};
+use crate::wire::{Format, PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::service::sqlstate;
 
@@ -87,7 +88,7 @@ pub async fn run(executor: &mut Executor, run: Run<'_>) -> Result<Completed, Fai
 }
 
 /// A parameter that a Bind does not give is the Bind's fault; without a Bind, the statement's.
-fn of_bind(bound: &Bound, failure: Failure) -> Failure {
+pub fn of_bind(bound: &Bound, failure: Failure) -> Failure {
     match (failure, &bound.bind) {
         (Failure::Error(error), Some(_)) if error.code == SqlState::UNDEFINED_PARAMETER => {
             let message = "bind message supplies fewer parameters than the prepared statement requires";
@@ -233,8 +234,8 @@ async fn home(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, home:
         return Err(PgError::internal("a statement for the home shard was placed on several").into());
     };
     match cursors::command(&home.sql) {
-        Some(CursorCommand::Declare { name, hold }) => {
-            return declare_on(executor, run, admitted, shard, None, (name, hold)).await
+        Some(CursorCommand::Declare { name, hold, binary }) => {
+            return declare_on(executor, run, admitted, shard, None, (name, hold, binary)).await
         }
         Some(CursorCommand::Read { name, direction: Some(direction), show })
             if executor.merged_cursor(&name).is_some() =>
@@ -295,8 +296,8 @@ async fn declare(
     let start = cursor.options.query_start;
     let filtered = filter::text(&cursor.query, admitted, shard, &cursor.query.sql)?;
     let text = filtered.map(|query| format!("{}{query}", &cursor.sql[..start]));
-    let names = (cursor.options.name.clone(), cursor.options.hold);
-    declare_on(executor, run, admitted, shard, text, names).await
+    let options = (cursor.options.name.clone(), cursor.options.hold, cursor.options.binary);
+    declare_on(executor, run, admitted, shard, text, options).await
 }
 
 /// The cursor reads what it began with until its transaction ends, or longer.
@@ -306,7 +307,7 @@ async fn declare_on(
     admitted: &Admitted,
     shard: ShardId,
     text: Option<String>,
-    (name, hold): (String, bool),
+    (name, hold, binary): (String, bool, bool),
 ) -> Result<Completed, Failure> {
     // The shard knows its own.
     if executor.cursor_shard(&name) != Some(shard) {
@@ -317,7 +318,7 @@ async fn declare_on(
         executor.pin(shard);
     }
     let completed = single(executor, run, admitted, shard, text.as_deref()).await?;
-    executor.keep_cursor(name, hold, Place::Shard(shard));
+    executor.keep_cursor(name, hold, binary, Place::Shard(shard));
     Ok(completed)
 }
 
@@ -329,14 +330,30 @@ async fn at_cursor(
     name: &str,
     home: ShardId,
 ) -> Result<Completed, Failure> {
-    match executor.cursor_shard(name) {
+    let sql = &run.bound.statement.sql;
+    if run.bound.bind.is_none() && executor.is_binary_cursor(name) && run.describe {
+        let bound = with_formats(run.bound, &[Format::Binary])?;
+        let shard = executor.cursor_shard(name).unwrap_or(home);
+        let admitted = Admitted { access: Access::Read, ..admitted.clone() };
+        let result = single(executor, &Run { bound: &bound, ..run.clone() }, &admitted, shard, Some(sql)).await;
+        if result.is_err() {
+            executor.client.rewind();
+        }
+        return result;
+    }
+    let result = match executor.cursor_shard(name) {
         Some(shard) if shard != home => {
             // Only queries that read are held to keys.
             let admitted = Admitted { access: Access::Read, ..admitted.clone() };
             single(executor, run, &admitted, shard, None).await
         }
         _ => single(executor, run, admitted, home, None).await,
+    };
+    if result.is_err() {
+        // PostgreSQL collects a FETCH's rows before it shows any.
+        executor.client.rewind();
     }
+    result
 }
 
 /// CLOSE ALL on the other shards that have some.

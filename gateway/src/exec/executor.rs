@@ -134,8 +134,13 @@ impl Executor {
     pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {
         self.check_cursor_listing(sql)?;
         let one_shard = self.only_shard.is_some();
-        let names = self.transaction.names.as_ref().unwrap_or(&self.names);
+        let names = self.names_now();
         Ok(self.gateway.plan_of_session(&self.recent, sql, view, &names.search_path, &names.user, one_shard)?)
+    }
+
+    /// How names resolve in the present transaction.
+    pub fn names_now(&self) -> &Names {
+        self.transaction.names.as_ref().unwrap_or(&self.names)
     }
 
     /// The statement has been answered.
@@ -432,6 +437,14 @@ impl Executor {
         self.names = Names::of(|name| self.settings.get(name), &self.identity.user);
         let local = self.transaction.local_settings != Settings::default();
         self.transaction.names = local.then(|| Names::of(|name| self.setting(name), &self.identity.user));
+    }
+
+    /// An error undoes at once what the transaction has set, since its last savepoint if it has one.
+    pub fn settings_failed(&mut self) {
+        match self.transaction.savepoints.last() {
+            Some(savepoint) => self.reports.rolled_back_to(&savepoint.reports),
+            None => self.reports.rolled_back(),
+        }
     }
 
     /// The statement that has made a setting what it is now.

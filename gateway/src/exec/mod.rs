@@ -38,6 +38,7 @@ pub mod listen;
 pub mod mirror;
 pub mod passwords;
 pub mod place;
+pub mod portals;
 pub mod prefix;
 pub mod pump;
 pub mod reload;

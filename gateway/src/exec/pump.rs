@@ -404,7 +404,8 @@ impl Pump<'_> {
                     let told = backend::parse_parameter_status(body).ok();
                     self.outcome.parameters.extend(told.map(|(name, value)| (name.to_owned(), value.to_owned())));
                 }
-                self.show.parameters
+                // What an error undoes the gateway tells after it.
+                self.show.parameters && (self.show.errors || self.outcome.error.is_none())
             }
             b'N' => {
                 if field(body, b'C') == Some(sqlstate::CAPTURED) {

@@ -87,6 +87,11 @@ impl Reports {
         Arc::clone(&self.now)
     }
 
+    /// The client knows all.
+    pub fn told(&mut self) {
+        self.told = Arc::clone(&self.now);
+    }
+
     /// What the client does not know yet.
     pub fn tell(&mut self, out: &mut BytesMut) {
         if Arc::ptr_eq(&self.told, &self.now) {

@@ -497,7 +497,9 @@ fn prepare(mut cursor: Cursor<'_, '_>) -> Result<Plan, PgError> {
         }
         cursor.at = close + 1;
     }
-    if !cursor.take("as") || cursor.done() {
+    let preparable = ["select", "insert", "update", "delete", "merge", "with", "values", "table"];
+    let begins = |at| text.punctuation(at, b'(') || preparable.iter().any(|word| text.word(at, word));
+    if !cursor.take("as") || !begins(cursor.at) {
         return Err(cursor.unexpected());
     }
     let sql = text.slice(cursor.at, text.lexemes.len() - 1).to_owned();

@@ -39,6 +39,20 @@ impl Session {
         if !ends {
             check_not_failed(&self.executor)?;
         }
+        if simple.is_none() && self.executor.transaction.block == Block::Implicit {
+            // A pipeline is no transaction block.
+            let what = match command {
+                SessionCommand::Set { local: true, .. } | SessionCommand::SetFromCurrent { local: true, .. } => {
+                    "SET LOCAL"
+                }
+                SessionCommand::SetConstraints { .. } => "SET CONSTRAINTS",
+                _ => "",
+            };
+            if !what.is_empty() {
+                let message = format!("{what} can only be used in transaction blocks");
+                self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, &message);
+            }
+        }
         let tag = match command {
             SessionCommand::Empty => {
                 backend::empty_query_response(self.executor.client.out());
@@ -168,6 +182,7 @@ impl Session {
         let tag = match (self.executor.transaction.block, self.executor.transaction.failed) {
             (Block::None, _) => {
                 self.no_transaction(chain, "COMMIT AND CHAIN")?;
+                self.portals.clear();
                 return Ok("COMMIT");
             }
             (_, true) => {
@@ -260,6 +275,9 @@ impl Session {
         self.everywhere(&format!("RELEASE SAVEPOINT {}", quote_ident(name))).await?;
         self.executor.transaction.savepoints.truncate(index);
         self.executor.cursors_released(index);
+        for portal in self.portals.values_mut() {
+            portal.depth = portal.depth.min(index);
+        }
         Ok("RELEASE")
     }
 
@@ -277,6 +295,7 @@ impl Session {
         }
         self.everywhere(&format!("ROLLBACK TO SAVEPOINT {}", quote_ident(name))).await?;
         self.executor.cursors_rolled_back(index);
+        self.portals.retain(|_, portal| portal.depth <= index);
         let transaction = &mut self.executor.transaction;
         transaction.failed = false;
         transaction.savepoints.truncate(index + 1);

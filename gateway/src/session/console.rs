@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Portal, Session};
+use super::portals::Portal;
+use super::Session;
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::console::{run, Answer};
 use crate::exec::describe::Description;
@@ -37,7 +38,7 @@ impl Session {
             tag::BIND => self.console_bind(&frame),
             tag::DESCRIBE => self.console_describe(&frame),
             tag::EXECUTE => self.console_execute(&frame).await,
-            tag::CLOSE => self.close_named(&frame),
+            tag::CLOSE => self.close_named(&frame).await,
             other => {
                 let message = format!("message type {other} is not for the administrative database");
                 Err(super::ended(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)))
@@ -116,10 +117,7 @@ impl Session {
         if self.portals.len() >= self.executor.gateway.config.limits.client_statements_max {
             self.portals.clear();
         }
-        self.portals.insert(
-            bind.portal.to_owned(),
-            Portal { bound, shard: None, finished: false, tag: None, merged: false, buffered: None },
-        );
+        self.portals.insert(bind.portal.to_owned(), Portal::new(bound, 0));
         backend::bind_complete(self.executor.client.out());
         Ok(())
     }

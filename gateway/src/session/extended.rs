@@ -5,20 +5,17 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::fast::Begun;
-use super::{Buffered, Portal, Session};
-use crate::exec::bound::{queue_learn, Bound, Statement};
+use super::Session;
+use crate::exec::bound::Statement;
 use crate::exec::commit;
-use crate::exec::cursors::{self, Place};
-use crate::exec::describe::{describe, refusal};
-use crate::exec::dispatch::{self, check_not_failed, Run};
+use crate::exec::describe::{describe, refusal, Description};
+use crate::exec::dispatch::check_not_failed;
 use crate::exec::failure::Failure;
-use crate::exec::forward::{forward, Request};
-use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::Block;
-use crate::plan::types::{Access, DdlKind, Plan, SessionCommand};
-use crate::wire::frontend::{self, Bind, Execute, Parse};
+use crate::plan::types::{Plan, SessionCommand};
+use crate::wire::frontend::{self, Bind, Parse};
 use crate::wire::tag::client as tag;
-use crate::wire::{backend, Format, Frame, FrameRef, Frames, PgError, SqlState, Target};
+use crate::wire::{backend, Frame, FrameRef, Frames, PgError, SqlState, Target};
 
 impl Session {
     /// A whole pipeline, its Sync included.
@@ -108,6 +105,7 @@ impl Session {
     }
 
     async fn synced(&mut self) -> Result<(), Failure> {
+        self.settings_told();
         if !self.after.is_empty() {
             Box::pin(self.finish_after()).await?;
         }
@@ -162,30 +160,11 @@ impl Session {
                 let mut until = rest.iter().map(Frame::tag).take_while(|next| *next != tag::PARSE);
                 self.parse(frame, !until.any(|next| matches!(next, tag::BIND | tag::DESCRIBE))).await
             }
-            tag::BIND => Box::pin(self.bind(frame)).await,
+            tag::BIND => Box::pin(self.bind(frame, rest)).await,
             tag::EXECUTE => self.execute(frame, lone).await,
             tag::DESCRIBE => self.describe(frame).await,
-            _ => {
-                Box::pin(self.close_cursor(frame)).await?;
-                self.close_named(frame)
-            }
+            _ => Box::pin(self.close_named(frame)).await,
         }
-    }
-
-    /// Close of a portal that is a cursor over several shards, or read like one.
-    async fn close_cursor(&mut self, frame: &Frame) -> Result<(), Failure> {
-        let (target, name) = frontend::parse_target("Close", frame.body()).map_err(PgError::from)?;
-        if target == Target::Statement {
-            return Ok(());
-        }
-        if let Some(merged) = self.executor.transaction.portals.remove(name) {
-            cursors::declare::close(&mut self.executor, merged).await?;
-        } else if !self.portals.contains_key(name) && self.executor.merged_cursor(name).is_some() {
-            if let Some(Place::Merged(merged)) = self.executor.forget_cursor(name).map(|cursor| cursor.place) {
-                cursors::declare::close(&mut self.executor, *merged).await?;
-            }
-        }
-        Ok(())
     }
 
     async fn parse(&mut self, frame: &Frame, alone: bool) -> Result<(), Failure> {
@@ -238,26 +217,39 @@ impl Session {
     }
 
     /// What no shard is asked about in this place.
-    async fn check_bind(&mut self, bind: &Bind<'_>, statement: &Arc<Statement>) -> Result<(), Failure> {
+    pub(super) async fn check_bind(&mut self, bind: &Bind<'_>, statement: &Arc<Statement>) -> Result<(), Failure> {
         let formats = bind.result_formats.len();
-        if statement.sql.is_empty() || self.executor.transaction.failed {
-            return Ok(());
-        }
         let view = self.executor.enter()?;
         self.executor.slot.reads();
-        let planned = self.executor.plan(&statement.sql, &view)?;
-        let is_query = matches!(&planned.plan, Ok(Plan::Query(_)));
-        if formats < 2 && !is_query {
+        let planned = match statement.sql.is_empty() {
+            true => None,
+            false => Some(self.executor.plan(&statement.sql, &view)?),
+        };
+        let declared = match planned.as_ref().map(|planned| &planned.plan) {
+            Some(Ok(Plan::Session(command))) => !matches!(command, SessionCommand::SetConfig { .. }),
+            Some(Ok(Plan::Ddl(_) | Plan::Admin(_) | Plan::CopyIn(_) | Plan::CopyOut(_))) | None => true,
+            _ => false,
+        };
+        if declared {
+            // It has no parameters, but the client may have declared some.
+            check_count(bind, statement.types.len())?;
+        }
+        let Some(planned) = planned.filter(|_| !self.executor.transaction.failed) else { return Ok(()) };
+        let mut counts = matches!(
+            &planned.plan,
+            Ok(Plan::Query(_)
+                | Plan::Session(SessionCommand::SetConfig { .. })
+                | Plan::ComputedKeys(_)
+                | Plan::InsertSelect(_))
+        );
+        let empty = bind.parameters.is_empty() && statement.types.is_empty();
+        counts |= !(declared || empty);
+        if formats < 2 && !counts {
             return Ok(());
         }
         let description = self.description(statement).await?;
-        let (given, needed) = (bind.parameters.len(), description.parameters.len());
-        if is_query && given != needed {
-            let name = bind.statement;
-            let message = format!(
-                "bind message supplies {given} parameters, but prepared statement \"{name}\" requires {needed}"
-            );
-            return Err(PgError::new(SqlState::PROTOCOL_VIOLATION, message).into());
+        if counts {
+            check_count(bind, description.parameters.len())?;
         }
         match description.fields {
             Some(fields) if formats > 1 && formats != fields.len() => {
@@ -270,7 +262,7 @@ impl Session {
     }
 
     /// COMMIT and ROLLBACK, which a failed transaction accepts.
-    fn ends_transaction(&self, statement: &Statement) -> bool {
+    pub(super) fn ends_transaction(&self, statement: &Statement) -> bool {
         let Some(view) = self.executor.gateway.view.current() else { return false };
         let planned = self.executor.plan(&statement.sql, &view);
         planned.is_ok_and(|planned| planned.plan.as_ref().is_ok_and(ends_transaction))
@@ -287,59 +279,35 @@ impl Session {
         })
     }
 
-    async fn bind(&mut self, frame: &Frame) -> Result<(), Failure> {
-        let bind = Bind::parse(frame.body()).map_err(PgError::from)?;
-        let statement = self.statement_named(bind.statement)?;
-        if self.executor.transaction.failed && !self.ends_transaction(&statement) {
-            check_not_failed(&self.executor)?;
-        }
-        let taken = self.portals.contains_key(bind.portal) || self.executor.has_cursor(bind.portal);
-        if !bind.portal.is_empty() && taken {
-            let message = format!("cursor \"{}\" already exists", bind.portal);
-            return Err(PgError::new(SqlState::DUPLICATE_CURSOR, message).into());
-        }
-        self.check_bind(&bind, &statement).await?;
-        if let Some(before) = self.executor.transaction.portals.remove(bind.portal) {
-            cursors::declare::close(&mut self.executor, before).await?;
-        }
-        let bound = Arc::new(Bound { statement, bind: Some(frame.clone()) });
-        // It reads what is there now, whatever is executed before it.
-        let named = !bind.portal.is_empty() && self.executor.transaction.block == Block::Explicit;
-        let merged = named && Box::pin(cursors::declare::bind_portal(&mut self.executor, &bound, bind.portal)).await?;
-        let portal = Portal { bound, shard: None, finished: false, tag: None, merged, buffered: None };
-        self.portals.insert(bind.portal.to_owned(), portal);
-        backend::bind_complete(self.executor.client.out());
-        Ok(())
-    }
-
-    pub(super) fn portal_named(&self, name: &str) -> Result<Portal, Failure> {
-        self.portals.get(name).cloned().ok_or_else(|| {
-            PgError::new(SqlState::INVALID_CURSOR_NAME, format!("portal \"{name}\" does not exist")).into()
-        })
-    }
-
     async fn describe(&mut self, frame: &Frame) -> Result<(), Failure> {
         let (target, name) = frontend::parse_target("Describe", frame.body()).map_err(PgError::from)?;
         match target {
             Target::Statement => {
                 let statement = self.statement_named(name)?;
-                let description = self.description(&statement).await?;
+                let description = match self.executor.transaction.failed {
+                    true => self.description_after_error(&statement, true)?,
+                    false => self.description(&statement).await?,
+                };
                 description.encode_statement(self.executor.client.out());
             }
             Target::Portal => {
                 let is_portal = self.portals.contains_key(name);
                 if let Some(merged) = self.executor.merged_cursor(name).filter(|_| !is_portal) {
+                    check_not_failed(&self.executor)?;
                     let fields = merged.described(&vec![crate::wire::Format::Text; merged.columns()]);
                     backend::row_description(self.executor.client.out(), &fields);
                     return Ok(());
                 }
-                if let Some(shard) = self.executor.cursor_shard(name).filter(|_| !is_portal) {
+                if let Some(shard) = self.portal_shard(name).filter(|_| !is_portal) {
                     let description = crate::exec::describe::cursor(&mut self.executor, shard, name).await?;
                     description.encode_as_it_is(self.executor.client.out());
                     return Ok(());
                 }
                 let portal = self.portal_named(name)?;
-                let description = self.description(&portal.bound.statement).await?;
+                let description = match self.executor.transaction.failed {
+                    true => self.description_after_error(&portal.bound.statement, false)?,
+                    false => self.description(&portal.bound.statement).await?,
+                };
                 let formats = portal.bound.parsed()?.map(|bind| bind.result_formats);
                 description.encode_portal(self.executor.client.out(), formats);
             }
@@ -347,14 +315,42 @@ impl Session {
         Ok(())
     }
 
-    async fn description(&mut self, statement: &Arc<Statement>) -> Result<crate::exec::describe::Description, Failure> {
+    /// A failed transaction describes only what gives no rows.
+    fn description_after_error(&self, statement: &Statement, parameters: bool) -> Result<Description, Failure> {
+        let none = |parameters| Ok(Description { parameters, fields: None });
         if statement.sql.is_empty() {
-            return Ok(crate::exec::describe::Description::default());
+            return none(statement.types.clone());
+        }
+        let view = self.executor.gateway.view.current();
+        let planned = view.map(|view| self.executor.plan(&statement.sql, &view)).transpose()?;
+        let rows = planned.as_ref().and_then(|planned| gives_rows(planned.plan.as_ref().ok()?));
+        let session = planned.is_some_and(|planned| matches!(planned.plan, Ok(Plan::Session(_))));
+        let known = statement.parameters.get().map(|known| known.to_vec());
+        let types = match known {
+            Some(known) => Some(known),
+            None if session || !statement.sql.contains('$') => Some(statement.types.clone()),
+            None => None,
+        };
+        match (rows, types) {
+            (Some(false), _) if !parameters => none(Vec::new()),
+            (Some(false), Some(types)) => none(types),
+            _ => {
+                check_not_failed(&self.executor)?;
+                none(Vec::new())
+            }
+        }
+    }
+
+    async fn description(&mut self, statement: &Arc<Statement>) -> Result<Description, Failure> {
+        if statement.sql.is_empty() {
+            return Ok(Description::default());
         }
         if let Some(inner) = self.executed_statement(statement)? {
             return Box::pin(describe(&mut self.executor, &inner)).await;
         }
+        let lent = self.lend_portal(&statement.sql)?;
         let described = Box::pin(describe(&mut self.executor, statement)).await;
+        self.take_back(lent);
         if let Err(Failure::Server(error)) = &described {
             // Its Parse would have failed.
             if error.code().starts_with("42") && self.fresh.iter().any(|fresh| Arc::ptr_eq(fresh, statement)) {
@@ -371,191 +367,6 @@ impl Session {
         match &planned.plan {
             Ok(Plan::Session(SessionCommand::Execute { name, .. })) => self.statement_named(name).map(Some),
             _ => Ok(None),
-        }
-    }
-
-    pub(super) fn close_named(&mut self, frame: &Frame) -> Result<(), Failure> {
-        let (target, name) = frontend::parse_target("Close", frame.body()).map_err(PgError::from)?;
-        match target {
-            Target::Statement => {
-                self.statements.remove(name);
-            }
-            Target::Portal => {
-                self.portals.remove(name);
-            }
-        }
-        backend::close_complete(self.executor.client.out());
-        Ok(())
-    }
-
-    async fn execute(&mut self, frame: &Frame, lone: bool) -> Result<(), Failure> {
-        let execute = Execute::parse(frame.body()).map_err(PgError::from)?;
-        let is_cursor = !self.portals.contains_key(execute.portal);
-        if is_cursor && self.executor.merged_cursor(execute.portal).is_some() {
-            return Box::pin(self.execute_merged(execute)).await;
-        }
-        let portal = self.portal_named(execute.portal)?;
-        if portal.merged {
-            return Box::pin(self.execute_merged(execute)).await;
-        }
-        if portal.bound.statement.sql.is_empty() {
-            backend::empty_query_response(self.executor.client.out());
-            return Ok(());
-        }
-        if let Some(shard) = portal.shard {
-            return self.execute_on(frame, &portal, shard).await;
-        }
-        if portal.finished || portal.buffered.is_some() {
-            check_not_failed(&self.executor)?;
-        }
-        if let Some(buffered) = portal.buffered {
-            self.next_rows(execute.portal, buffered, execute.rows_max);
-            return Ok(());
-        }
-        if portal.finished {
-            let Some(tag) = &portal.tag else {
-                let message = format!("portal \"{}\" cannot be run", execute.portal);
-                return Err(PgError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message).into());
-            };
-            let tag = crate::merge::command_tag::with_count(tag, 0);
-            backend::command_complete(self.executor.client.out(), &tag);
-            return Ok(());
-        }
-        let view = self.executor.enter()?;
-        let planned = self.executor.plan(&portal.bound.statement.sql, &view)?;
-        let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
-        if let Plan::Session(command) = plan {
-            let sets = matches!(
-                command,
-                SessionCommand::Set { .. }
-                    | SessionCommand::SetFromCurrent { .. }
-                    | SessionCommand::SetConfig { .. }
-                    | SessionCommand::SetCharacteristics { .. }
-                    | SessionCommand::Reset { .. }
-                    | SessionCommand::Listen { .. }
-                    | SessionCommand::Unlisten { .. }
-            );
-            if sets && !lone {
-                // It holds, or is undone, with the rest of the pipeline.
-                self.executor.begin_implicit();
-            }
-            self.executor.slot.reads();
-            return Box::pin(self.command(command, &portal.bound.values()?, None)).await;
-        }
-        check_not_failed(&self.executor)?;
-        let outside = match plan {
-            Plan::Ddl(ddl) => ddl.kind == DdlKind::ShardByShard,
-            Plan::Home(home) => !home.notifies(),
-            Plan::Admin(_) => true,
-            _ => false,
-        };
-        if !lone && !outside {
-            self.executor.begin_implicit();
-        }
-        let repeats = match plan {
-            Plan::Query(query) => query.returns_rows,
-            Plan::Home(home) => home.sql.trim_start().get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case("fetch")),
-            Plan::Explain(_) | Plan::Admin(_) | Plan::ComputedKeys(_) | Plan::InsertSelect(_) => true,
-            _ => false,
-        };
-        let run = Run { bound: &portal.bound, describe: false, rows_max: execute.rows_max, portal: execute.portal };
-        let mut completed = Box::pin(dispatch::run(&mut self.executor, run)).await?;
-        if let (Some(rows), Some(tag)) = (completed.buffered.take(), &completed.tag) {
-            let buffered = Buffered { returns: !rows.is_empty(), rows, tag: tag.clone() };
-            self.next_rows(execute.portal, buffered, execute.rows_max);
-            return Ok(());
-        }
-        if let Some(known) = self.portals.get_mut(execute.portal) {
-            known.finished = !completed.suspended;
-            known.tag = completed.tag.clone().filter(|_| repeats);
-            known.shard = completed.shard.filter(|_| completed.suspended);
-            known.merged = completed.merged;
-        }
-        match &completed.tag {
-            Some(tag) => backend::command_complete(self.executor.client.out(), tag),
-            None if completed.suspended => backend::portal_suspended(self.executor.client.out()),
-            None => backend::empty_query_response(self.executor.client.out()),
-        }
-        Ok(())
-    }
-
-    /// The next rows of a portal, or a cursor, over several shards.
-    async fn execute_merged(&mut self, execute: Execute<'_>) -> Result<(), Failure> {
-        check_not_failed(&self.executor)?;
-        self.executor.enter()?;
-        self.executor.slot.reads();
-        let next = cursors::declare::execute_portal(&mut self.executor, execute.portal, execute.rows_max);
-        match Box::pin(next).await?.tag {
-            Some(tag) => backend::command_complete(self.executor.client.out(), &tag),
-            None => backend::portal_suspended(self.executor.client.out()),
-        }
-        Ok(())
-    }
-
-    /// Shows rows that are there already, at most `rows_max` (0: all).
-    fn next_rows(&mut self, portal: &str, mut buffered: Buffered, rows_max: u32) {
-        let mut shown = 0;
-        while !buffered.rows.is_empty() && (rows_max == 0 || shown < rows_max) {
-            let Ok(Some(row)) = crate::wire::next_frame(&mut buffered.rows, usize::MAX) else { break };
-            self.executor.client.out().extend_from_slice(row.bytes());
-            shown += u32::from(row.tag() == b'D');
-        }
-        // As PostgreSQL does: who has got as many as were asked for does not know yet that there are no more.
-        let finished = rows_max == 0 || shown < rows_max;
-        if finished {
-            // Of what gives rows it counts those that this Execute has shown.
-            let tag = match buffered.returns {
-                true => crate::merge::command_tag::with_count(&buffered.tag, u64::from(shown)),
-                false => buffered.tag.clone(),
-            };
-            backend::command_complete(self.executor.client.out(), &tag);
-        } else {
-            backend::portal_suspended(self.executor.client.out());
-        }
-        if let Some(known) = self.portals.get_mut(portal) {
-            known.finished = finished;
-            known.tag = buffered.returns.then(|| buffered.tag.clone());
-            known.buffered = (!finished).then_some(buffered);
-        }
-    }
-
-    /// A portal that waits on a shard goes on.
-    async fn execute_on(
-        &mut self,
-        frame: &Frame,
-        portal: &Portal,
-        shard: ringway_topology::ids::ShardId,
-    ) -> Result<(), Failure> {
-        check_not_failed(&self.executor)?;
-        let execute = Execute::parse(frame.body()).map_err(PgError::from)?;
-        let bind = portal.bound.parsed()?;
-        let binary = bind.is_some_and(|bind| bind.result_formats.iter().any(|format| format == Format::Binary));
-        let view = self.executor.enter()?;
-        self.executor.slot.reads();
-        let (statement, name) = (&portal.bound.statement, execute.portal);
-        let mut write = |connection: &mut crate::pool::connection::ServerConnection,
-                         expects: &mut std::collections::VecDeque<Expect>| {
-            if connection.is_foreign() && binary {
-                queue_learn(connection, expects, name, statement, 0);
-            }
-            connection.output().extend_from_slice(frame.bytes());
-            expects.push_back(Expect::Execute);
-            connection.queue_sync();
-        };
-        let request = Request {
-            shard,
-            access: Access::Read,
-            show: Show { ready_for_query: false, errors: false, ..Show::ALL },
-            repeatable: false,
-            client_syncs: true,
-            extended: true,
-            changes_settings: false,
-            write: &mut write,
-        };
-        let outcome = forward(&mut self.executor, &view, request).await?;
-        match outcome.error {
-            Some(error) => Err(Failure::Server(error)),
-            None => Ok(()),
         }
     }
 
@@ -578,6 +389,34 @@ enum Slowly {
 /// Without the Sync at their end.
 fn messages(pipeline: &[u8]) -> impl Iterator<Item = FrameRef<'_>> {
     Frames(pipeline).filter(|frame| frame.tag() != tag::SYNC)
+}
+
+fn check_count(bind: &Bind<'_>, needed: usize) -> Result<(), PgError> {
+    let given = bind.parameters.len();
+    if given == needed {
+        return Ok(());
+    }
+    let name = bind.statement;
+    let message =
+        format!("bind message supplies {given} parameters, but prepared statement \"{name}\" requires {needed}");
+    Err(PgError::new(SqlState::PROTOCOL_VIOLATION, message))
+}
+
+/// Whether it gives rows, as far as that is known without a shard.
+fn gives_rows(plan: &Plan) -> Option<bool> {
+    match plan {
+        Plan::Session(
+            SessionCommand::Show { .. }
+            | SessionCommand::Execute { .. }
+            | SessionCommand::SetConfig { .. }
+            | SessionCommand::ListeningChannels { .. },
+        )
+        | Plan::Explain(_)
+        | Plan::Admin(_) => Some(true),
+        Plan::Query(query) => Some(query.returns_rows),
+        Plan::Session(_) | Plan::Ddl(_) | Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Cursor(_) => Some(false),
+        Plan::ComputedKeys(_) | Plan::InsertSelect(_) | Plan::Home(_) => None,
+    }
 }
 
 fn ends_transaction(plan: &Plan) -> bool {

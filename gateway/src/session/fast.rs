@@ -8,7 +8,8 @@ use std::time::Instant;
 use ringway_topology::ids::ShardId;
 use smallvec::SmallVec;
 
-use super::{Portal, Session};
+use super::portals::Portal;
+use super::Session;
 use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_learn, queue_parse, Bound, Statement};
 use crate::exec::dispatch;
 use crate::exec::executor::Lent;
@@ -476,9 +477,9 @@ impl Session {
 
     /// Where a portal is that was bound before: the shard that has it, or, for a cursor that DECLARE or a function has made, the shard
     /// that has that.
-    fn portal_shard(&self, name: &str) -> Option<ShardId> {
+    pub(super) fn portal_shard(&self, name: &str) -> Option<ShardId> {
         if let Some(portal) = self.portals.get(name) {
-            return portal.shard;
+            return portal.forwarded_to();
         }
         if self.executor.merged_cursor(name).is_some() {
             return None;
@@ -636,6 +637,9 @@ impl Session {
         if pipeline.any && pipeline.executes > 0 {
             self.executor.last_shard = Some(shard);
         }
+        for name in pipeline.closed.iter().filter(|_| outcome.error.is_none()) {
+            self.executor.forget_cursor(name);
+        }
         if self.executor.transaction.block == Block::Explicit {
             self.executor.transaction.statements += u64::from(pipeline.executes);
             for name in &pipeline.closed {
@@ -647,8 +651,8 @@ impl Session {
             }
             for NewPortal { name, statement, frame } in pipeline.portals.drain(..) {
                 let bound = Arc::new(Bound { statement, bind: Some(frame.to_frame()) });
-                let portal =
-                    Portal { bound, shard: Some(shard), finished: false, tag: None, merged: false, buffered: None };
+                let depth = self.executor.transaction.savepoints.len();
+                let portal = Portal { shard: Some(shard), ..Portal::new(bound, depth) };
                 self.portals.insert(name.to_owned(), portal);
             }
         } else if !self.portals.is_empty() {

@@ -5,6 +5,8 @@ pub mod console;
 pub mod extended;
 pub mod fast;
 mod listen;
+mod names;
+pub mod portals;
 pub mod settings;
 pub mod simple;
 
@@ -18,7 +20,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use foldhash::{HashMap, HashMapExt as _};
 
-use crate::exec::bound::{Bound, Statement};
+use crate::exec::bound::Statement;
 use crate::exec::commit;
 use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
@@ -29,32 +31,8 @@ use crate::pool::error::field;
 use crate::pool::ReadyConn;
 use crate::wire::tag::client as tag;
 use crate::wire::{backend, Frame, PgError, Severity, SqlState};
+use portals::Portal;
 use ringway_topology::ids::ShardId;
-
-/// A bound statement, waiting to be executed.
-#[derive(Clone, Debug)]
-pub struct Portal {
-    pub bound: Arc<Bound>,
-    /// The shard that holds it, once it has been sent there.
-    pub shard: Option<ShardId>,
-    /// Executed to its end by the gateway: a further Execute gives no rows.
-    pub finished: bool,
-    /// How it was finished: None if no further Execute is accepted.
-    pub tag: Option<String>,
-    /// Its rows are merged from several shards: the transaction has it (`exec::cursors`).
-    pub merged: bool,
-    /// Rows of several shards that wait for the next Execute.
-    pub buffered: Option<Buffered>,
-}
-
-/// DataRow messages, and the command tag that follows them.
-#[derive(Clone, Debug)]
-pub struct Buffered {
-    pub rows: bytes::BytesMut,
-    /// There were rows at all: a statement without RETURNING gives none.
-    pub returns: bool,
-    pub tag: String,
-}
 
 pub struct Session {
     pub executor: Executor,
@@ -195,6 +173,15 @@ impl Session {
         failure.encode(self.executor.client.out());
         if self.executor.transaction.is_open() {
             self.executor.transaction.failed = true;
+            self.executor.settings_failed();
+        }
+    }
+
+    /// An error that a shard has told the client itself: the shard has also told what became of settings.
+    fn settings_told(&mut self) {
+        if self.executor.transaction.failed {
+            self.executor.settings_failed();
+            self.executor.reports.told();
         }
     }
 

@@ -33,9 +33,13 @@ impl Session {
         self.executor.cancel.reset();
         self.executor.repeated = false;
         self.executor.client.mark();
-        self.portals.remove("");
         self.statements.remove("");
+        let dropped = match self.portals.contains_key("") {
+            true => Box::pin(self.drop_portal("")).await,
+            false => Ok(()),
+        };
         let failed = match frontend::parse_query(frame.body()) {
+            Ok(_) if dropped.is_err() => dropped.map(|()| Answered::WithoutReady),
             Ok(text) => self.texts(&frame, text).await,
             Err(error) => Err(PgError::from(error).into()),
         };
@@ -62,6 +66,7 @@ impl Session {
                 self.ready();
             }
         }
+        self.settings_told();
         if !self.after.is_empty() {
             Box::pin(self.finish_after()).await?;
         }
@@ -251,7 +256,7 @@ impl Session {
             bind: None,
         };
         let run = Run { bound: &bound, describe: true, rows_max: 0, portal: "" };
-        let completed = Box::pin(dispatch::run(&mut self.executor, run)).await?;
+        let completed = Box::pin(self.run_statement(run, None)).await?;
         if last {
             let after = self.end_implicit().await?;
             self.after.push(after);

@@ -317,6 +317,46 @@ pub async fn settings(ports: Ports) -> Result<()> {
     ] {
         pair.same(sql).await?;
     }
+    settings_after_errors(&mut pair).await
+}
+
+/// An error undoes what its transaction, or savepoint, has set: the client is told with it, and not again.
+async fn settings_after_errors(pair: &mut Pair) -> Result<()> {
+    let of_one = |sql: &str| [parse("", sql, &[]), bind("", "", &[], &[]), execute("", 0), sync()];
+    for error in [
+        "SELECT 1 / 0",
+        "SELECT 1 / (id - 3) FROM items WHERE id = 3",
+        "SELECT 1 / (id - id) FROM items",
+        "SELECT nothing FROM items",
+        "SELEC",
+        "SET timezone TO 'nonsense'",
+        "ROLLBACK TO nowhere",
+        "INSERT INTO items VALUES (1, 1, 'x', 1, now()), (5000, 1, 'x', 1, now())",
+        "FETCH nothing",
+    ] {
+        for touched in ["", "SELECT count(*) FROM items", "SELECT id FROM items WHERE id = 3"] {
+            for extended in [false, true] {
+                pair.same("BEGIN").await?;
+                pair.same(touched).await?;
+                pair.same("SET timezone TO 'Asia/Tokyo'").await?;
+                pair.same("SAVEPOINT a").await?;
+                pair.same("SET LOCAL timezone TO 'Europe/Rome'").await?;
+                pair.same("SET application_name TO 'inside'").await?;
+                for back in ["ROLLBACK TO a", "SHOW timezone", "SHOW application_name", "RELEASE a", "ROLLBACK"] {
+                    match (extended, back.starts_with("ROLLBACK")) {
+                        (false, true) => pair.same(error).await?,
+                        (true, true) => pair.same_messages(error, &of_one(error)).await?,
+                        _ => Vec::new(),
+                    };
+                    pair.same(back).await?;
+                }
+                pair.same("SHOW timezone").await?;
+            }
+        }
+    }
+    pair.same("BEGIN; SET timezone TO 'Asia/Tokyo'; SELECT 1 / 0; COMMIT").await?;
+    pair.same("COMMIT").await?;
+    pair.same("SET timezone TO 'Asia/Tokyo'; SELECT 1 / 0").await?;
     Ok(())
 }
 

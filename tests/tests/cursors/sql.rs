@@ -464,7 +464,27 @@ pub async fn refused(cluster: &Cluster) -> Result<()> {
         ensure!(code == "0A000", "{what}: {code:?} instead of a refusal");
         pair.gateway_alone("ROLLBACK").await?;
     }
-    // More rows than may be kept.
+    // Names that have changed before its rows are combined.
+    let grouped = "DECLARE c CURSOR FOR SELECT kind, count(*) FROM items GROUP BY kind";
+    for (read, expected) in [("", "0A000"), ("FETCH c", "")] {
+        for statement in ["BEGIN", grouped, read, "SET LOCAL search_path TO pg_catalog, public"] {
+            let code = pair.gateway_alone(statement).await?;
+            ensure!(code.is_empty(), "{statement}: {code}");
+        }
+        let code = pair.gateway_alone("FETCH c").await?;
+        ensure!(code == expected, "another search_path: {code:?}");
+        pair.gateway_alone("ROLLBACK").await?;
+    }
+    // More rows than may be kept: those that have been combined and wait, and those that have been passed.
+    pair.gateway_alone("BEGIN").await?;
+    for (name, expected) in [("a", ""), ("b", "53400")] {
+        let wide = "SELECT kind, repeat('x', 6000000 + count(*)::int) FROM items GROUP BY kind";
+        let code = pair.gateway_alone(&format!("DECLARE {name} NO SCROLL CURSOR FOR {wide}")).await?;
+        ensure!(code.is_empty(), "{code}");
+        let code = pair.gateway_alone(&format!("MOVE {name}")).await?;
+        ensure!(code == expected, "combined rows: {code:?}");
+    }
+    pair.gateway_alone("ROLLBACK").await?;
     pair.gateway_alone("BEGIN").await?;
     let wide = "SELECT i.id, repeat('x', 1000000) FROM items i";
     pair.gateway_alone(&format!("DECLARE c SCROLL CURSOR FOR {wide}")).await?;

@@ -92,6 +92,42 @@ pub async fn parameters(cluster: &Cluster, shards: &Shards) -> Result<()> {
     raw.finish().await
 }
 
+/// A portal with such parameters reads what was there at its Bind.
+pub async fn bound_before_a_write(cluster: &Cluster, shards: &Shards) -> Result<()> {
+    let mut raw = session(cluster).await?;
+    let of_home = row(&mut raw, shards.of_home()).await?;
+    let select = "SELECT n, ms FROM people WHERE id = $1 AND ms = $2";
+    for begin in ["BEGIN", ""] {
+        for keys in &shards.keys {
+            let id = keys[0];
+            let given = [Some(id.to_be_bytes().to_vec()), of_home[1].clone()];
+            let write = format!("UPDATE people SET n = n + 1 WHERE id = {id}");
+            let seen = said(
+                &mut raw,
+                &[
+                    parse("", begin, &[]),
+                    bind("", "", 0, &[]),
+                    execute("", 0),
+                    parse("", select, &[]),
+                    bind("p", "", 1, &given),
+                    parse("", &write, &[]),
+                    bind("", "", 0, &[]),
+                    execute("", 0),
+                    execute("p", 1),
+                    sync(),
+                ],
+            )
+            .await?;
+            ensure!(error(&seen).is_none(), "key {id}: {:?}", error(&seen));
+            let expected = [Some(5i32.to_be_bytes().to_vec()), of_home[1].clone()];
+            ensure!(values(&seen)? == expected, "key {id}: {seen:?}");
+            let back = format!("UPDATE people SET n = 5 WHERE id = {id}");
+            said(&mut raw, &[query(if begin.is_empty() { &back } else { "ROLLBACK" })]).await?;
+        }
+    }
+    raw.finish().await
+}
+
 fn joined(ids: &[i64]) -> String {
     ids.iter().map(i64::to_string).collect::<Vec<_>>().join(",")
 }

@@ -11,6 +11,7 @@ pub enum CursorCommand {
     Declare {
         name: String,
         hold: bool,
+        binary: bool,
     },
     /// FETCH, and MOVE (`show` is false). `direction`: None for what PostgreSQL calls a syntax error.
     Read {
@@ -40,8 +41,8 @@ pub fn command(sql: &str) -> Option<CursorCommand> {
     let last = text.lexemes.len().checked_sub(1)?;
     Some(if text.word(0, "declare") {
         match options(&text) {
-            Some(options) => CursorCommand::Declare { name: options.name, hold: options.hold },
-            None => CursorCommand::Declare { name: name(1)?, hold: false },
+            Some(options) => CursorCommand::Declare { name: options.name, hold: options.hold, binary: options.binary },
+            None => CursorCommand::Declare { name: name(1)?, hold: false, binary: false },
         }
     } else if text.word(0, "close") {
         if text.word(1, "all") && last == 1 {
@@ -113,10 +114,13 @@ mod tests {
     #[test]
     fn statements_about_cursors() {
         for (sql, expected) in [
-            ("DECLARE a CURSOR FOR SELECT 1", Some(CursorCommand::Declare { name: "a".into(), hold: false })),
+            (
+                "DECLARE a CURSOR FOR SELECT 1",
+                Some(CursorCommand::Declare { name: "a".into(), hold: false, binary: false }),
+            ),
             (
                 "declare \"A b\" BINARY SCROLL CURSOR /* x */ WITH\nHOLD FOR SELECT 1",
-                Some(CursorCommand::Declare { name: "A b".into(), hold: true }),
+                Some(CursorCommand::Declare { name: "A b".into(), hold: true, binary: true }),
             ),
             ("CLOSE a", Some(CursorCommand::Close { name: "a".into() })),
             ("CLOSE ALL", Some(CursorCommand::CloseAll)),

@@ -10,7 +10,7 @@ use super::super::failure::Failure;
 use super::super::fanout::{at, iso_by_default, rebound, window};
 use super::super::filter;
 use super::super::fleet::Fleet;
-use super::super::hold::{admit, Admitted};
+use super::super::hold::Admitted;
 use super::super::statistics::Statistics;
 use super::super::transaction::Block;
 use super::super::type_oids;
@@ -19,7 +19,7 @@ use super::position::{steps, Direction, Step};
 use super::{rows, Place};
 use crate::merge::limit::Window;
 use crate::merge::order_by::visible_fields;
-use crate::plan::types::{Access, Cursor, MultiShard, Plan, Query};
+use crate::plan::types::{Access, Cursor, MultiShard, Query};
 use crate::pool::connection::ServerConnection;
 use crate::wire::backend::{self, FieldDescription};
 use crate::wire::{frontend, Format, PgError, SqlState, Target};
@@ -62,7 +62,7 @@ pub async fn declare(
     let bound = Bound { statement: Arc::new(executor.statement(sql, types)), bind: run.bound.bind.clone() };
     let bound = if bound.bind.is_some() { with_formats(&bound, &[])? } else { bound };
     let merged = open(executor, admitted, bound, scroll, options.binary).await?;
-    executor.keep_cursor(options.name.clone(), options.hold, Place::Merged(Box::new(merged)));
+    executor.keep_cursor(options.name.clone(), options.hold, options.binary, Place::Merged(Box::new(merged)));
     Ok(Completed { tag: Some("DECLARE CURSOR".to_owned()), ..Completed::default() })
 }
 
@@ -140,6 +140,7 @@ async fn open(
         fields,
         shard_fields,
         depth: executor.transaction.savepoints.len(),
+        names: executor.names_now().clone(),
     }))
 }
 
@@ -236,26 +237,6 @@ pub async fn close(executor: &mut Executor, merged: Merged) -> Result<(), Failur
         return Ok(());
     }
     rows::close(executor, &merged.admitted.view, &merged.cursor, &merged.sources).await
-}
-
-/// A portal is bound in a transaction: if it reads rows of several shards, it is opened. False: it does not.
-pub async fn bind_portal(executor: &mut Executor, bound: &Bound, portal: &str) -> Result<bool, Failure> {
-    if bound.statement.sql.is_empty() {
-        return Ok(false);
-    }
-    let view = executor.enter()?;
-    let planned = executor.plan(&bound.statement.sql, &view)?;
-    executor.slot.reads();
-    let Ok(Plan::Query(query)) = &planned.plan else { return Ok(false) };
-    if !only_reads(query) {
-        return Ok(false);
-    }
-    let admitted = admit(executor, &bound.statement.sql, &bound.values()?).await?;
-    if admitted.placement.single().is_some() {
-        return Ok(false);
-    }
-    open_portal(executor, bound, portal, &admitted).await?;
-    Ok(true)
 }
 
 /// Whether its rows over several shards can be merged piece by piece.

@@ -15,6 +15,7 @@ use super::super::executor::Executor;
 use super::super::failure::Failure;
 use super::super::fanout::value_order;
 use super::super::hold::Admitted;
+use super::super::search_path::Names;
 use super::position::{only_forward, Position, Step};
 use super::rows::{self, Source};
 use crate::merge::combine::{CombineStatement, Partials};
@@ -90,6 +91,10 @@ pub struct Merged {
     scanned: u64,
     kept: Option<Vec<Frame>>,
     kept_bytes: usize,
+    /// Of `Input::Rest`.
+    rest_bytes: usize,
+    /// How names resolved when it was opened.
+    names: Names,
     failed: bool,
 }
 
@@ -106,6 +111,7 @@ pub(super) struct Opened {
     pub fields: Vec<FieldDescription>,
     pub shard_fields: Vec<FieldDescription>,
     pub depth: usize,
+    pub names: Names,
 }
 
 /// The statement over rows that a cursor or portal is for.
@@ -155,13 +161,15 @@ impl Merged {
             scanned: 0,
             kept: (scroll != Scroll::Never).then(Vec::new),
             kept_bytes: 0,
+            rest_bytes: 0,
+            names: opened.names,
             failed: false,
         }
     }
 
     /// Of the rows that it keeps.
     pub fn bytes(&self) -> usize {
-        self.kept_bytes
+        self.kept_bytes + self.rest_bytes
     }
 
     /// The columns in these formats.
@@ -252,7 +260,7 @@ impl Merged {
         if at_edge || rows == Some(0) {
             return Ok(0);
         }
-        self.begin(executor, formats.to_vec()).await?;
+        self.begin(executor, formats.to_vec(), others).await?;
         let mut passed = 0u64;
         while rows.is_none_or(|rows| passed < rows) {
             let row = if forward { self.next(executor, others).await? } else { self.prior()? };
@@ -312,7 +320,7 @@ impl Merged {
             }
             _ => kept.push(row.clone()),
         }
-        check_bytes(executor, self.kept_bytes + others)
+        check_bytes(executor, self.bytes() + others)
     }
 
     /// The next row that has not been passed yet.
@@ -322,10 +330,8 @@ impl Merged {
                 Input::Unread => return Err(PgError::internal("a cursor was read before it was begun").into()),
                 Input::Rest(rows) => {
                     let row = rows.pop_front();
-                    if self.kept.is_none() {
-                        let bytes = row.as_ref().map_or(0, |row| row.bytes().len() + ROW_OVERHEAD);
-                        self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
-                    }
+                    let bytes = row.as_ref().map_or(0, |row| row.bytes().len() + ROW_OVERHEAD);
+                    self.rest_bytes = self.rest_bytes.saturating_sub(bytes);
                     return Ok(row);
                 }
                 Input::Concatenate { window, source } => {
@@ -365,7 +371,7 @@ impl Merged {
     }
 
     /// Before the first row: how the shards' rows become one answer, in these formats.
-    async fn begin(&mut self, executor: &mut Executor, formats: Vec<Format>) -> Result<(), Failure> {
+    async fn begin(&mut self, executor: &mut Executor, formats: Vec<Format>, others: usize) -> Result<(), Failure> {
         let now: Vec<Option<String>> = RENDERING.iter().map(|name| executor.setting(name).map(str::to_owned)).collect();
         if !matches!(self.input, Input::Unread) {
             if now != self.rendering && self.formats.contains(&Format::Text) {
@@ -397,7 +403,7 @@ impl Merged {
                     Some(merge) => self.input = Input::Merge(Box::new(merge)),
                     None => {
                         let combined = self.gather(executor).await?.order_by(plan, self.window);
-                        self.combined(executor, combined, &[]).await?;
+                        self.combined(executor, combined, &[], others).await?;
                     }
                 }
             }
@@ -406,7 +412,7 @@ impl Merged {
                 if let Some(sql) = super::super::fanout::at(query, &self.readings, None, &combined.sql) {
                     combined.sql = sql;
                 }
-                self.combined(executor, combined, &plan.combine_parameters).await?;
+                self.combined(executor, combined, &plan.combine_parameters, others).await?;
             }
             _ => return Err(PgError::internal("a cursor over what does not only read").into()),
         }
@@ -415,6 +421,14 @@ impl Merged {
 
     /// All rows of all shards, as text, for PostgreSQL to finish.
     async fn gather(&mut self, executor: &mut Executor) -> Result<Partials, Failure> {
+        if *executor.names_now() != self.names {
+            return Err(refused(
+                "search_path or the role has changed since the cursor was declared",
+                "Its rows are combined at the first FETCH, by a statement whose names would now be other ones.",
+                "Set it before DECLARE, or after the first FETCH.",
+            )
+            .into());
+        }
         self.shard_formats = vec![Format::Text; self.shard_fields.len()];
         let mut partials = self.partials(executor, &self.shard_fields).await?;
         while let Some(wanted) = self.sources.iter().position(|source| !source.done) {
@@ -442,6 +456,7 @@ impl Merged {
         executor: &mut Executor,
         combined: CombineStatement,
         parameters: &[usize],
+        others: usize,
     ) -> Result<(), Failure> {
         let bound = with_formats(&self.bound, &self.formats)?;
         let run = Run { bound: &bound, describe: false, rows_max: 0, portal: "" };
@@ -451,8 +466,10 @@ impl Merged {
         let mut captured = executor.client.take_captured();
         executor.client.exchange_capture(outer);
         combined?;
-        self.input = Input::Rest(data_rows(&mut captured)?);
-        Ok(())
+        let rest = data_rows(&mut captured)?;
+        self.rest_bytes = rest.iter().map(|row| row.bytes().len() + ROW_OVERHEAD).sum();
+        self.input = Input::Rest(rest);
+        check_bytes(executor, self.bytes() + others)
     }
 
     /// Shows one row, in the formats that are asked for.
@@ -506,17 +523,24 @@ impl Merged {
             return Ok(());
         }
         let formats = self.own_formats();
-        self.begin(executor, formats).await?;
-        let mut rest = VecDeque::new();
+        self.begin(executor, formats, others).await?;
+        let (mut rest, mut rest_bytes) = (VecDeque::new(), 0);
         while let Some(row) = self.pull(executor).await? {
+            let bytes = row.bytes().len() + ROW_OVERHEAD;
             match &mut self.kept {
                 // Once it is beyond its transaction, asking for SCROLL makes no difference any more.
-                Some(kept) => kept.push(row.clone()),
-                None => rest.push_back(row.clone()),
+                Some(kept) => {
+                    kept.push(row);
+                    self.kept_bytes += bytes;
+                }
+                None => {
+                    rest.push_back(row);
+                    rest_bytes += bytes;
+                }
             }
-            self.kept_bytes += row.bytes().len() + ROW_OVERHEAD;
-            check_bytes(executor, self.kept_bytes + others)?;
+            check_bytes(executor, self.bytes() + rest_bytes + others)?;
         }
+        self.rest_bytes = rest_bytes;
         self.sources.clear();
         self.input = Input::Rest(rest);
         Ok(())
@@ -547,7 +571,7 @@ struct Converted {
 }
 
 /// The same parameters; results in these formats.
-pub(super) fn with_formats(bound: &Bound, formats: &[Format]) -> Result<Bound, Failure> {
+pub fn with_formats(bound: &Bound, formats: &[Format]) -> Result<Bound, Failure> {
     let mut message = BytesMut::new();
     match bound.parsed()? {
         Some(bind) => {

@@ -32,6 +32,8 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Cursor {
     pub hold: bool,
+    /// On one shard: a FETCH that does not say otherwise gives binary values.
+    pub binary: bool,
     /// Savepoints that there were: it is gone once the transaction goes back to an earlier one.
     pub depth: usize,
     pub place: Place,
@@ -53,6 +55,10 @@ impl Executor {
         }
     }
 
+    pub fn is_binary_cursor(&self, name: &str) -> bool {
+        self.cursor(name).is_some_and(|cursor| cursor.binary)
+    }
+
     pub fn merged_cursor(&self, name: &str) -> Option<&Merged> {
         match &self.cursor(name)?.place {
             Place::Shard(_) => None,
@@ -64,11 +70,11 @@ impl Executor {
         self.cursor(name).is_some()
     }
 
-    pub fn keep_cursor(&mut self, name: String, hold: bool, place: Place) {
+    pub fn keep_cursor(&mut self, name: String, hold: bool, binary: bool, place: Place) {
         if let (true, Place::Shard(shard)) = (hold, &place) {
             self.pin(*shard);
         }
-        let cursor = Cursor { hold, depth: self.transaction.savepoints.len(), place };
+        let cursor = Cursor { hold, binary, depth: self.transaction.savepoints.len(), place };
         if self.transaction.is_open() {
             self.held_cursors.remove(&name);
             self.transaction.cursors.insert(name, cursor);

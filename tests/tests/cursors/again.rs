@@ -1,0 +1,165 @@
+//! Statements that are executed more than once through one portal, and what Bind and Describe say of them.
+
+use anyhow::Result;
+
+use super::pair::{bind, close, describe, execute, parse, sync};
+use super::Pair;
+
+type Ports = (u16, u16);
+
+const STATEMENTS: [&str; 22] = [
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT a",
+    "ROLLBACK TO s",
+    "RELEASE s",
+    "SET application_name TO 'again'",
+    "SET LOCAL work_mem TO '1MB'",
+    "RESET application_name",
+    "SHOW timezone",
+    "SELECT set_config('application_name', 'again', false)",
+    "PREPARE z AS SELECT 1",
+    "DEALLOCATE y",
+    "DISCARD PLANS",
+    "LISTEN x",
+    "UNLISTEN x",
+    "SET TRANSACTION READ WRITE",
+    "SET CONSTRAINTS ALL IMMEDIATE",
+    "CREATE TEMP TABLE again (id int)",
+    "UPDATE items SET kind = kind WHERE id = 3",
+    "DECLARE c CURSOR FOR SELECT id FROM items",
+    "",
+];
+
+/// Everything twice: what gives rows has no more, what gives none cannot be run again.
+pub async fn twice(ports: Ports) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    for sql in STATEMENTS {
+        for name in ["p", ""] {
+            for block in [None, Some("COMMIT"), Some("ROLLBACK")] {
+                if block.is_some() {
+                    pair.same("BEGIN").await?;
+                    pair.same("SAVEPOINT s").await?;
+                }
+                pair.same("PREPARE y AS SELECT 2").await?;
+                let what = format!("{sql} as {name:?}, then {block:?}");
+                let opened = [parse("o", sql, &[]), bind(name, "o", &[], &[])];
+                let more = [execute(name, 1), execute(name, 0), sync()];
+                pair.same_messages(&what, &[&opened[..], &more].concat()).await?;
+                // What a pipeline has bound that failed on a shard is gone at once.
+                if !sql.starts_with("UPDATE") {
+                    pair.same_messages(&what, &[execute(name, 1), sync()]).await?;
+                }
+                pair.same(block.unwrap_or("ROLLBACK")).await?;
+                for sql in
+                    ["ROLLBACK", "DEALLOCATE ALL", "RESET ALL", "UNLISTEN *", "DROP TABLE IF EXISTS pg_temp.again"]
+                {
+                    pair.same(sql).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Parameters that a statement does not have, or that its client has declared.
+pub async fn counts(ports: Ports) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    for sql in STATEMENTS
+        .into_iter()
+        .chain(["INSERT INTO plain VALUES ($1)", "SELECT set_config('application_name', $1, false)"])
+    {
+        for types in [&[][..], &[23]] {
+            for values in [&[][..], &[Some("77")], &[Some("1"), None]] {
+                if types.len() == values.len() {
+                    continue;
+                }
+                for name in ["o", ""] {
+                    let messages = [parse(name, sql, types), bind("", name, values, &[]), execute("", 0), sync()];
+                    // Of a named statement of one shard the shard says it, by its own name.
+                    let of_shard = sql.starts_with("UPDATE") || sql.starts_with("INSERT");
+                    if !values.is_empty() && sql.contains("$1") || of_shard && !name.is_empty() {
+                        continue;
+                    }
+                    pair.same_messages(&format!("{sql} {types:?} {values:?}"), &messages).await?;
+                    pair.same("ROLLBACK").await?;
+                    pair.same("DEALLOCATE ALL").await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After an error: only what gives no rows is described.
+pub async fn after_an_error(ports: Ports) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    let statements = STATEMENTS.into_iter().chain([
+        "SELECT id FROM items WHERE id = 3",
+        "SELECT id FROM items",
+        "SELECT count(*) FROM items",
+        "UPDATE items SET kind = kind",
+        "UPDATE items SET kind = kind WHERE id = 3 RETURNING id",
+        "INSERT INTO items VALUES (999, 1, 'x', 1, now())",
+        "EXPLAIN SELECT 1",
+    ]);
+    for sql in statements {
+        pair.same("PREPARE y AS SELECT 2").await?;
+        pair.same_messages(sql, &[parse("o", sql, &[]), describe('S', "o"), sync()]).await?;
+        pair.same("BEGIN").await?;
+        pair.same_messages(sql, &[bind("p", "o", &[], &[]), sync()]).await?;
+        pair.same("SELECT 1 / 0").await?;
+        for what in [
+            describe('S', "o"),
+            describe('P', "p"),
+            bind("", "o", &[], &[]),
+            execute("p", 1),
+            close('P', "p"),
+            describe('P', "p"),
+        ] {
+            pair.same_messages(sql, &[what, sync()]).await?;
+        }
+        pair.same("ROLLBACK").await?;
+        pair.same("DEALLOCATE ALL").await?;
+    }
+    pair.same("BEGIN").await?;
+    pair.same("DECLARE c CURSOR FOR SELECT id FROM items ORDER BY id").await?;
+    pair.same("SELECT 1 / 0").await?;
+    pair.same_messages("a cursor", &[describe('P', "c"), sync()]).await?;
+    pair.same("ROLLBACK").await?;
+    Ok(())
+}
+
+/// What PREPARE takes.
+pub async fn prepared(ports: Ports) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    for sql in [
+        "FETCH c",
+        "LISTEN x",
+        "BEGIN",
+        "COMMIT",
+        "SHOW timezone",
+        "EXECUTE y",
+        "EXPLAIN SELECT 1",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "CREATE TABLE z (id int)",
+        "",
+    ] {
+        pair.same(&format!("PREPARE z AS {sql}")).await?;
+        let sql = format!("PREPARE z (int) AS {sql}");
+        pair.same_messages(&sql, &[parse("", &sql, &[]), bind("", "", &[], &[]), execute("", 0), sync()]).await?;
+    }
+    for sql in [
+        "(SELECT 1)",
+        "VALUES (1)",
+        "TABLE plain",
+        "WITH a AS (SELECT 1) SELECT * FROM a",
+        "DELETE FROM plain WHERE id = -1",
+    ] {
+        pair.same(&format!("PREPARE z AS {sql}")).await?;
+        pair.same("EXECUTE z").await?;
+        pair.same("DEALLOCATE z").await?;
+    }
+    Ok(())
+}
