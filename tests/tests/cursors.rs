@@ -8,6 +8,8 @@ mod pair;
 mod portals;
 #[path = "cursors/protocol.rs"]
 mod protocol;
+#[path = "cursors/result_types.rs"]
+mod result_types;
 #[path = "cursors/sql.rs"]
 mod sql_cursors;
 
@@ -67,6 +69,7 @@ async fn cursors_move_as_postgresqls_do() -> Result<()> {
     stages.run("settings that are reported", protocol::settings(ports)).await;
     stages.run("COPY", protocol::copies(ports)).await;
     stages.run("statements of the session", protocol::statements(ports)).await;
+    stages.run("columns that have changed", result_types::changed(ports)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

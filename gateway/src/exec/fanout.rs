@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::filter;
 use super::fleet::{frame, tag, Fleet, ShardRequest};
 use super::hold::Admitted;
+use super::result_type::changed;
 use crate::merge::command_tag::{with_count, CommandTags};
 use crate::merge::compare::ValueOrder;
 use crate::merge::concatenate::{Concatenate as Operator, Verdict};
@@ -139,6 +140,7 @@ pub async fn concatenate(
     let requests = requests(executor, admitted, query, &bound, plan.sql.is_some(), run.describe)?;
     let mut operator = Operator::new(window(run.bound, &plan.limit)?);
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    fleet.expects_columns(run.bound.statement.result.types());
     let mut described = !run.describe;
     let mut rows = 0u64;
     let mut command = None;
@@ -204,6 +206,7 @@ pub async fn merge_sort(
     let bound = rebound(executor, run.bound, &plan.sql, formats).await?;
     let launched = requests(executor, admitted, query, &bound, true, true)?;
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, launched).await?;
+    fleet.expects_columns(None);
     // Columns come before rows, from every shard.
     let mut fields: Option<Vec<FieldDescription>> = None;
     for index in 0..fleet.len() {
@@ -222,6 +225,10 @@ pub async fn merge_sort(
     if lease_lost(executor, admitted) {
         fleet.finish(executor).await?;
         return super::guarded::again(executor, run).await;
+    }
+    if !run.bound.statement.result.has_types(visible_fields(plan, &fields)) {
+        fleet.finish(executor).await?;
+        return Err(changed().into());
     }
     let iso_by_default = iso_by_default(&mut fleet);
     let order = value_order(executor, iso_by_default);
@@ -298,6 +305,7 @@ pub async fn all_rows(
     requests: Vec<ShardRequest>,
 ) -> Result<Completed, Failure> {
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    fleet.expects_columns(run.bound.statement.result.types());
     let mut described = !run.describe;
     let mut tags = CommandTags::default();
     while let Some((_, message)) = fleet.next(executor).await? {

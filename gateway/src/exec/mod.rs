@@ -41,6 +41,7 @@ pub mod place;
 pub mod pump;
 pub mod reload;
 pub mod reports;
+pub mod result_type;
 pub mod search_path;
 pub mod show;
 pub mod sick;

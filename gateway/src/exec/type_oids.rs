@@ -52,6 +52,7 @@ impl Executor {
     pub fn statement_with(&self, sql: Arc<str>, types: Vec<u32>, id: StatementId) -> Statement {
         let mut statement = Statement::new(sql, types, id);
         statement.own_oids = self.only_shard.is_some();
+        statement.catalog = self.gateway.catalog.load().as_ref().map_or(0, |loaded| loaded.serial);
         statement
     }
 

@@ -13,6 +13,7 @@ use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
 use crate::exec::pump::{Expect, Show};
+use crate::exec::result_type::revalidate;
 use crate::exec::transaction::Block;
 use crate::plan::types::{Access, DdlKind, Plan, SessionCommand};
 use crate::wire::frontend::{self, Bind, Execute, Parse};
@@ -259,9 +260,23 @@ impl Session {
         })
     }
 
+    /// As [`Self::statement_named`], made anew if the schema has changed.
+    pub(super) async fn current_statement(&mut self, name: &str) -> Result<Arc<Statement>, Failure> {
+        let statement = self.statement_named(name)?;
+        let catalog = self.executor.gateway.catalog.load().as_ref().map_or(0, |loaded| loaded.serial);
+        if !self.executor.is_outdated(&statement, catalog) {
+            return Ok(statement);
+        }
+        let current = Box::pin(revalidate(&mut self.executor, &statement)).await?;
+        if !self.executor.transaction.schema_changed {
+            self.statements.insert(name.to_owned(), Arc::clone(&current));
+        }
+        Ok(current)
+    }
+
     async fn bind(&mut self, frame: &Frame) -> Result<(), Failure> {
         let bind = Bind::parse(frame.body()).map_err(PgError::from)?;
-        let statement = self.statement_named(bind.statement)?;
+        let statement = self.current_statement(bind.statement).await?;
         if self.executor.transaction.failed && !self.ends_transaction(&statement) {
             check_not_failed(&self.executor)?;
         }
@@ -294,7 +309,16 @@ impl Session {
         let (target, name) = frontend::parse_target("Describe", frame.body()).map_err(PgError::from)?;
         match target {
             Target::Statement => {
-                let statement = self.statement_named(name)?;
+                let before = self.statement_named(name)?;
+                let statement = match self.current_statement(name).await {
+                    Err(failure @ (Failure::Error(_) | Failure::Server(_))) => {
+                        // They are what they were, whatever is wrong with the rest now.
+                        let parameters = before.parameters.get().map_or(&before.types[..], |types| types);
+                        backend::parameter_description(self.executor.client.out(), parameters);
+                        return Err(failure);
+                    }
+                    statement => statement?,
+                };
                 let description = self.description(&statement).await?;
                 description.encode_statement(self.executor.client.out());
             }
@@ -433,7 +457,7 @@ impl Session {
         let run = Run { bound: &portal.bound, describe: false, rows_max: execute.rows_max, portal: execute.portal };
         let mut completed = Box::pin(dispatch::run(&mut self.executor, run)).await?;
         if let (Some(rows), Some(tag)) = (completed.buffered.take(), &completed.tag) {
-            let buffered = Buffered { returns: !rows.is_empty(), rows, tag: tag.clone() };
+            let buffered = Buffered { returns: repeats, rows, tag: tag.clone() };
             self.next_rows(execute.portal, buffered, execute.rows_max);
             return Ok(());
         }

@@ -8,7 +8,9 @@ use ringway_topology::ids::ShardId;
 use smallvec::SmallVec;
 
 use super::{Portal, Session};
-use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_learn, queue_parse, Bound, Statement};
+use crate::exec::bound::{
+    ensure_prepared, queue_close_statement, queue_learn, queue_parse, queue_told, Bound, Statement,
+};
 use crate::exec::dispatch;
 use crate::exec::failure::Failure;
 use crate::exec::filter;
@@ -148,7 +150,8 @@ impl Session {
                         }
                         (Target::Statement, _) => {
                             let Some(statement) = self.statements.get(name).cloned() else { return Ok(false) };
-                            if !self.is_query(&statement)? {
+                            let own_oids = self.executor.only_shard.is_some();
+                            if !self.is_query(&statement)? || statement.own_oids != own_oids {
                                 return Ok(false);
                             }
                             let named = !name.is_empty();
@@ -203,7 +206,10 @@ impl Session {
     fn is_query(&self, statement: &Statement) -> Result<bool, Failure> {
         let Some(view) = self.executor.gateway.view.current() else { return Ok(false) };
         Ok(match self.executor.plan(&statement.sql, &view) {
-            Ok(planned) => matches!(planned.plan, Ok(Plan::Query(_))),
+            Ok(planned) => {
+                let outdated = self.executor.is_outdated(statement, planned.catalog());
+                matches!(planned.plan, Ok(Plan::Query(_))) && !outdated
+            }
             Err(_) => false,
         })
     }
@@ -230,6 +236,9 @@ impl Session {
         let (Ok(Plan::Query(query)), Some(shard)) = (&admitted.planned.plan, admitted.placement.single()) else {
             return Ok(false);
         };
+        if self.executor.is_outdated(&statement, admitted.planned.catalog()) {
+            return Ok(false);
+        }
         let chosen = match pipeline.shard {
             Some(chosen) if chosen == shard || admitted.placement.any => chosen,
             Some(_) if !pipeline.any => return Ok(false),
@@ -479,7 +488,10 @@ impl Session {
 
 fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step: &Step<'_>) {
     match step {
-        Step::Parse { statement, named: true, .. } => queue_parse(connection, expects, statement),
+        Step::Parse { statement, named: true, .. } => {
+            queue_parse(connection, expects, statement);
+            queue_told(connection, expects, statement);
+        }
         Step::Parse { frame, statement, named: false } => {
             if connection.is_foreign() && !statement.types.is_empty() {
                 connection.queue_parse("", &statement.sql, &statement.types);
@@ -495,7 +507,7 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
         }
         Step::DescribeStatement { frame, statement, named } => {
             queue_with_statement(connection, expects, *frame, statement, *named);
-            expects.push_back(Expect::Describe);
+            expects.push_back(Expect::Told { statement: Arc::clone(statement), show: true });
         }
         Step::Learn { portal, statement, catalog } => {
             if connection.is_foreign() {
