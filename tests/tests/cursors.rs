@@ -1,5 +1,7 @@
 //! Cursors and portals over rows of several shards, frame by frame beside one PostgreSQL: every direction, every end, every format.
 
+#[path = "cursors/date_style.rs"]
+mod date_style;
 #[path = "cursors/memory.rs"]
 mod memory;
 #[path = "cursors/pair.rs"]
@@ -70,6 +72,7 @@ async fn cursors_move_as_postgresqls_do() -> Result<()> {
     stages.run("COPY", protocol::copies(ports)).await;
     stages.run("statements of the session", protocol::statements(ports)).await;
     stages.run("columns that have changed", result_types::changed(ports)).await;
+    stages.run("DateStyle", date_style::date_style(ports)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

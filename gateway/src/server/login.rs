@@ -167,7 +167,7 @@ async fn admit(
             .into());
         }
     }
-    let settings = settings(startup)?;
+    let mut settings = settings(startup)?;
     if database == ADMIN_DATABASE {
         if !may_look(&server.gateway, &user) {
             return Err(not_allowed(&user, "use the administrative database").into());
@@ -191,6 +191,7 @@ async fn admit(
     let shards = view.iter().flat_map(|view| view.topology.shards.values());
     server.gateway.pools.set_credentials(&user, shards, &identity.credentials);
     if let Some(parameters) = known {
+        whole_date_style(&mut settings, &parameters);
         return Ok((identity, settings, parameters));
     }
     // The first of its kind: a shard says whether the settings are valid and what the session looks like.
@@ -222,7 +223,16 @@ async fn admit(
     }
     cache.insert(key, parameters.clone());
     drop(cache);
+    whole_date_style(&mut settings, &parameters);
     Ok((identity, settings, parameters))
+}
+
+/// A style without an order, or an order without a style, is relative to the server's default.
+fn whole_date_style(settings: &mut Settings, parameters: &[(String, String)]) {
+    let whole = parameters.iter().find(|(name, _)| name == "DateStyle");
+    if let Some((_, value)) = whole.filter(|_| settings.get("datestyle").is_some()) {
+        settings.set_value("datestyle", value);
+    }
 }
 
 fn application_name(startup: &StartupMessage) -> Box<str> {

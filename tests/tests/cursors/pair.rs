@@ -60,6 +60,17 @@ impl Pair {
         Ok(Pair { one, other, log: Vec::new() })
     }
 
+    /// With more startup parameters.
+    pub async fn connect_with((one, other): (u16, u16), more: &[(&str, &str)]) -> Result<Pair> {
+        let parameters = [&[("user", "postgres"), ("database", "app")], more].concat();
+        let (mut one, mut other) = (Raw::connect(one).await?, Raw::connect(other).await?);
+        for server in [&mut one, &mut other] {
+            server.startup(&parameters).await?;
+            server.until_ready().await?;
+        }
+        Ok(Pair { one, other, log: Vec::new() })
+    }
+
     /// A simple query.
     pub async fn same(&mut self, sql: &str) -> Result<Vec<Message>> {
         self.same_bytes(sql, &query(sql)).await
