@@ -21,10 +21,12 @@ use crate::merge::limit::Window;
 use crate::merge::order_by::{visible_fields, OrderBy, Step};
 use crate::merge::MergeError;
 use crate::plan::clock::{fixed, Readings};
+use crate::plan::refuse::refused;
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Concatenate, LimitOffset, MergeSort, Query};
 use crate::pool::connection::StatementId;
 use crate::wire::backend::{self, FieldDescription};
+use crate::wire::oids::is_number_of_other;
 use crate::wire::{frontend, Format, Frame, PgError, SqlState};
 
 /// The statement for shards that get a text of the planner's: parameters that it leaves out have no type of their own, so
@@ -177,6 +179,19 @@ pub fn iso_by_default(fleet: &mut Fleet) -> bool {
     parameters.iter().any(|(name, value)| name.eq_ignore_ascii_case("datestyle") && is_iso(value))
 }
 
+/// Rows in the order of OIDs are sorted by those that clients know, all of them: a shard's first ones are not the first of all.
+pub fn check_order(plan: &MergeSort, fields: &[FieldDescription], window: Window) -> Result<(), PgError> {
+    let ordered = plan.order.iter().filter_map(|key| fields.get(key.column));
+    if window == Window::ALL || !ordered.into_iter().any(|field| is_number_of_other(field.type_oid)) {
+        return Ok(());
+    }
+    Err(refused(
+        "ORDER BY or DISTINCT of OIDs (regclass, regtype and the like) with LIMIT or OFFSET over several shards",
+        "Every shard stores OIDs of its own: their order differs between shards.",
+        "Order by the name, with a cast to text.",
+    ))
+}
+
 /// How values are compared in this session.
 pub fn value_order(executor: &Executor, iso_by_default: bool) -> ValueOrder {
     let iso_dates = executor.setting("datestyle").map_or(iso_by_default, is_iso);
@@ -229,6 +244,10 @@ pub async fn merge_sort(
     if !run.bound.statement.result.has_types(visible_fields(plan, &fields)) {
         fleet.finish(executor).await?;
         return Err(changed().into());
+    }
+    if let Err(error) = check_order(plan, &fields, window) {
+        fleet.finish(executor).await?;
+        return Err(error.into());
     }
     let iso_by_default = iso_by_default(&mut fleet);
     let order = value_order(executor, iso_by_default);

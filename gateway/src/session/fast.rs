@@ -250,6 +250,7 @@ impl Session {
             _ => dispatch::needs_transaction(&self.executor, &admitted),
         };
         if filter::text(query, &admitted, shard, &query.sql)?.is_some()
+            || query.oid_columns
             || wants_transaction
             || filter::share_arcs(&admitted).is_some()
         {
