@@ -14,6 +14,8 @@ mod protocol;
 mod result_types;
 #[path = "cursors/sql.rs"]
 mod sql_cursors;
+#[path = "cursors/startup.rs"]
+mod startup;
 
 use anyhow::{Context as _, Result};
 use ringway_tests::cluster::{single_postgres, Cluster, Options};
@@ -73,6 +75,9 @@ async fn cursors_move_as_postgresqls_do() -> Result<()> {
     stages.run("statements of the session", protocol::statements(ports)).await;
     stages.run("columns that have changed", result_types::changed(ports)).await;
     stages.run("DateStyle", date_style::date_style(ports)).await;
+    stages.run("how sessions begin", startup::begins(ports)).await;
+    stages.run("long names", startup::long_names(ports)).await;
+    stages.run("what is rarely said", startup::rarely_said(ports)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

@@ -20,6 +20,7 @@ use crate::exec::search_path::Names;
 use crate::exec::transaction::Transaction;
 use crate::net::Stream;
 use crate::plan::session::check_setting;
+use crate::plan::set_config::boolean;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::settings::{parse_options, Settings};
 use crate::session::Session;
@@ -146,6 +147,7 @@ async fn admit(
     startup: &StartupMessage,
     end_point: Option<&[u8]>,
 ) -> Result<Admitted, Failure> {
+    check_replication(startup)?;
     if let Some(negotiation) = startup.negotiation() {
         backend::negotiate_protocol_version(client.out(), negotiation.minor, &negotiation.unsupported_options);
     }
@@ -225,6 +227,22 @@ async fn admit(
     drop(cache);
     whole_date_style(&mut settings, &parameters);
     Ok((identity, settings, parameters))
+}
+
+/// A session of the replication protocol is one server's.
+fn check_replication(startup: &StartupMessage) -> Result<(), PgError> {
+    let Some(value) = startup.get("replication") else { return Ok(()) };
+    match boolean(value) {
+        Some(false) => Ok(()),
+        None if value != "database" => {
+            let message = format!("invalid value for parameter \"replication\": \"{value}\"");
+            Err(PgError::fatal(SqlState::INVALID_PARAMETER_VALUE, message)
+                .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\"."))
+        }
+        _ => Err(PgError::fatal(SqlState::FEATURE_NOT_SUPPORTED, "the gateway has no replication sessions")
+            .detail("What is replicated is one server's: its log and its slots.")
+            .hint("Connect to the shard itself.")),
+    }
 }
 
 /// A style without an order, or an order without a style, is relative to the server's default.

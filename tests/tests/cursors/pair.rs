@@ -143,9 +143,20 @@ impl Pair {
         Ok(one)
     }
 
+    /// What both say to a simple query, where that differs.
+    pub async fn both(&mut self, sql: &str) -> Result<(Vec<Message>, Vec<Message>)> {
+        self.one.send(&query(sql)).await?;
+        self.other.send(&query(sql)).await?;
+        Ok((self.one.until_ready().await?, self.other.until_ready().await?))
+    }
+
     /// A simple query of the gateway alone: its SQLSTATE, empty without an error.
     pub async fn gateway_alone(&mut self, sql: &str) -> Result<String> {
-        self.other.send(&query(sql)).await?;
+        self.gateway_alone_bytes(&query(sql)).await
+    }
+
+    pub async fn gateway_alone_bytes(&mut self, bytes: &[u8]) -> Result<String> {
+        self.other.send(bytes).await?;
         let messages = self.other.until_ready().await?;
         Ok(messages.iter().find(|message| message.tag == b'E').map(Message::sqlstate).unwrap_or_default())
     }
@@ -167,7 +178,7 @@ fn shown(messages: &[Message]) -> Vec<String> {
     shown
 }
 
-fn show(message: &Message) -> String {
+pub fn show(message: &Message) -> String {
     let tag = message.tag as char;
     match tag {
         'E' | 'N' => {
