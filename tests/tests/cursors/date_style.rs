@@ -45,7 +45,7 @@ pub async fn date_style(ports: (u16, u16)) -> Result<()> {
         pair.same("ROLLBACK TO a").await?;
         reads(&mut pair).await?;
         pair.same("SET datestyle TO Postgres").await?;
-        pair.same(if value.len() % 2 == 0 { "COMMIT" } else { "ROLLBACK" }).await?;
+        pair.same(if value.len().is_multiple_of(2) { "COMMIT" } else { "ROLLBACK" }).await?;
         reads(&mut pair).await?;
     }
     for sql in [

@@ -86,7 +86,7 @@ async fn runs(pair: &mut Pair, what: &str, round: usize) -> Result<()> {
         let name = format!("s{index}");
         let what = format!("{text}, {what}");
         let formats: &[u16] = if index % 2 == 0 { &[1] } else { &[] };
-        if (round + index) % 2 == 0 {
+        if (round + index).is_multiple_of(2) {
             pair.same_messages(&what, &[describe('S', &name), sync()]).await?;
         }
         for _ in 0..2 {

@@ -70,8 +70,8 @@ pub async fn columns(cluster: &Cluster, shards: &Shards) -> Result<()> {
     // Parameters: names, and numbers in text.
     for (value, code) in [("pair", ""), ("12", ""), ("16500", "0A000")] {
         let mut raw = session(cluster).await?;
-        let text = format!("INSERT INTO objects (id, t, n, label) VALUES (2000, $1, 16501, '16502')");
-        let answer = said(&mut raw, &[parse("", &text, &[]), text_bind(value), execute("", 0), sync()]).await?;
+        let text = "INSERT INTO objects (id, t, n, label) VALUES (2000, $1, 16501, '16502')";
+        let answer = said(&mut raw, &[parse("", text, &[]), text_bind(value), execute("", 0), sync()]).await?;
         let seen = error(&answer).unwrap_or_default();
         ensure!(seen.starts_with(code) && seen.is_empty() == code.is_empty(), "{value}: {seen}");
         client.batch_execute("DELETE FROM objects WHERE id = 2000").await?;
