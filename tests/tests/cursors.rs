@@ -4,6 +4,8 @@
 mod again;
 #[path = "cursors/binding.rs"]
 mod binding;
+#[path = "cursors/date_style.rs"]
+mod date_style;
 #[path = "cursors/memory.rs"]
 mod memory;
 #[path = "cursors/pair.rs"]
@@ -12,10 +14,14 @@ mod pair;
 mod portals;
 #[path = "cursors/protocol.rs"]
 mod protocol;
+#[path = "cursors/result_types.rs"]
+mod result_types;
 #[path = "cursors/shared_names.rs"]
 mod shared_names;
 #[path = "cursors/sql.rs"]
 mod sql_cursors;
+#[path = "cursors/startup.rs"]
+mod startup;
 
 use anyhow::{Context as _, Result};
 use ringway_tests::cluster::{single_postgres, Cluster, Options, SinglePostgres};
@@ -79,6 +85,11 @@ async fn cursors_move_as_postgresqls_do() -> Result<()> {
     stages.run("settings that are reported", protocol::settings(ports)).await;
     stages.run("COPY", protocol::copies(ports)).await;
     stages.run("statements of the session", protocol::statements(ports)).await;
+    stages.run("columns that have changed", result_types::changed(ports)).await;
+    stages.run("DateStyle", date_style::date_style(ports)).await;
+    stages.run("how sessions begin", startup::begins(ports)).await;
+    stages.run("long names", startup::long_names(ports)).await;
+    stages.run("what is rarely said", startup::rarely_said(ports)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

@@ -1,6 +1,8 @@
 //! Types of the application have other OIDs on every shard, and clients see one set: what a shard says and is told, message by message,
 //! is the same for rows of every shard.
 
+#[path = "user_types/oid_columns.rs"]
+mod oid_columns;
 #[path = "user_types/values.rs"]
 mod values;
 
@@ -64,6 +66,7 @@ async fn run(cluster: &Cluster) -> Result<()> {
     stages.run("types of the session's own transaction", values::own_transaction(cluster, &shards)).await;
     stages.run("types that change", values::changing(cluster, &shards)).await;
     stages.run("COPY", values::copy(cluster, &shards)).await;
+    stages.run("columns of OIDs", oid_columns::columns(cluster, &shards)).await;
     stages.run("what is refused", values::refused(cluster, &shards)).await;
     stages.run("a new shard", new_shard(cluster)).await;
     stages.finish()

@@ -67,6 +67,7 @@ async fn gather(
         requests.push(ShardRequest { shard: *shard, bound: bound.clone(), text, describe: true, before: Vec::new() });
     }
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    fleet.expects_columns(None);
     let mut partials: Option<Partials> = None;
     let mut columns = Vec::new();
     let mut failure: Option<Failure> = None;

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::place::{values, Values};
 use super::pump::{Expect, CLOSE_COMPLETE, PARSE_COMPLETE};
+use super::result_type::ResultType;
 use crate::pool::connection::{ServerConnection, ServerName, StatementId};
 use crate::wire::frontend::{self, Bind};
 use crate::wire::{Format, Frame, PgError, Target};
@@ -21,6 +22,9 @@ pub struct Statement {
     pub own_oids: bool,
     /// The types of its parameters, once somebody has asked.
     pub parameters: OnceLock<Arc<[u32]>>,
+    pub result: ResultType,
+    /// The catalog (its serial number) that it was made under; 0: none.
+    pub catalog: u64,
     plain_rows: PlainRows,
 }
 
@@ -37,7 +41,8 @@ impl Clone for PlainRows {
 impl Statement {
     pub fn new(sql: Arc<str>, types: Vec<u32>, id: StatementId) -> Statement {
         let (parameters, plain_rows) = (OnceLock::new(), PlainRows::default());
-        Statement { sql, types, id, own_oids: false, parameters, plain_rows }
+        let result = ResultType::default();
+        Statement { sql, types, id, own_oids: false, parameters, result, catalog: 0, plain_rows }
     }
 
     /// `catalog`: its serial number.
@@ -139,6 +144,12 @@ pub fn queue_learn(
 ) {
     frontend::describe(connection.output(), Target::Portal, portal);
     expects.push_back(Expect::Learn { statement: Arc::clone(statement), catalog });
+}
+
+/// Describe of a statement, whose answer it remembers.
+pub fn queue_told(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, statement: &Arc<Statement>) {
+    frontend::describe(connection.output(), Target::Statement, &statement.id.server_name());
+    expects.push_back(Expect::Told { statement: Arc::clone(statement), show: false });
 }
 
 /// Parse (unless known), Bind, Execute of a whole statement with the text that this shard gets.

@@ -112,13 +112,24 @@ fn key(executor: &Executor, statement: &Statement) -> Option<DescriptionKey> {
 pub async fn describe(executor: &mut Executor, statement: &Arc<Statement>) -> Result<Description, Failure> {
     let key = key(executor, statement);
     if let Some(known) = key.as_ref().and_then(|key| executor.gateway.description(key)) {
+        settle(executor, statement, &known)?;
         return Ok(Description::clone(&known));
     }
     let description = ask_any(executor, statement).await?;
     if let Some(key) = key {
         executor.gateway.keep_description(key, Arc::new(description.clone()));
     }
+    settle(executor, statement, &description)?;
     Ok(description)
+}
+
+/// The statement's rows are what they were before.
+fn settle(executor: &Executor, statement: &Statement, description: &Description) -> Result<(), PgError> {
+    let own_oids = statement.own_oids || executor.only_shard.is_some();
+    if own_oids || cursors::command(&statement.sql).is_some() {
+        return Ok(());
+    }
+    statement.described(description)
 }
 
 async fn ask_any(executor: &mut Executor, statement: &Arc<Statement>) -> Result<Description, Failure> {

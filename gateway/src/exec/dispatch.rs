@@ -20,7 +20,7 @@ use super::hold::{admit, Admitted};
 use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
-use super::type_oids::bound_for;
+use super::type_oids::{self, bound_for};
 use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert, insert_select};
 use crate::plan::types::{Access, Cursor, Home, InsertSelect, MultiShard, Plan, Query};
 use crate::wire::{Format, PgError, SqlState};
@@ -179,6 +179,9 @@ pub async fn query(
     admitted: &Admitted,
     query: &Query,
 ) -> Result<Completed, Failure> {
+    if query.oid_columns {
+        type_oids::refuse_written_numbers(executor, run.bound).await?;
+    }
     if let Some(shard) = admitted.placement.single() {
         Statistics::count(&executor.gateway.statistics.single_shard);
         let text = filter::text(query, admitted, shard, &query.sql)?;

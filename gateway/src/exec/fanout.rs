@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::filter;
 use super::fleet::{frame, tag, Fleet, ShardRequest};
 use super::hold::Admitted;
+use super::result_type::changed;
 use crate::merge::command_tag::{with_count, CommandTags};
 use crate::merge::compare::ValueOrder;
 use crate::merge::concatenate::{Concatenate as Operator, Verdict};
@@ -20,10 +21,12 @@ use crate::merge::limit::Window;
 use crate::merge::order_by::{visible_fields, OrderBy, Step};
 use crate::merge::MergeError;
 use crate::plan::clock::{fixed, Readings};
+use crate::plan::refuse::refused;
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Concatenate, LimitOffset, MergeSort, Query};
 use crate::pool::connection::StatementId;
 use crate::wire::backend::{self, FieldDescription};
+use crate::wire::oids::is_number_of_other;
 use crate::wire::{frontend, Format, Frame, PgError, SqlState};
 
 /// The statement for shards that get a text of the planner's: parameters that it leaves out have no type of their own, so
@@ -139,6 +142,7 @@ pub async fn concatenate(
     let requests = requests(executor, admitted, query, &bound, plan.sql.is_some(), run.describe)?;
     let mut operator = Operator::new(window(run.bound, &plan.limit)?);
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    fleet.expects_columns(run.bound.statement.result.types());
     let mut described = !run.describe;
     let mut rows = 0u64;
     let mut command = None;
@@ -175,6 +179,19 @@ pub fn iso_by_default(fleet: &mut Fleet) -> bool {
     parameters.iter().any(|(name, value)| name.eq_ignore_ascii_case("datestyle") && is_iso(value))
 }
 
+/// Rows in the order of OIDs are sorted by those that clients know, all of them: a shard's first ones are not the first of all.
+pub fn check_order(plan: &MergeSort, fields: &[FieldDescription], window: Window) -> Result<(), PgError> {
+    let ordered = plan.order.iter().filter_map(|key| fields.get(key.column));
+    if window == Window::ALL || !ordered.into_iter().any(|field| is_number_of_other(field.type_oid)) {
+        return Ok(());
+    }
+    Err(refused(
+        "ORDER BY or DISTINCT of OIDs (regclass, regtype and the like) with LIMIT or OFFSET over several shards",
+        "Every shard stores OIDs of its own: their order differs between shards.",
+        "Order by the name, with a cast to text.",
+    ))
+}
+
 /// How values are compared in this session.
 pub fn value_order(executor: &Executor, iso_by_default: bool) -> ValueOrder {
     let iso_dates = executor.setting("datestyle").map_or(iso_by_default, is_iso);
@@ -204,6 +221,7 @@ pub async fn merge_sort(
     let bound = rebound(executor, run.bound, &plan.sql, formats).await?;
     let launched = requests(executor, admitted, query, &bound, true, true)?;
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, launched).await?;
+    fleet.expects_columns(None);
     // Columns come before rows, from every shard.
     let mut fields: Option<Vec<FieldDescription>> = None;
     for index in 0..fleet.len() {
@@ -222,6 +240,14 @@ pub async fn merge_sort(
     if lease_lost(executor, admitted) {
         fleet.finish(executor).await?;
         return super::guarded::again(executor, run).await;
+    }
+    if !run.bound.statement.result.has_types(visible_fields(plan, &fields)) {
+        fleet.finish(executor).await?;
+        return Err(changed().into());
+    }
+    if let Err(error) = check_order(plan, &fields, window) {
+        fleet.finish(executor).await?;
+        return Err(error.into());
     }
     let iso_by_default = iso_by_default(&mut fleet);
     let order = value_order(executor, iso_by_default);
@@ -298,6 +324,7 @@ pub async fn all_rows(
     requests: Vec<ShardRequest>,
 ) -> Result<Completed, Failure> {
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
+    fleet.expects_columns(run.bound.statement.result.types());
     let mut described = !run.describe;
     let mut tags = CommandTags::default();
     while let Some((_, message)) = fleet.next(executor).await? {

@@ -13,12 +13,13 @@ use super::bound::{queue_execute, Bound};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::pump::{Expect, Outcome};
+use super::result_type::changed;
 use super::type_oids;
 use super::view::View;
 use crate::plan::types::Access;
 use crate::pool::connection::{Message, ServerConnection, TransactionStatus};
 use crate::pool::error::{field, ServerError};
-use crate::wire::{Frame, PgError};
+use crate::wire::{backend, Frame, PgError};
 use ringway_topology::service::sqlstate;
 
 /// What one shard is sent.
@@ -36,7 +37,16 @@ pub struct ShardRequest {
 pub struct Fleet {
     view: Arc<View>,
     ships: Vec<Ship>,
+    columns: Columns,
     pub error: Option<ServerError>,
+}
+
+/// The types that the shards' columns have to be of.
+enum Columns {
+    Any,
+    /// Those of the shard that is first.
+    Alike,
+    Of(Vec<u32>),
 }
 
 struct Ship {
@@ -57,7 +67,7 @@ impl Ship {
 
 impl Fleet {
     fn new(view: &Arc<View>, shards: usize) -> Fleet {
-        Fleet { view: Arc::clone(view), ships: Vec::with_capacity(shards), error: None }
+        Fleet { view: Arc::clone(view), ships: Vec::with_capacity(shards), columns: Columns::Any, error: None }
     }
 
     /// Sends everything. In the order of the shards' numbers, so that transactions wait for each other in one direction.
@@ -88,7 +98,8 @@ impl Fleet {
             let connection = &mut *lent.participant.connection;
             let mut expects = VecDeque::new();
             let text = request.text.as_deref();
-            let queued = queue_execute(connection, &mut expects, &request.bound, text, request.describe, "", 0);
+            let describe = request.describe || request.bound.bind.is_some();
+            let queued = queue_execute(connection, &mut expects, &request.bound, text, describe, "", 0);
             connection.queue_sync();
             let sent = connection.try_flush();
             fleet.ships.push(Ship { hides_columns: !request.describe, ..Ship::new(lent, expects) });
@@ -308,9 +319,36 @@ impl Fleet {
                 None
             }
             b'2' | b'n' | b't' => None,
-            b'T' if ship.hides_columns => None,
+            b'T' if !self.agrees(message.body()) => None,
+            b'T' if self.ships[index].hides_columns => None,
             _ => Some(message),
         }
+    }
+
+    /// The shards' columns have to be alike, and of the types that the client has been told of. Before anything is read.
+    pub fn expects_columns(&mut self, types: Option<Vec<u32>>) {
+        self.columns = types.map_or(Columns::Alike, Columns::Of);
+    }
+
+    /// Whether a shard's columns are of the types that are known: a schema change that commits meanwhile is seen by one shard
+    /// before another.
+    fn agrees(&mut self, description: &[u8]) -> bool {
+        let Ok(fields) = backend::parse_row_description(description) else { return true };
+        let types = fields.iter().map(|field| field.type_oid);
+        let agrees = match &self.columns {
+            Columns::Any => true,
+            Columns::Alike => {
+                self.columns = Columns::Of(types.collect());
+                true
+            }
+            Columns::Of(columns) => types.eq(columns.iter().copied()),
+        };
+        if !agrees {
+            let mut message = BytesMut::new();
+            backend::error_response(&mut message, &changed());
+            self.error.get_or_insert(ServerError::new(message.freeze().slice(5..)));
+        }
+        agrees
     }
 
     /// Everything that is still to come is read and dropped; the connections go back.

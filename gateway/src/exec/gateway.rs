@@ -255,6 +255,11 @@ impl Gateway {
         id
     }
 
+    /// One that nobody else uses.
+    pub fn own_statement_id(&self) -> StatementId {
+        StatementId(self.next_statement.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// [`Self::plan`], looked for among the session's own first.
     pub fn plan_of_session(
         &self,

@@ -43,6 +43,7 @@ pub mod prefix;
 pub mod pump;
 pub mod reload;
 pub mod reports;
+pub mod result_type;
 pub mod search_path;
 pub mod show;
 pub mod sick;

@@ -30,6 +30,8 @@ pub enum Expect {
     Bind,
     /// To a Describe of a statement or portal: ends with RowDescription or NoData.
     Describe,
+    /// To a Describe of a statement, which remembers it.
+    Told { statement: Arc<Statement>, show: bool },
     /// To a Describe of the gateway's own before an Execute; not shown.
     Learn { statement: Arc<Statement>, catalog: u64 },
     /// To an Execute: rows, and how it ended.
@@ -385,6 +387,7 @@ impl Pump<'_> {
                 self.outcome.oids.end_of_rows();
                 self.show.acknowledgements
             }
+            b't' | b'T' | b'n' if matches!(self.expects.front(), Some(Expect::Told { .. })) => self.told(tag, body),
             b't' => self.show.acknowledgements,
             b'T' | b'n' if matches!(self.expects.front(), Some(Expect::Learn { .. })) => false,
             b'T' => self.show.row_description,
@@ -427,6 +430,13 @@ impl Pump<'_> {
         } else {
             Verdict::Drop
         }
+    }
+
+    /// Whether the client has asked for it.
+    fn told(&self, tag: u8, body: &[u8]) -> bool {
+        let Some(Expect::Told { statement, show }) = self.expects.front() else { return false };
+        statement.told(tag, body);
+        *show
     }
 
     fn error(&mut self, body: &[u8]) -> Verdict {
@@ -473,7 +483,7 @@ impl Pump<'_> {
         match self.expects.front() {
             Some(Expect::Parse { .. }) => tag == b'1',
             Some(Expect::Bind) => tag == b'2',
-            Some(Expect::Describe | Expect::Learn { .. }) => matches!(tag, b'T' | b'n'),
+            Some(Expect::Describe | Expect::Told { .. } | Expect::Learn { .. }) => matches!(tag, b'T' | b'n'),
             Some(Expect::Execute) => matches!(tag, b'C' | b'I' | b's'),
             Some(Expect::Close { .. }) => tag == b'3',
             Some(Expect::Ready(_)) | None => false,

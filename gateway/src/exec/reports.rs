@@ -40,6 +40,11 @@ impl Reports {
         Reports { now: Arc::clone(&told), told, transaction: None }
     }
 
+    /// What it is, if it is one that is told.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.now.get(name).map(String::as_str)
+    }
+
     /// A shard tells of new values. `local`: up to the end of the transaction.
     pub fn changed(&mut self, values: Vec<(String, String)>, in_transaction: bool, local: bool) {
         if values.is_empty() {

@@ -26,11 +26,14 @@ use super::gateway::Gateway;
 use super::hold::Admitted;
 use super::pump::Outcome;
 use super::view::View;
+use crate::plan::oid_columns::is_written_number;
 use crate::plan::types::{Access, CopyFormat};
 use crate::pool::connection::{text_row, StatementId, TextRows};
 use crate::pool::oids::ShardOids;
 use crate::wire::frontend::Bind;
-use crate::wire::oids::{is_plain, Columns, Form, Missing, OidError, Oids, Pass, Walk, FIRST_NORMAL};
+use crate::wire::oids::{
+    is_number_of_other, is_plain, Columns, Form, Missing, OidError, Oids, Pass, Walk, FIRST_NORMAL,
+};
 use crate::wire::{Format, Frame, PgError, SqlState};
 
 /// A catalog that changes faster than it can be asked.
@@ -51,11 +54,18 @@ impl Executor {
     pub fn statement_with(&self, sql: Arc<str>, types: Vec<u32>, id: StatementId) -> Statement {
         let mut statement = Statement::new(sql, types, id);
         statement.own_oids = self.only_shard.is_some();
+        if !self.transaction.schema_changed {
+            statement.catalog = self.gateway.catalog.load().as_ref().map_or(0, |loaded| loaded.serial);
+        }
         statement
     }
 
     pub fn statement_id(&self, sql: &Arc<str>, types: &[u32]) -> StatementId {
-        self.gateway.statement_id(sql, types, self.only_shard.is_some())
+        match self.transaction.schema_changed {
+            // Its meaning may end with the transaction.
+            true => self.gateway.own_statement_id(),
+            false => self.gateway.statement_id(sql, types, self.only_shard.is_some()),
+        }
     }
 
     fn oids(&self, view: &View, shard: ShardId) -> Result<Arc<ShardOids>, Failure> {
@@ -272,6 +282,31 @@ pub async fn bound_for<'b>(
         resolve(&executor.gateway, view, shard, Side::Home, &missing).await?;
     }
     Err(OidError::TooDeep.into())
+}
+
+/// A parameter in text may be a number where a name is meant to be: it would be read as the shard's own.
+pub async fn refuse_written_numbers(executor: &mut Executor, bound: &Bound) -> Result<(), Failure> {
+    let Some(bind) = bound.parsed()? else { return Ok(()) };
+    let is_number = |(index, value): (usize, Option<&[u8]>)| {
+        let text = value.filter(|_| bind.parameter_formats.get(index) == Format::Text);
+        let text = text.and_then(|value| std::str::from_utf8(value).ok());
+        text.is_some_and(|text| is_written_number(text.trim())).then_some(index)
+    };
+    let numbers: Vec<usize> = bind.parameters.iter().enumerate().filter_map(is_number).collect();
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let types = parameter_types(executor, &bound.statement).await?;
+    let Some(index) = numbers.into_iter().find(|index| types.get(*index).is_some_and(|oid| is_number_of_other(*oid)))
+    else {
+        return Ok(());
+    };
+    Err(PgError::refused(
+        format!("parameter ${} is an OID, written as text", index + 1),
+        "Give the name, or the number in binary format.",
+    )
+    .detail("Every shard has OIDs of its own; a number in text is not translated.")
+    .into())
 }
 
 /// One pass over the parameters of a Bind message.

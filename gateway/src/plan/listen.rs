@@ -128,6 +128,11 @@ pub fn plan(text: &Text<'_>, listens: bool) -> Result<Plan, PgError> {
         if lexeme.is_some_and(|lexeme| RESERVED.iter().any(|word| lexeme.is_word(text.sql, word))) {
             return Err(cursor.unexpected());
         }
+        let unicode =
+            lexeme.filter(|lexeme| lexeme.kind == Kind::QuotedWord && !lexeme.text(text.sql).starts_with('"'));
+        if let Some(lexeme) = unicode {
+            return unicode_channel(text, lexeme.text(text.sql), listens);
+        }
         let channel = cursor.name()?;
         if channel.is_empty() {
             return Err(cursor.unexpected());
@@ -142,6 +147,73 @@ pub fn plan(text: &Text<'_>, listens: bool) -> Result<Plan, PgError> {
         }
     };
     cursor.end().map(|()| Plan::Session(command))
+}
+
+/// `LISTEN U&"d\0061ta"`, with another escape character by UESCAPE perhaps. What is wrong with it a shard says.
+fn unicode_channel(text: &Text<'_>, name: &str, listens: bool) -> Result<Plan, PgError> {
+    let string = |at: usize| text.lexemes.get(at).and_then(|lexeme| lexeme.string_value(text.sql));
+    let escape = match text.lexemes.len() {
+        2 => Some('\\'),
+        4 if text.word(2, "uescape") => string(3).and_then(|escape| {
+            let mut characters = escape.chars();
+            characters.next().filter(|_| characters.next().is_none())
+        }),
+        _ => None,
+    };
+    let quoted = name.get(3..name.len() - 1).map(|name| name.replace("\"\"", "\""));
+    let whole = escape.zip(quoted).and_then(|(escape, quoted)| unescaped(&quoted, escape));
+    let Some(whole) = whole.filter(|whole| !whole.is_empty()) else {
+        return Err(refused(
+            "the channel's name is not understood",
+            "Its Unicode escapes are not read.",
+            "Write the characters themselves, in double quotes.",
+        ));
+    };
+    let channel = crate::sql::lexer::truncate(whole.clone());
+    let written = Some(whole).filter(|whole| *whole != channel);
+    Ok(Plan::Session(match listens {
+        true => SessionCommand::Listen { channel, written },
+        false => SessionCommand::Unlisten { channel: Some(channel) },
+    }))
+}
+
+/// `str_udeescape` of PostgreSQL's `parser.c`. None: not valid.
+fn unescaped(text: &str, escape: char) -> Option<String> {
+    if escape.is_ascii_hexdigit() || matches!(escape, '+' | '\'' | '"') || escape.is_ascii_whitespace() {
+        return None;
+    }
+    let mut units: Vec<u32> = Vec::new();
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        rest = &rest[character.len_utf8()..];
+        if character != escape {
+            units.push(u32::from(character));
+        } else if let Some(after) = rest.strip_prefix(escape) {
+            units.push(u32::from(escape));
+            rest = after;
+        } else {
+            let (digits, after) = match rest.strip_prefix('+') {
+                Some(long) => long.split_at_checked(6)?,
+                None => rest.split_at_checked(4)?,
+            };
+            let unit = digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(digits)?;
+            units.push(u32::from_str_radix(unit, 16).ok().filter(|unit| *unit != 0)?);
+            rest = after;
+        }
+    }
+    let mut name = String::new();
+    let mut units = units.into_iter();
+    while let Some(unit) = units.next() {
+        let point = match unit {
+            0xd800..=0xdbff => {
+                let low = units.next().filter(|low| (0xdc00..=0xdfff).contains(low))?;
+                0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)
+            }
+            unit => unit,
+        };
+        name.push(char::from_u32(point)?);
+    }
+    Some(name)
 }
 
 /// The identifier's value before it is cut to the length of names.
@@ -213,6 +285,12 @@ mod tests {
         assert_eq!(listen("listen \"News \"\"1\"\"\""), ("News \"1\"".into(), false));
         let long = format!("LISTEN {}é", "x".repeat(62));
         assert_eq!(listen(&long), ("x".repeat(62), true));
+        assert_eq!(listen("LISTEN U&\"d\\0061t\\+000061\"\"\""), ("data\"".into(), false));
+        assert_eq!(listen("LISTEN u&\"N!!!00e9\" UESCAPE '!'"), ("N!é".into(), false));
+        assert_eq!(listen("LISTEN U&\"\\d83d\\de00\""), ("😀".into(), false));
+        for wrong in ["LISTEN U&\"\\006\"", "LISTEN U&\"\\d83d\"", "LISTEN U&\"a\" UESCAPE 'a'", "LISTEN U&\"a\" b"] {
+            assert!(planned(wrong).is_err(), "{wrong}");
+        }
         assert!(matches!(planned("UNLISTEN *"), Ok(SessionCommand::Unlisten { channel: None })));
         assert!(matches!(planned("UNLISTEN A"), Ok(SessionCommand::Unlisten { channel: Some(a) }) if a == "a"));
         for wrong in [

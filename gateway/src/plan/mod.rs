@@ -40,6 +40,7 @@ pub mod merge_sort;
 pub mod names;
 mod notation;
 pub mod numeric_type;
+pub mod oid_columns;
 mod oids;
 pub mod reach;
 pub mod refuse;

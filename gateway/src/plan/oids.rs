@@ -5,6 +5,7 @@
 //! `SELECT tableoid::regclass` is not.
 
 use super::analysis::Analysis;
+use super::oid_columns::is_number;
 use super::refuse::refused;
 use super::rows::Calls;
 use crate::sql::lexer::Kind;
@@ -132,7 +133,8 @@ fn is_own_column(text: &Text<'_>, index: usize, depth: usize) -> bool {
 
 /// `tableoid::regclass = 'orders'`, with a literal.
 fn is_compared(text: &Text<'_>, index: usize) -> bool {
-    let literal = |at: usize| text.lexemes.get(at).is_some_and(|lexeme| lexeme.kind == Kind::String);
+    let literal =
+        |at: usize| text.lexemes.get(at).is_some_and(|lexeme| lexeme.kind == Kind::String) && !is_number(text, at);
     let of_table = index >= 2 && is_system_column(text, index - 2, "tableoid");
     let other = text.lexemes.get(index + 1).is_some_and(|next| next.is_operator(text.sql, "=")) && literal(index + 2);
     let ends = text.lexemes.get(index + 3).is_none_or(|next| next.text(text.sql) != "::");
@@ -148,6 +150,7 @@ fn is_compared(text: &Text<'_>, index: usize) -> bool {
 fn followed_by_regclass(text: &Text<'_>, index: usize) -> bool {
     text.lexemes.get(index + 1).is_some_and(|next| next.is_operator(text.sql, "="))
         && text.lexemes.get(index + 2).is_some_and(|lexeme| lexeme.kind == Kind::String)
+        && !is_number(text, index + 2)
         && text.lexemes.get(index + 3).is_some_and(|lexeme| lexeme.text(text.sql) == "::")
         && text.word(index + 4, "regclass")
         && text.lexemes.get(index + 5).is_none_or(|next| next.text(text.sql) != "::")
@@ -157,6 +160,7 @@ fn followed_by_regclass(text: &Text<'_>, index: usize) -> bool {
 fn names_sequence(text: &Text<'_>, index: usize) -> bool {
     index >= 4
         && text.lexemes[index - 2].kind == Kind::String
+        && !is_number(text, index - 2)
         && text.punctuation(index - 3, b'(')
         && text.lexemes[index - 1].text(text.sql) == "::"
         && ["nextval", "currval", "setval", "next_identity"].iter().any(|function| text.word(index - 4, function))
@@ -184,10 +188,15 @@ pub fn is_number_of_table(text: &Text<'_>, index: usize) -> bool {
             && text
                 .lexemes
                 .get(index + 2)
-                .is_some_and(|other| other.kind == Kind::String || other.text(text.sql) == "0");
+                .is_some_and(|other| other.kind == Kind::String || other.text(text.sql) == "0")
+            && !is_number_but_zero(text, index + 2);
         let grouped = is_grouping(text, index);
         !named && !compared && !grouped
     }
+}
+
+fn is_number_but_zero(text: &Text<'_>, index: usize) -> bool {
+    is_number(text, index) && text.lexemes[index].text(text.sql) != "0"
 }
 
 fn is_system_column(text: &Text<'_>, index: usize, column: &str) -> bool {

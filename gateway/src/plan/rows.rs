@@ -14,7 +14,7 @@ use super::notation::{self, Columns};
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
-use super::{clock, concatenate, exact, insert, oids, write};
+use super::{clock, concatenate, exact, insert, oid_columns, oids, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
@@ -249,6 +249,7 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         reach::key_triggers(context, &written.table, &written.key_column, events)?;
     }
     oids::check(&analysis)?;
+    oid_columns::check(&analysis, &statement)?;
     match plan {
         Plan::Query(query) => exact::check(&analysis, &calls, query).map(Plan::Query),
         other => Ok(other),
@@ -453,6 +454,7 @@ pub fn finish(
         tables: analysis.tables.iter().cloned().collect(),
         returns_rows,
         clock: clock::reads(analysis.text),
+        oid_columns: oid_columns::any(analysis),
         calls_code: false,
     }
 }

@@ -283,6 +283,8 @@ pub struct Query {
     pub returns_rows: bool,
     /// It reads the clock: when it runs on several shards, all are given one value ([`super::clock`]).
     pub clock: bool,
+    /// A sharded table of its has columns whose values are OIDs ([`super::oid_columns`]).
+    pub oid_columns: bool,
     /// It calls functions of the application's, or such as the catalog does not know: planned by the catalog of before, it must
     /// not run in a transaction that has changed the schema.
     pub calls_code: bool,

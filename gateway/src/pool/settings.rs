@@ -122,6 +122,10 @@ impl Settings {
         for pass in 0..3 {
             for (name, statement) in self.entries.iter().filter(|(name, _)| order(name) == pass) {
                 if from.entries.get(name) != Some(statement) || pass == 2 && other_user {
+                    // A style alone leaves the order as it is, an order alone the style.
+                    if name == "datestyle" && from.entries.contains_key(name) {
+                        push(&mut statements, &reset_statement(name));
+                    }
                     push(&mut statements, statement);
                 }
             }

@@ -20,6 +20,7 @@ use crate::exec::search_path::Names;
 use crate::exec::transaction::Transaction;
 use crate::net::Stream;
 use crate::plan::session::check_setting;
+use crate::plan::set_config::boolean;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::settings::{parse_options, Settings};
 use crate::session::Session;
@@ -148,6 +149,7 @@ async fn admit(
     startup: &StartupMessage,
     end_point: Option<&[u8]>,
 ) -> Result<Admitted, Failure> {
+    check_replication(startup)?;
     if let Some(negotiation) = startup.negotiation() {
         backend::negotiate_protocol_version(client.out(), negotiation.minor, &negotiation.unsupported_options);
     }
@@ -169,7 +171,7 @@ async fn admit(
             .into());
         }
     }
-    let settings = settings(startup)?;
+    let mut settings = settings(startup)?;
     if database == ADMIN_DATABASE {
         if !may_look(&server.gateway, &user) {
             return Err(not_allowed(&user, "use the administrative database").into());
@@ -193,6 +195,7 @@ async fn admit(
     let shards = view.iter().flat_map(|view| view.topology.shards.values());
     server.gateway.pools.set_credentials(&user, shards, &identity.credentials);
     if let Some(parameters) = known {
+        whole_date_style(&mut settings, &parameters);
         return Ok((identity, settings, parameters));
     }
     // The first of its kind: a shard says whether the settings are valid and what the session looks like.
@@ -224,7 +227,32 @@ async fn admit(
     }
     cache.insert(key, parameters.clone());
     drop(cache);
+    whole_date_style(&mut settings, &parameters);
     Ok((identity, settings, parameters))
+}
+
+/// A session of the replication protocol is one server's.
+fn check_replication(startup: &StartupMessage) -> Result<(), PgError> {
+    let Some(value) = startup.get("replication") else { return Ok(()) };
+    match boolean(value) {
+        Some(false) => Ok(()),
+        None if value != "database" => {
+            let message = format!("invalid value for parameter \"replication\": \"{value}\"");
+            Err(PgError::fatal(SqlState::INVALID_PARAMETER_VALUE, message)
+                .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\"."))
+        }
+        _ => Err(PgError::fatal(SqlState::FEATURE_NOT_SUPPORTED, "the gateway has no replication sessions")
+            .detail("What is replicated is one server's: its log and its slots.")
+            .hint("Connect to the shard itself.")),
+    }
+}
+
+/// A style without an order, or an order without a style, is relative to the server's default.
+fn whole_date_style(settings: &mut Settings, parameters: &[(String, String)]) {
+    let whole = parameters.iter().find(|(name, _)| name == "DateStyle");
+    if let Some((_, value)) = whole.filter(|_| settings.get("datestyle").is_some()) {
+        settings.set_value("datestyle", value);
+    }
 }
 
 fn application_name(startup: &StartupMessage) -> Box<str> {

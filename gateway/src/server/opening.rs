@@ -11,11 +11,14 @@ use tokio_rustls::TlsAcceptor;
 use super::login::{refuse, LoginError};
 use super::Server;
 use crate::net::Stream;
-use crate::wire::startup::{next_startup, StartupMessage, StartupPacket};
-use crate::wire::{PgError, SqlState};
+use crate::wire::startup::{next_startup, StartupMessage, StartupPacket, PROTOCOL_MINOR_MAX};
+use crate::wire::{PgError, SqlState, WireError};
 
 /// First byte of a TLS record that holds a handshake (libpq's `sslnegotiation=direct`). No startup packet is that long.
 const HANDSHAKE: u8 = 0x16;
+/// The codes of requests for encryption look like versions of the protocol: 1234 and these.
+const SSL_REQUEST_MINOR: u16 = 5679;
+const GSSENC_REQUEST_MINOR: u16 = 5680;
 /// What is read at a time; startup packets are shorter as a rule.
 const READ_BYTES: usize = 512;
 
@@ -35,6 +38,8 @@ pub async fn open(server: &Server, stream: TcpStream) -> Result<Option<Opened>, 
     let mut stream = Stream::Plain(stream);
     let mut input = BytesMut::new();
     let mut tls = None;
+    // Neither kind of encryption is asked for twice: PostgreSQL takes the second request for a version of the protocol.
+    let (mut ssl_done, mut gss_done) = (false, false);
     loop {
         if tls.is_none() && input.first() == Some(&HANDSHAKE) {
             if let Some(with) = server.tls.load_full() {
@@ -54,6 +59,14 @@ pub async fn open(server: &Server, stream: TcpStream) -> Result<Option<Opened>, 
                 return refuse(&mut stream, PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)).await;
             }
             Ok(Some(request @ (StartupPacket::SslRequest | StartupPacket::GssEncRequest))) => {
+                let (done, minor) = match request {
+                    StartupPacket::SslRequest => (&mut ssl_done, SSL_REQUEST_MINOR),
+                    _ => (&mut gss_done, GSSENC_REQUEST_MINOR),
+                };
+                if std::mem::replace(done, true) {
+                    let error = WireError::ProtocolVersion { major: 1234, minor, max_minor: PROTOCOL_MINOR_MAX };
+                    return refuse(&mut stream, error.into()).await;
+                }
                 if !input.is_empty() {
                     // Sent before it could know the answer: somebody is in between.
                     return Ok(None);

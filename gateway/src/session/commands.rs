@@ -392,7 +392,10 @@ impl Session {
         let statement = Arc::new(self.executor.statement(sql, oids));
         // Wrong statements are refused now, as PostgreSQL does.
         let description = crate::exec::describe::describe(&mut self.executor, &statement).await?;
-        let statement = Arc::new(self.executor.statement(Arc::clone(&statement.sql), description.parameters));
+        let result = statement.result.clone();
+        let mut statement = self.executor.statement(Arc::clone(&statement.sql), description.parameters);
+        statement.result = result;
+        let statement = Arc::new(statement);
         self.statements.insert(name.to_owned(), statement);
         Ok(())
     }
@@ -421,10 +424,7 @@ impl Session {
 
     /// EXECUTE: its arguments are evaluated by a shard, and bound as text.
     async fn execute_prepared(&mut self, name: &str, arguments: &[String], describe: bool) -> Result<(), Failure> {
-        let statement = self.statements.get(name).cloned().ok_or_else(|| {
-            let message = format!("prepared statement \"{name}\" does not exist");
-            Failure::from(PgError::new(SqlState::INVALID_SQL_STATEMENT_NAME, message))
-        })?;
+        let statement = Box::pin(self.current_statement(name)).await?;
         if arguments.len() != statement.types.len() {
             let message = format!("wrong number of parameters for prepared statement \"{name}\"");
             let detail = format!("Expected {} parameters but got {}.", statement.types.len(), arguments.len());

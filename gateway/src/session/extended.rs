@@ -11,6 +11,7 @@ use crate::exec::commit;
 use crate::exec::describe::{describe, refusal, Description};
 use crate::exec::dispatch::check_not_failed;
 use crate::exec::failure::Failure;
+use crate::exec::result_type::revalidate;
 use crate::exec::transaction::Block;
 use crate::plan::types::{Plan, SessionCommand};
 use crate::wire::frontend::{self, Bind, Parse};
@@ -279,15 +280,40 @@ impl Session {
         })
     }
 
+    /// As [`Self::statement_named`], made anew if the schema has changed.
+    pub(super) async fn current_statement(&mut self, name: &str) -> Result<Arc<Statement>, Failure> {
+        let statement = self.statement_named(name)?;
+        let catalog = self.executor.gateway.catalog.load().as_ref().map_or(0, |loaded| loaded.serial);
+        if !self.executor.is_outdated(&statement, catalog) {
+            return Ok(statement);
+        }
+        let current = Box::pin(revalidate(&mut self.executor, &statement)).await?;
+        if !self.executor.transaction.schema_changed {
+            self.statements.insert(name.to_owned(), Arc::clone(&current));
+        }
+        Ok(current)
+    }
+
     async fn describe(&mut self, frame: &Frame) -> Result<(), Failure> {
         let (target, name) = frontend::parse_target("Describe", frame.body()).map_err(PgError::from)?;
         match target {
             Target::Statement => {
-                let statement = self.statement_named(name)?;
-                let description = match self.executor.transaction.failed {
-                    true => self.description_after_error(&statement, true)?,
-                    false => self.description(&statement).await?,
+                let before = self.statement_named(name)?;
+                if self.executor.transaction.failed {
+                    let description = self.description_after_error(&before, true)?;
+                    description.encode_statement(self.executor.client.out());
+                    return Ok(());
+                }
+                let statement = match self.current_statement(name).await {
+                    Err(failure @ (Failure::Error(_) | Failure::Server(_))) => {
+                        // They are what they were, whatever is wrong with the rest now.
+                        let parameters = before.parameters.get().map_or(&before.types[..], |types| types);
+                        backend::parameter_description(self.executor.client.out(), parameters);
+                        return Err(failure);
+                    }
+                    statement => statement?,
                 };
+                let description = self.description(&statement).await?;
                 description.encode_statement(self.executor.client.out());
             }
             Target::Portal => {

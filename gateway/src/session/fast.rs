@@ -10,7 +10,9 @@ use smallvec::SmallVec;
 
 use super::portals::Portal;
 use super::Session;
-use crate::exec::bound::{ensure_prepared, queue_close_statement, queue_learn, queue_parse, Bound, Statement};
+use crate::exec::bound::{
+    ensure_prepared, queue_close_statement, queue_learn, queue_parse, queue_told, Bound, Statement,
+};
 use crate::exec::dispatch;
 use crate::exec::executor::Lent;
 use crate::exec::failure::Failure;
@@ -308,7 +310,8 @@ impl Session {
                         }
                         (Target::Statement, _) => {
                             let Some(statement) = self.statements.get(name).cloned() else { return Ok(Fits::No) };
-                            if !self.is_query(&statement)? {
+                            let own_oids = self.executor.only_shard.is_some();
+                            if !self.is_query(&statement)? || statement.own_oids != own_oids {
                                 return Ok(Fits::No);
                             }
                             let named = !name.is_empty();
@@ -363,7 +366,10 @@ impl Session {
     fn is_query(&self, statement: &Statement) -> Result<bool, Failure> {
         let Some(view) = self.executor.gateway.view.current() else { return Ok(false) };
         Ok(match self.executor.plan(&statement.sql, &view) {
-            Ok(planned) => matches!(planned.plan, Ok(Plan::Query(_))),
+            Ok(planned) => {
+                let outdated = self.executor.is_outdated(statement, planned.catalog());
+                matches!(planned.plan, Ok(Plan::Query(_))) && !outdated
+            }
             Err(_) => false,
         })
     }
@@ -389,6 +395,9 @@ impl Session {
         let (Ok(Plan::Query(query)), Some(shard)) = (&admitted.planned.plan, admitted.placement.single()) else {
             return Ok(Fits::No);
         };
+        if self.executor.is_outdated(&statement, admitted.planned.catalog()) {
+            return Ok(Fits::No);
+        }
         let chosen = match pipeline.shard {
             Some(chosen) if chosen == shard || admitted.placement.any => chosen,
             Some(_) if !pipeline.any => return Ok(Fits::No),
@@ -400,6 +409,7 @@ impl Session {
             _ => dispatch::needs_transaction(&self.executor, &admitted),
         };
         if filter::text(query, &admitted, shard, &query.sql)?.is_some()
+            || query.oid_columns
             || wants_transaction
             || filter::share_arcs(&admitted).is_some()
         {
@@ -676,7 +686,10 @@ impl Session {
 
 fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step: &Step<'_>) {
     match step {
-        Step::Parse { statement, named: true, .. } => queue_parse(connection, expects, statement),
+        Step::Parse { statement, named: true, .. } => {
+            queue_parse(connection, expects, statement);
+            queue_told(connection, expects, statement);
+        }
         Step::Parse { frame, statement, named: false } => {
             if connection.is_foreign() && !statement.types.is_empty() {
                 connection.queue_parse("", &statement.sql, &statement.types);
@@ -692,7 +705,7 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
         }
         Step::DescribeStatement { frame, statement, named } => {
             queue_with_statement(connection, expects, *frame, statement, *named);
-            expects.push_back(Expect::Describe);
+            expects.push_back(Expect::Told { statement: Arc::clone(statement), show: true });
         }
         Step::Learn { portal, statement, catalog } => {
             if connection.is_foreign() {

@@ -81,7 +81,7 @@ impl Session {
     /// `rest`: the messages that follow.
     pub(super) async fn bind(&mut self, frame: &Frame, rest: &[Frame]) -> Result<(), Failure> {
         let bind = Bind::parse(frame.body()).map_err(PgError::from)?;
-        let statement = self.statement_named(bind.statement)?;
+        let statement = self.current_statement(bind.statement).await?;
         if self.executor.transaction.failed && !self.ends_transaction(&statement) {
             check_not_failed(&self.executor)?;
         }
@@ -235,7 +235,7 @@ impl Session {
         let run = Run { bound: &portal.bound, describe: false, rows_max: execute.rows_max, portal: &name };
         let mut completed = Box::pin(self.run_statement(run, Some(execute.portal))).await?;
         if let (Some(rows), Some(tag)) = (completed.buffered.take(), &completed.tag) {
-            let buffered = Buffered { returns: !rows.is_empty(), rows, tag: tag.clone() };
+            let buffered = Buffered { returns: repeats, rows, tag: tag.clone() };
             self.next_rows(execute.portal, buffered, execute.rows_max);
             return Ok(());
         }

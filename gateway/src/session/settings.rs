@@ -20,6 +20,7 @@ use ringway_topology::model::{quote_ident, quote_literal};
 
 const ROLE: &str = "role";
 const SESSION_AUTHORIZATION: &str = "session_authorization";
+const DATE_STYLE: &str = "datestyle";
 
 impl Session {
     pub(super) async fn set(&mut self, name: &str, local: bool, value: Option<&str>, sql: &str) -> Result<(), Failure> {
@@ -183,6 +184,9 @@ impl Session {
             }
         }
         self.change_settings(settings, statement).await?;
+        if name == DATE_STYLE && given {
+            self.settle_date_style();
+        }
         self.executor.transaction.local_settings.remove(name);
         self.executor.settings_changed();
         Ok(())
@@ -191,9 +195,28 @@ impl Session {
     async fn set_local(&mut self, name: &str, statement: &str) -> Result<(), Failure> {
         self.check_identity(name)?;
         self.log(statement).await?;
-        self.executor.transaction.local_settings.set(name, statement.to_owned());
+        let whole = self.date_style().filter(|_| name == DATE_STYLE);
+        let statement = whole.unwrap_or_else(|| statement.to_owned());
+        self.executor.transaction.local_settings.set(name, statement);
         self.executor.settings_changed();
         Ok(())
+    }
+
+    /// A style and an order, as a shard has made them of what there was and what was set.
+    fn date_style(&self) -> Option<String> {
+        let value = self.executor.reports.value("DateStyle")?;
+        Some(format!("SET datestyle TO {}", quote_literal(value)))
+    }
+
+    /// What is kept does not depend on what a connection had before.
+    fn settle_date_style(&mut self) {
+        let Some(statement) = self.date_style() else { return };
+        self.executor.settings.set(DATE_STYLE, statement);
+        for participant in self.executor.transaction.participants.values_mut() {
+            if participant.connection.settings.is_some() {
+                participant.connection.settings = Some(self.executor.settings.clone());
+            }
+        }
     }
 
     /// What becomes of the role when the transaction ends differs between versions of PostgreSQL.

@@ -208,8 +208,8 @@ impl Session {
     async fn admit_lifted(&mut self, lifted: &Lifted<'_>) -> Result<Option<Admitted>, Failure> {
         let Some(view) = self.executor.gateway.view.current() else { return Ok(None) };
         let Ok(planned) = self.executor.plan(&lifted.text, &view) else { return Ok(None) };
-        let is_of_one =
-            matches!(&planned.plan, Ok(Plan::Query(q)) if matches!(q.targets, Targets::Keys(_) | Targets::Home));
+        let is_of_one = matches!(&planned.plan, Ok(Plan::Query(q))
+            if matches!(q.targets, Targets::Keys(_) | Targets::Home) && !q.oid_columns);
         if !is_of_one || planned.pins {
             return Ok(None);
         }

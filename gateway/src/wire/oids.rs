@@ -131,6 +131,11 @@ fn built_in(oid: u32) -> Form {
     }
 }
 
+/// `regclass`, `regtype` and their kin: a value is the OID of something that has another one on every server.
+pub fn is_number_of_other(oid: u32) -> bool {
+    matches!(built_in(oid), Form::Type | Form::Relation | Form::Other)
+}
+
 /// A type of PostgreSQL's own whose values are the same everywhere.
 pub fn is_plain(oid: u32) -> bool {
     built_in(oid) == Form::Plain

@@ -14,6 +14,8 @@ pub(super) const CANCEL_REQUEST_CODE: u32 = 1234 << 16 | 5678;
 pub(super) const SSL_REQUEST_CODE: u32 = 1234 << 16 | 5679;
 const GSSENC_REQUEST_CODE: u32 = 1234 << 16 | 5680;
 const CANCEL_KEY_BYTES_MAX: usize = 256;
+/// `NAMEDATALEN` of PostgreSQL, less the closing zero.
+const NAME_BYTES_MAX: usize = 63;
 /// Length word and code.
 const PACKET_BYTES_MIN: usize = 8;
 
@@ -62,14 +64,14 @@ pub struct Negotiation<'a> {
 }
 
 impl StartupMessage {
-    /// `user`; never empty.
+    /// `user`; never empty. As `database`, cut to the length of names.
     pub fn user(&self) -> &str {
-        self.get("user").unwrap_or_default()
+        clipped(self.get("user").unwrap_or_default())
     }
 
     /// `database`, or the user's name if there is none, as PostgreSQL has it.
     pub fn database(&self) -> &str {
-        self.get("database").filter(|name| !name.is_empty()).unwrap_or_else(|| self.user())
+        self.get("database").filter(|name| !name.is_empty()).map_or_else(|| self.user(), clipped)
     }
 
     /// The last value of a parameter.
@@ -94,6 +96,15 @@ impl StartupMessage {
         let minor = self.minor_spoken();
         (minor != self.minor || !unsupported_options.is_empty()).then_some(Negotiation { minor, unsupported_options })
     }
+}
+
+/// Longer names are cut, at a character boundary.
+fn clipped(name: &str) -> &str {
+    let mut end = name.len().min(NAME_BYTES_MAX);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
 }
 
 /// Splits the first packet off `buf`; `None` if more bytes have to be read first.
@@ -195,6 +206,15 @@ mod tests {
             assert_eq!(message.negotiation(), None);
             assert_eq!(&buf[..], b"Q", "what follows is left");
         }
+    }
+
+    #[test]
+    fn long_names_are_cut() {
+        let long = "x".repeat(62) + "éy";
+        let message = startup(3 << 16, format!("user\0{long}\0database\0{}\0\0", "d".repeat(80)).as_bytes()).unwrap();
+        assert_eq!((message.user(), message.database()), (&long[..62], &*"d".repeat(63)));
+        let message = startup(3 << 16, format!("user\0{}\0\0", "u".repeat(64)).as_bytes()).unwrap();
+        assert_eq!(message.database(), "u".repeat(63));
     }
 
     #[test]

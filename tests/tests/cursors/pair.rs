@@ -60,6 +60,17 @@ impl Pair {
         Ok(Pair { one, other, log: Vec::new() })
     }
 
+    /// With more startup parameters.
+    pub async fn connect_with((one, other): (u16, u16), more: &[(&str, &str)]) -> Result<Pair> {
+        let parameters = [&[("user", "postgres"), ("database", "app")], more].concat();
+        let (mut one, mut other) = (Raw::connect(one).await?, Raw::connect(other).await?);
+        for server in [&mut one, &mut other] {
+            server.startup(&parameters).await?;
+            server.until_ready().await?;
+        }
+        Ok(Pair { one, other, log: Vec::new() })
+    }
+
     /// A simple query.
     pub async fn same(&mut self, sql: &str) -> Result<Vec<Message>> {
         self.same_bytes(sql, &query(sql)).await
@@ -132,9 +143,20 @@ impl Pair {
         Ok(one)
     }
 
+    /// What both say to a simple query, where that differs.
+    pub async fn both(&mut self, sql: &str) -> Result<(Vec<Message>, Vec<Message>)> {
+        self.one.send(&query(sql)).await?;
+        self.other.send(&query(sql)).await?;
+        Ok((self.one.until_ready().await?, self.other.until_ready().await?))
+    }
+
     /// A simple query of the gateway alone: its SQLSTATE, empty without an error.
     pub async fn gateway_alone(&mut self, sql: &str) -> Result<String> {
-        self.other.send(&query(sql)).await?;
+        self.gateway_alone_bytes(&query(sql)).await
+    }
+
+    pub async fn gateway_alone_bytes(&mut self, bytes: &[u8]) -> Result<String> {
+        self.other.send(bytes).await?;
         let messages = self.other.until_ready().await?;
         Ok(messages.iter().find(|message| message.tag == b'E').map(Message::sqlstate).unwrap_or_default())
     }
@@ -156,7 +178,7 @@ fn shown(messages: &[Message]) -> Vec<String> {
     shown
 }
 
-fn show(message: &Message) -> String {
+pub fn show(message: &Message) -> String {
     let tag = message.tag as char;
     match tag {
         'E' | 'N' => {

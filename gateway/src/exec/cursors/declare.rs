@@ -11,6 +11,7 @@ use super::super::fanout::{at, iso_by_default, rebound, window};
 use super::super::filter;
 use super::super::fleet::Fleet;
 use super::super::hold::Admitted;
+use super::super::result_type::changed;
 use super::super::statistics::Statistics;
 use super::super::transaction::Block;
 use super::super::type_oids;
@@ -127,7 +128,10 @@ async fn open(
         (MultiShard::MergeSort(plan), _) => visible_fields(plan, &shard_fields).to_vec(),
         _ => shard_fields.clone(),
     };
-    let fields = fields.into_iter().map(|field| FieldDescription { format: Format::Text, ..field }).collect();
+    if !bound.statement.result.has_types(&fields) {
+        return Err(changed().into());
+    }
+    let fields: Vec<_> = fields.into_iter().map(|field| FieldDescription { format: Format::Text, ..field }).collect();
     Ok(Merged::new(Opened {
         admitted: admitted.clone(),
         bound,
@@ -172,6 +176,7 @@ async fn opened<W: FnOnce(&mut ServerConnection)>(
     writes: Vec<(ringway_topology::ids::ShardId, W)>,
 ) -> Result<(Vec<FieldDescription>, bool), Failure> {
     let mut fleet = Fleet::launch_with(executor, &admitted.view, Access::Read, writes).await?;
+    fleet.expects_columns(None);
     let mut fields: Option<Vec<FieldDescription>> = None;
     while let Some((_, message)) = fleet.next(executor).await? {
         if message.tag == b'T' && fields.is_none() {

@@ -13,7 +13,7 @@ use super::super::bound::Bound;
 use super::super::dispatch::Run;
 use super::super::executor::Executor;
 use super::super::failure::Failure;
-use super::super::fanout::value_order;
+use super::super::fanout::{check_order, value_order};
 use super::super::hold::Admitted;
 use super::super::search_path::Names;
 use super::position::{only_forward, Position, Step};
@@ -398,6 +398,7 @@ impl Merged {
                 let formats = self.shard_fields.iter().zip(&self.shard_formats);
                 let fields: Vec<FieldDescription> =
                     formats.map(|(field, format)| FieldDescription { format: *format, ..field.clone() }).collect();
+                check_order(plan, &fields, self.window)?;
                 let order = value_order(executor, self.iso_by_default);
                 match OrderBy::new(plan, &fields, order, self.window, self.sources.len()) {
                     Some(merge) => self.input = Input::Merge(Box::new(merge)),
