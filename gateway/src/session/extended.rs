@@ -30,6 +30,7 @@ impl Session {
         let slowly = match begun {
             Ok(Begun::Sent(flight)) => match self.end_fast(flight).await {
                 Ok(true) if self.after.is_empty() => {
+                    self.settings_told();
                     self.executor.leave();
                     return Ok(());
                 }
