@@ -10,6 +10,8 @@ mod date_style;
 mod memory;
 #[path = "cursors/pair.rs"]
 mod pair;
+#[path = "cursors/pipelines.rs"]
+mod pipelines;
 #[path = "cursors/portals.rs"]
 mod portals;
 #[path = "cursors/protocol.rs"]
@@ -114,6 +116,12 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("counts of parameters", again::counts(ports)).await;
     stages.run("after an error", again::after_an_error(ports)).await;
     stages.run("what PREPARE takes", again::prepared(ports)).await;
+    stages.run("errors behind the only Execute", pipelines::errors_behind(ports)).await;
+    stages.run("code in pipelines", pipelines::code(ports)).await;
+    stages.run("COPY in pipelines", pipelines::copy(ports)).await;
+    stages.run("BEGIN in a transaction", pipelines::begins_again(ports)).await;
+    stages.run("more statements than are kept", pipelines::many_statements(ports)).await;
+    stages.run("statements that are deallocated", pipelines::deallocated(ports)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

@@ -8,6 +8,7 @@ use super::place::{values, Values};
 use super::pump::{Expect, CLOSE_COMPLETE, PARSE_COMPLETE};
 use super::result_type::ResultType;
 use crate::pool::connection::{ServerConnection, ServerName, StatementId};
+use crate::pool::error::ServerError;
 use crate::wire::frontend::{self, Bind};
 use crate::wire::{Format, Frame, PgError, Target};
 
@@ -107,19 +108,49 @@ fn is_prepared(connection: &mut ServerConnection, expects: &VecDeque<Expect>, wa
 
 fn make_room(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>) {
     let on_their_way = expects.iter().filter(|expect| matches!(expect, Expect::Parse { named: true, .. })).count();
-    if make_room_for(connection, on_their_way + 1) {
-        expects.push_back(Expect::Close { show: false });
+    for closed in make_room_for(connection, on_their_way + 1) {
+        expects.push_back(Expect::Close { show: false, statement: Some(closed) });
     }
 }
 
-/// Whether a statement had to be closed so that `count` more can be prepared.
-pub fn make_room_for(connection: &mut ServerConnection, count: usize) -> bool {
-    if connection.prepared.len() + count <= connection.prepared.cap().get() {
-        return false;
+/// Closes statements so that `count` more can be prepared, as far as there are any that can be closed.
+pub fn make_room_for(connection: &mut ServerConnection, count: usize) -> Vec<StatementId> {
+    let mut closed = Vec::new();
+    while connection.prepared.len() + count > connection.statements_max {
+        let Some((oldest, ())) = connection.prepared.pop_lru() else { break };
+        frontend::close(connection.output(), Target::Statement, &oldest.server_name());
+        closed.push(oldest);
     }
-    let Some((oldest, ())) = connection.prepared.pop_lru() else { return false };
-    frontend::close(connection.output(), Target::Statement, &oldest.server_name());
-    true
+    closed
+}
+
+/// After an error of a shard, which discards what was expected: what is prepared on the connection then.
+pub fn keep_account(connection: &mut ServerConnection, expects: &VecDeque<Expect>, error: &ServerError) {
+    match (expects.front(), error.code()) {
+        // A name has one text.
+        (Some(Expect::Parse { id, named: true, .. }), "42P05") => {
+            connection.prepared.put(*id, ());
+        }
+        // Somebody has deallocated them behind our back, as a function can.
+        (Some(Expect::Bind | Expect::Describe | Expect::Told { .. }), "26000") => forget_prepared(connection),
+        _ => {}
+    }
+    put_back(connection, expects);
+}
+
+/// Statements that were to be closed, and are there still.
+pub fn put_back(connection: &mut ServerConnection, expects: &VecDeque<Expect>) {
+    for expect in expects {
+        if let Expect::Close { statement: Some(id), .. } = expect {
+            connection.prepared.put(*id, ());
+        }
+    }
+}
+
+/// Nobody knows what is prepared there.
+pub fn forget_prepared(connection: &mut ServerConnection) {
+    connection.prepared.clear();
+    connection.retires = true;
 }
 
 /// A Close of a prepared statement stays at the gateway.

@@ -45,7 +45,7 @@ pub async fn run(
         CopyDestination::EveryMember | CopyDestination::Home => None,
     };
     let mut sinks = open(executor, admitted, &copy.sql).await?;
-    let extended = run.bound.bind.is_some();
+    let syncs = run.bound.bind.is_some() && executor.synced;
     let relayed = match split {
         Some((keyspace, key_type, splitter)) => {
             let topology = &admitted.view.topology;
@@ -54,9 +54,9 @@ pub async fn run(
                 .get(&keyspace)
                 .ok_or_else(|| Failure::from(PgError::internal("COPY into a keyspace that is not in the topology")))?;
             let owner = |token| space.owner(token);
-            relay(executor, &mut sinks, extended, Some(Splitter { splitter, key_type, owner: &owner })).await
+            relay(executor, &mut sinks, syncs, Some(Splitter { splitter, key_type, owner: &owner })).await
         }
-        None => relay::<fn(ringway_topology::token::Token) -> ShardId>(executor, &mut sinks, extended, None).await,
+        None => relay::<fn(ringway_topology::token::Token) -> ShardId>(executor, &mut sinks, syncs, None).await,
     };
     close(executor, sinks, relayed, matches!(copy.destination, CopyDestination::Sharded { .. })).await
 }
@@ -148,13 +148,13 @@ async fn begin(lent: &mut Lent, sql: &str) -> Result<(Option<bytes::Bytes>, Opti
 async fn relay<F: Fn(ringway_topology::token::Token) -> ShardId>(
     executor: &mut Executor,
     sinks: &mut BTreeMap<ShardId, Sink>,
-    extended: bool,
+    client_syncs: bool,
     mut splitter: Option<Splitter<'_, F>>,
 ) -> Result<End, Failure> {
     let mut refused: Option<Box<PgError>> = None;
     let mut end = None;
     loop {
-        if end.is_some() && !extended {
+        if end.is_some() && !client_syncs {
             break;
         }
         let Some(frame) = executor.client.frame().await? else { return Err(Failure::Gone(None)) };

@@ -79,6 +79,8 @@ pub struct Executor {
     pub listening: Option<Box<Listening>>,
     /// A read of the client's present message has been run again because its connection was lost.
     pub repeated: bool,
+    /// The Sync of the messages that are being answered is here already: COPY data end with another.
+    pub synced: bool,
     /// Statements that have been admitted since this was reset may raise notifications where they write.
     pub notifies: bool,
     /// The session's and the transaction's settings under which a shard has said that values' text is exact, as far as these settings go.

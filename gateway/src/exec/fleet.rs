@@ -9,15 +9,16 @@ use bytes::BytesMut;
 use ringway_topology::ids::ShardId;
 
 use super::answers::queue_call;
-use super::bound::{queue_execute, Bound};
+use super::bound::{keep_account, put_back, queue_execute, Bound};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
+use super::prefix::first_failed;
 use super::pump::{Expect, Outcome};
 use super::result_type::changed;
 use super::type_oids;
 use super::view::View;
 use crate::plan::types::Access;
-use crate::pool::connection::{Message, ServerConnection, TransactionStatus};
+use crate::pool::connection::{Message, ServerConnection};
 use crate::pool::error::{field, ServerError};
 use crate::wire::{backend, Frame, PgError};
 use ringway_topology::service::sqlstate;
@@ -276,8 +277,10 @@ impl Fleet {
                 if prefix {
                     // The rest of it, and the statement, are discarded.
                     ship.lent.participant.prefix = 0;
-                    let connection = &mut ship.lent.participant.connection;
-                    connection.retires |= connection.status == TransactionStatus::Idle;
+                    first_failed(&mut ship.lent.participant.connection, &error);
+                    put_back(&mut ship.lent.participant.connection, &ship.expects);
+                } else {
+                    keep_account(&mut ship.lent.participant.connection, &ship.expects, &error);
                 }
                 ship.expects.clear();
                 ship.outcome.error.get_or_insert(error.clone());

@@ -5,6 +5,7 @@ use std::task::{ready, Context, Poll};
 
 use ringway_topology::ids::ShardId;
 
+use super::bound::put_back;
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::prefix::drained_for;
@@ -147,6 +148,7 @@ impl Exchange {
         if !self.extended {
             connection.end_failed_group();
         }
+        put_back(connection, &self.expects);
         connection.settle().await?;
         not_begun(executor, &mut self.expects, self.show, &mut self.outcome, error);
         Ok(true)

@@ -140,7 +140,7 @@ pub async fn close(executor: &mut Executor, shard: ShardId, there: &str) -> Resu
     executor.slot.reads();
     let mut write = |connection: &mut ServerConnection, expects: &mut std::collections::VecDeque<Expect>| {
         frontend::close(connection.output(), Target::Portal, there);
-        expects.push_back(Expect::Close { show: false });
+        expects.push_back(Expect::Close { show: false, statement: None });
         connection.queue_sync();
     };
     let outcome = requested(executor, &view, shard, Access::Read, Show::NOTICES, &mut write).await?;

@@ -10,7 +10,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::answers::queue_part;
-use super::bound::make_room_for;
+use super::bound::{forget_prepared, make_room_for};
 use super::client::Client;
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
@@ -28,6 +28,7 @@ impl Participant {
         let connection = &mut *self.connection;
         let id = begin_id(modes);
         let name = id.server_name();
+        connection.begins = Some(id);
         if connection.prepared.get(&id).is_none() {
             make_room_for(connection, 1);
             frontend::parse(connection.output(), &name, &begin_statement(modes), &[]);
@@ -117,6 +118,21 @@ pub async fn drained_for(
     .await
 }
 
+/// The first of what goes before a statement has failed: BEGIN, if no transaction is open.
+pub fn first_failed(connection: &mut ServerConnection, error: &ServerError) {
+    if connection.status != TransactionStatus::Idle {
+        return;
+    }
+    connection.retires = true;
+    match (error.code(), connection.begins) {
+        ("26000", _) => forget_prepared(connection),
+        ("42P05", Some(id)) => {
+            connection.prepared.put(id, ());
+        }
+        _ => {}
+    }
+}
+
 /// Takes what has arrived, up to the last of `count` answers, of `all`, or an error.
 fn taken(connection: &mut ServerConnection, count: &mut u32, all: u32) -> Result<Option<ServerError>, Failure> {
     while *count > 0 {
@@ -131,8 +147,9 @@ fn taken(connection: &mut ServerConnection, count: &mut u32, all: u32) -> Result
         let error = (tag == b'E').then(|| ServerError::new(Bytes::copy_from_slice(&connection.input()[5..length])));
         connection.consume(length);
         if error.is_some() {
-            // BEGIN is not prepared, then.
-            connection.retires |= *count == all && connection.status == TransactionStatus::Idle;
+            if let Some(error) = error.as_ref().filter(|_| *count == all) {
+                first_failed(connection, error);
+            }
             return Ok(error);
         }
         *count -= u32::from(tag == b'C');

@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes};
 use ringway_topology::client::LeaseClock;
 use ringway_topology::service::sqlstate;
 
-use super::bound::Statement;
+use super::bound::{keep_account, Statement};
 use super::client::Client;
 use super::failure::{is_fence, translated, Failure};
 use super::reports::Values;
@@ -36,8 +36,8 @@ pub enum Expect {
     Learn { statement: Arc<Statement>, catalog: u64 },
     /// To an Execute: rows, and how it ended.
     Execute,
-    /// To a Close: shown only if the client sent it.
-    Close { show: bool },
+    /// To a Close: shown only if the client sent it. One of the gateway's own closes a prepared statement.
+    Close { show: bool, statement: Option<StatementId> },
     /// Nothing was sent for it: these bytes are the answer.
     Ready(&'static [u8]),
 }
@@ -259,6 +259,10 @@ impl Progress {
                 continue;
             }
             pump.rewindable = client.can_rewind();
+            if tag == b'E' {
+                let error = ServerError::new(Bytes::copy_from_slice(&connection.input()[position + 5..end]));
+                keep_account(connection, pump.expects, &error);
+            }
             let verdict = {
                 let body = &connection.input()[position + 5..end];
                 if tag == b'Z' {
@@ -380,7 +384,7 @@ impl Pump<'_> {
                 _ => self.show.acknowledgements,
             },
             b'3' => match self.expects.front() {
-                Some(Expect::Close { show }) => *show,
+                Some(Expect::Close { show, .. }) => *show,
                 _ => self.show.acknowledgements,
             },
             b'2' => {
@@ -447,8 +451,6 @@ impl Pump<'_> {
         }
         let error = ServerError::new(Bytes::copy_from_slice(body));
         self.outcome.unanswered = self.expects.iter().filter(|e| !matches!(e, Expect::Ready(_))).count();
-        // Statements that were to make room are there still, and not in the list any more.
-        self.outcome.unclosed |= self.expects.iter().any(|expect| matches!(expect, Expect::Close { show: false }));
         self.expects.clear();
         let keep_back = self.show.fence && self.rewindable && is_fence(&error);
         let first = self.outcome.error.is_none();

@@ -5,7 +5,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{ready, Context, Poll};
@@ -128,6 +127,10 @@ pub struct ServerConnection {
     pub settings: Option<Settings>,
     /// Statements prepared here, the most recently used first.
     pub prepared: LruCache<StatementId, ()>,
+    /// The statement that has begun a transaction here last.
+    pub begins: Option<StatementId>,
+    /// More than this many are closed, as soon as they can be.
+    pub statements_max: usize,
     /// What the unnamed statement is.
     pub unnamed: Option<StatementId>,
     /// ParameterStatus values at the connection's start, in order.
@@ -155,7 +158,9 @@ impl ServerConnection {
             broken: false,
             retires: false,
             settings: Some(Settings::default()),
-            prepared: LruCache::new(NonZeroUsize::new(server_statements_max).unwrap_or(NonZeroUsize::MIN)),
+            prepared: LruCache::unbounded(),
+            begins: None,
+            statements_max: server_statements_max.max(1),
             unnamed: None,
             parameters: Vec::new(),
             idle_since: Instant::now(),

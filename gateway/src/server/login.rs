@@ -102,6 +102,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 timeouts: Timeouts::default(),
                 listening: None,
                 repeated: false,
+                synced: false,
                 notifies: false,
                 exact_text: None,
             };

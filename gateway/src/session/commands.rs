@@ -60,7 +60,11 @@ impl Session {
             }
             SessionCommand::Begin { modes, tag } => {
                 self.check_mode()?;
+                let within = self.executor.transaction.block == Block::Explicit;
                 self.begin(modes);
+                if within && *modes != TransactionModes::default() {
+                    self.set_transaction(modes).await?;
+                }
                 tag
             }
             SessionCommand::Commit { chain } => self.commit(*chain).await?,
@@ -91,6 +95,11 @@ impl Session {
             }
             SessionCommand::Show { sql, .. } => return self.pass(sql, simple.is_some()).await,
             SessionCommand::SetTransaction { modes } => {
+                let block = self.executor.transaction.block;
+                if block == Block::None || block == Block::Implicit && simple.is_none() {
+                    let warning = "SET TRANSACTION can only be used in transaction blocks";
+                    self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, warning);
+                }
                 self.set_transaction(modes).await?;
                 "SET"
             }
@@ -335,8 +344,7 @@ impl Session {
     }
 
     async fn set_transaction(&mut self, modes: &TransactionModes) -> Result<(), Failure> {
-        if self.executor.transaction.block != Block::Explicit {
-            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, "SET TRANSACTION can only be used in transaction blocks");
+        if self.executor.transaction.block == Block::None {
             return Ok(());
         }
         self.everywhere(&format!("SET TRANSACTION{}", modes_text(modes))).await?;

@@ -124,7 +124,10 @@ impl Session {
         let executes = frames.iter().filter(|frame| frame.tag() == tag::EXECUTE).count();
         let mut rest = frames.as_slice();
         let mut fresh = true;
-        while let Some(frame) = rest.first() {
+        self.executor.synced = sync;
+        while let Some((frame, later)) = rest.split_first() {
+            // Nothing that may still fail has part in its transaction.
+            let lone = sync && executes == 1 && later.iter().all(|later| later.tag() == tag::CLOSE);
             let eligible = sync && self.may_be_fast(fresh) && !(fresh && tried);
             // After one message by the slow way, only a new statement is worth another look.
             let result = if eligible && (fresh || frame.tag() == tag::PARSE || frame.tag() == tag::BIND) {
@@ -132,15 +135,15 @@ impl Session {
                 let frames: Vec<FrameRef<'_>> = rest.iter().map(FrameRef::from).collect();
                 match self.fast(&frames).await {
                     Ok(true) => return Ok(true),
-                    Ok(false) => self.slow(rest, sync && executes == 1).await,
+                    Ok(false) => self.slow(rest, lone).await,
                     Err(failure) => Err(failure),
                 }
             } else {
-                self.slow(rest, sync && executes == 1).await
+                self.slow(rest, lone).await
             };
             fresh = false;
             match result {
-                Ok(()) => rest = &rest[1..],
+                Ok(()) => rest = later,
                 Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
                 Err(failure) => {
                     self.report(&failure);
@@ -152,7 +155,7 @@ impl Session {
         Ok(false)
     }
 
-    /// The first message by itself. `lone`: it is the only Execute up to Sync.
+    /// The first message by itself. `lone`: it is all that is executed up to Sync, and nothing behind it can fail.
     async fn slow(&mut self, frames: &[Frame], lone: bool) -> Result<(), Failure> {
         let Some((frame, rest)) = frames.split_first() else { return Ok(()) };
         self.finish_after().await?;

@@ -319,7 +319,12 @@ impl Session {
                             true
                         }
                         (Target::Portal, tag::CLOSE) => {
-                            let fits = self.understand_portal(frame, name, || Expect::Close { show: true }, pipeline);
+                            let fits = self.understand_portal(
+                                frame,
+                                name,
+                                || Expect::Close { show: true, statement: None },
+                                pipeline,
+                            );
                             pipeline.portals.retain(|portal| portal.name != name);
                             pipeline.closed.push(name);
                             fits

@@ -81,6 +81,13 @@ impl Session {
                     continue;
                 }
             }
+            let copies =
+                matches!(self.executor.client.peek_tag(), Some(tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL));
+            if copies && !self.batch.is_empty() && !self.skipping {
+                // For the COPY before them.
+                Box::pin(self.run_batch(false, false)).await?;
+                continue;
+            }
             let frame = match self.executor.client.try_frame()? {
                 Some(frame) => frame,
                 None => {

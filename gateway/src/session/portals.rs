@@ -214,7 +214,6 @@ impl Session {
         check_not_failed(&self.executor)?;
         let outside = match plan {
             Plan::Ddl(ddl) => ddl.kind == DdlKind::ShardByShard,
-            Plan::Home(home) => !home.notifies(),
             Plan::Admin(_) => true,
             _ => false,
         };
@@ -280,6 +279,7 @@ impl Session {
             SessionCommand::Set { .. }
                 | SessionCommand::SetFromCurrent { .. }
                 | SessionCommand::SetConfig { .. }
+                | SessionCommand::SetTransaction { .. }
                 | SessionCommand::SetCharacteristics { .. }
                 | SessionCommand::Reset { .. }
                 | SessionCommand::Listen { .. }
