@@ -101,7 +101,9 @@ async fn a_move_that_is_cancelled_before_the_switch_leaves_no_trace() {
         match after_ms {
             Some(after_ms) => tokio::time::sleep(std::time::Duration::from_millis(after_ms)).await,
             // However slow the machine is.
-            None => pair.until(id, Phase::Ready).await,
+            None => {
+                pair.until(id, Phase::Ready).await;
+            }
         }
         cancelled_in.insert(pair.engine.cancel(id).await.unwrap().as_move.phase);
         pair.until(id, Phase::Cancelled).await;
