@@ -1,10 +1,12 @@
-//! The gateway as a connection pooler: beside a direct connection and PgBouncer, in the same run, interleaved.
+//! The gateway as a connection pooler: beside a direct connection, PgBouncer and other proxies, in the same run, interleaved.
 //!
 //! Throughput and latency are pgbench's; processor time is the proxy's own, as the kernel counts it for its threads.
 
 mod idle;
 mod pgbench;
 mod pgbouncer;
+mod process;
+mod sharding;
 mod streams;
 mod table;
 
@@ -14,6 +16,7 @@ use anyhow::{Context as _, Result};
 
 use self::pgbench::{Mode, Script};
 use self::pgbouncer::PgBouncer;
+use self::process::Process;
 use self::table::{Row, Spent};
 use crate::cluster::{single_postgres, Cluster, Options, SinglePostgres};
 use crate::shop::audit;
@@ -58,6 +61,12 @@ struct Target {
     process: Option<u32>,
 }
 
+impl Target {
+    fn proxy(name: &'static str, process: &Process) -> Target {
+        Target { name, port: process.port, database: "app".into(), process: Some(process.id()) }
+    }
+}
+
 pub async fn compare(arguments: &Arguments) -> Result<()> {
     let single = single_postgres().await?;
     let unsharded = Cluster::start(Options { shards: 1, ..Options::default() }).await?;
@@ -91,11 +100,13 @@ async fn with_servers(
     match &pgbouncer {
         Some(pgbouncer) => {
             println!("PgBouncer {} stands before the same server as the direct connection", pgbouncer.version);
-            let process = Some(pgbouncer.process());
-            targets.push(Target { name: "pgbouncer", port: pgbouncer.port, database: "app".into(), process });
+            let PgBouncer { process, .. } = pgbouncer;
+            targets.push(Target::proxy("pgbouncer", process));
         }
         None => println!("PgBouncer is not installed (apt-get install pgbouncer, or PGBOUNCER_BIN): not compared"),
     }
+    let others = sharding::start(single.port()).await?;
+    targets.extend(others.iter().map(|other| Target::proxy(other.name, &other.process)));
     targets.push(gateway("gateway", unsharded)?);
     targets.push(gateway("gateway, 4 shards", sharded)?);
 
@@ -115,7 +126,10 @@ async fn with_servers(
     }
     streams::compare(&targets, arguments.proxy_rounds).await?;
     if let Some(pgbouncer) = pgbouncer {
-        pgbouncer.stop().await?;
+        pgbouncer.process.stop().await?;
+    }
+    for other in others {
+        other.process.stop().await?;
     }
     Ok(())
 }

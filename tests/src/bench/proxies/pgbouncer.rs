@@ -1,29 +1,20 @@
 //! A PgBouncer of the bench's own: found on the path or named by `PGBOUNCER_BIN`, transaction mode, trust.
 
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context as _, Result};
+use anyhow::{Context as _, Result};
 use shardctl::dev::ports::free_port;
-use shardctl::dev::process::ProcessId;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
+use super::process::Process;
 use crate::cluster::temporary_directory;
-use crate::shop::audit;
 
 /// The same database in session mode.
 pub const SESSION_DATABASE: &str = "app_session";
-const START_MAX: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(50);
-const STOP: [(rustix::process::Signal, Duration); 2] =
-    [(rustix::process::Signal::INT, Duration::from_secs(5)), (rustix::process::Signal::KILL, Duration::from_secs(5))];
 
 pub struct PgBouncer {
-    child: Child,
-    pub port: u16,
+    pub process: Process,
     pub version: String,
-    _directory: tempfile::TempDir,
 }
 
 impl PgBouncer {
@@ -53,7 +44,7 @@ impl PgBouncer {
             ),
         )?;
         let mut command = Command::new(&program);
-        command.arg("-q").arg(&configuration).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg("-q").arg(&configuration);
         if rustix::process::geteuid().is_root() {
             // It refuses to run as root; so it runs as the servers do.
             let account = std::process::Command::new("id").args(["-u", "postgres"]).output()?;
@@ -62,32 +53,13 @@ impl PgBouncer {
             std::os::unix::fs::chown(directory.path(), Some(uid), None)?;
             command.uid(uid);
         }
-        let child = command.kill_on_drop(true).spawn().context("starting PgBouncer")?;
-        let bouncer = PgBouncer { child, port, version, _directory: directory };
-        let dsn = format!("postgresql://postgres@127.0.0.1:{port}/app");
-        let started = Instant::now();
-        while let Err(error) = audit::connect(&dsn).await {
-            if started.elapsed() > START_MAX {
-                bail!("PgBouncer does not serve: {error:#}");
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(Some(bouncer))
-    }
-
-    pub fn process(&self) -> u32 {
-        self.child.id().unwrap_or_default()
+        let process = Process::start("PgBouncer", command, port, directory).await?;
+        Ok(Some(PgBouncer { process, version }))
     }
 
     /// Whether it keeps prepared statements in transaction mode.
     pub fn prepares(&self) -> bool {
         prepares(&self.version)
-    }
-
-    pub async fn stop(mut self) -> Result<()> {
-        let process = self.child.id().and_then(ProcessId::of).context("PgBouncer has ended by itself")?;
-        ensure!(tokio::join!(process.end(&STOP), self.child.wait()).0?, "PgBouncer does not end");
-        Ok(())
     }
 }
 
