@@ -18,6 +18,18 @@ type Entries = BTreeMap<String, String>;
 static SHARED: LazyLock<Mutex<LruCache<u64, Arc<Entries>>>> =
     LazyLock::new(|| Mutex::new(LruCache::new(NonZeroUsize::new(SHARED_MAX).unwrap_or(NonZeroUsize::MIN))));
 const SHARED_MAX: usize = 1_000;
+/// Larger ones are a session's own.
+const SHARED_BYTES_MAX: usize = 4 << 10;
+
+fn shared(hash: u64, entries: Entries) -> Arc<Entries> {
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = shared.get(&hash).filter(|known| ***known == entries) {
+        return Arc::clone(known);
+    }
+    let entries = Arc::new(entries);
+    shared.put(hash, Arc::clone(&entries));
+    entries
+}
 
 /// Cheap to clone and to compare; most sessions share a few.
 #[derive(Clone, Debug)]
@@ -28,9 +40,11 @@ pub struct Settings {
     idle_session_timeout: Option<Duration>,
 }
 
+static NONE: LazyLock<Settings> = LazyLock::new(|| Settings::from_entries(BTreeMap::new()));
+
 impl Default for Settings {
     fn default() -> Self {
-        Settings::from_entries(BTreeMap::new())
+        NONE.clone()
     }
 }
 
@@ -53,13 +67,11 @@ impl Settings {
             super::timeout::parse(value.split(['\'', ',', ';']).next().unwrap_or_default())
         });
         let hash = hasher.finish();
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = shared.get(&hash).filter(|known| ***known == entries).cloned();
-        let entries = known.unwrap_or_else(|| {
-            let entries = Arc::new(entries);
-            shared.put(hash, Arc::clone(&entries));
-            entries
-        });
+        let bytes: usize = entries.iter().map(|(name, statement)| name.len() + statement.len()).sum();
+        let entries = match bytes <= SHARED_BYTES_MAX {
+            true => shared(hash, entries),
+            false => Arc::new(entries),
+        };
         Settings { entries, hash, idle_session_timeout }
     }
 
@@ -201,6 +213,20 @@ pub fn parse_options(options: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_ones_are_shared() {
+        let of = |value: &str| {
+            let mut settings = Settings::default();
+            settings.set_value("application_name", value);
+            settings
+        };
+        let (small, large) = ("x".repeat(100), "x".repeat(SHARED_BYTES_MAX));
+        assert!(Arc::ptr_eq(&of(&small).entries, &of(&small).entries));
+        assert!(!Arc::ptr_eq(&of(&large).entries, &of(&large).entries));
+        assert_eq!(of(&large), of(&large));
+        assert_ne!(of(&small), of("y"));
+    }
 
     #[test]
     fn statements_bring_one_session_to_another() {
