@@ -5,6 +5,10 @@
 
 #[path = "drivers/script.rs"]
 mod script;
+#[path = "drivers/sqlx.rs"]
+mod sqlx_driver;
+#[path = "drivers/sqlx_types.rs"]
+mod sqlx_types;
 #[path = "drivers/tokio_postgres.rs"]
 mod tokio_postgres_driver;
 #[path = "drivers/transcript.rs"]
@@ -38,7 +42,8 @@ const LEFT: &str =
                     AND nspname NOT IN ('public', 'information_schema', 'ringway')";
 
 const DRIVERS: &[(&str, Runtime, &str)] = &[
-    ("tokio-postgres", Runtime::Here, ""),
+    ("tokio-postgres", Runtime::TokioPostgres, ""),
+    ("sqlx", Runtime::Sqlx, "sqlx"),
     ("psycopg", Runtime::Python, "python/psycopg_driver.py"),
     ("asyncpg", Runtime::Python, "python/asyncpg_driver.py"),
     ("SQLAlchemy", Runtime::Python, "python/sqlalchemy_driver.py"),

@@ -77,6 +77,20 @@ impl Failure {
         }
     }
 
+    /// Of a statement that begins so many characters after the beginning of what the client has sent.
+    #[must_use]
+    pub fn moved(self, characters: usize) -> Failure {
+        match self {
+            Failure::Error(mut error) => {
+                let before = u32::try_from(characters).unwrap_or(u32::MAX);
+                error.position = error.position.map(|position| position.saturating_add(before));
+                Failure::Error(error)
+            }
+            Failure::Server(error) => Failure::Server(error.moved(characters)),
+            gone => gone,
+        }
+    }
+
     /// Appends the ErrorResponse.
     pub fn encode(&self, out: &mut BytesMut) {
         match self {

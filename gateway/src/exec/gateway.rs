@@ -30,6 +30,7 @@ use crate::pool::connection::StatementId;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::error::ServerError;
 use crate::pool::Pools;
+use crate::sql::lexer::{lex, Kind};
 use crate::users::Users;
 use crate::wire::{PgError, SqlState};
 
@@ -54,6 +55,8 @@ pub struct Planned {
     pub plan: Result<Plan, Box<PgError>>,
     /// It leaves something on its connection that the session needs again: an advisory lock of the session.
     pub pins: bool,
+    /// It waits for such a lock and does nothing else: nobody has to wait for its end, and who holds the lock may be who waits.
+    pub only_locks: bool,
     /// It may raise notifications where it writes.
     pub notifies: bool,
     key: PlanKey,
@@ -321,7 +324,9 @@ impl Gateway {
             one_shard,
         };
         let (pins, notifies) = (takes_session_lock(sql), catalog.catalog.may_notify(sql));
-        let planned = Arc::new(Planned { sql: Arc::from(sql), plan, pins, notifies, key });
+        let only_locks = pins
+            && matches!(&plan, Ok(Plan::Query(query)) if !query.calls_code && query.tables.is_empty() && waits_for_lock(sql));
+        let planned = Arc::new(Planned { sql: Arc::from(sql), plan, pins, only_locks, notifies, key });
         if sql.len() <= self.config.limits.statement_cache_text_bytes_max {
             self.plans.lock().unwrap_or_else(PoisonError::into_inner).put(hash, Arc::clone(&planned));
         }
@@ -335,9 +340,65 @@ fn takes_session_lock(sql: &str) -> bool {
     ["pg_advisory_lock", "pg_try_advisory_lock"].iter().any(|function| sql.contains(function))
 }
 
+/// Whether a query of no tables is `SELECT pg_advisory_lock(...)` or the shared one, of constants, parameters and their hashes. Other words,
+/// which might name something that it reads, are names of its columns only.
+fn waits_for_lock(sql: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "select",
+        "as",
+        "pg_catalog",
+        "pg_advisory_lock",
+        "pg_advisory_lock_shared",
+        "hashtext",
+        "hashtextextended",
+        "bigint",
+        "integer",
+        "int4",
+        "int8",
+        "text",
+    ];
+    let Ok(lexemes) = lex(sql) else { return false };
+    let mut after_as = false;
+    lexemes.iter().all(|lexeme| {
+        let is_name = std::mem::replace(&mut after_as, lexeme.is_word(sql, "as"));
+        match lexeme.kind {
+            Kind::Word => is_name || WORDS.iter().any(|word| lexeme.is_word(sql, word)),
+            Kind::QuotedWord => is_name,
+            Kind::Operator => lexeme.text(sql) == "-",
+            Kind::String | Kind::Number | Kind::Parameter(_) | Kind::Punctuation(_) => true,
+        }
+    })
+}
+
 fn no_catalog() -> Box<PgError> {
     Box::new(
         PgError::new(SqlState::CANNOT_CONNECT_NOW, "the gateway has not read the catalog of any shard yet")
             .hint("Add a shard (\"shardctl shard add\"), or check that the lowest-numbered shard can be reached."),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::waits_for_lock;
+
+    #[test]
+    fn what_waits_for_a_lock_and_does_nothing_else() {
+        for sql in [
+            "SELECT pg_advisory_lock($1)",
+            "select pg_catalog.pg_advisory_lock(-7, 8) AS \"taken\"",
+            "SELECT pg_advisory_lock_shared(hashtext('migrations')::bigint) AS nextval",
+        ] {
+            assert!(waits_for_lock(sql), "{sql}");
+        }
+        for sql in [
+            "SELECT pg_advisory_lock(nextval('s'))",
+            "SELECT pg_advisory_lock(1), nextval('s')",
+            "SELECT pg_advisory_lock(1) FROM t",
+            "SELECT pg_advisory_lock(id) FROM t",
+            "SELECT pg_advisory_lock(\"nextval\"('s'))",
+            "SELECT pg_advisory_lock(1 + 2)",
+        ] {
+            assert!(!waits_for_lock(sql), "{sql}");
+        }
+    }
 }

@@ -92,7 +92,9 @@ fn consider(executor: &mut Executor, sql: &str, parameters: &[Parameter<'_>]) ->
         }
     };
     let wait = waits_for(executor, &view, plan, &placement, access);
-    if access == Access::Read {
+    if planned.only_locks {
+        executor.slot.leave_statement();
+    } else if access == Access::Read {
         executor.slot.reads();
     } else if wait.is_none() {
         executor.slot.writes(&placement.footprints);

@@ -24,6 +24,23 @@ impl ServerError {
     pub fn code(&self) -> &str {
         self.field(b'C').unwrap_or("XX000")
     }
+
+    /// With a position (field `P`) that counts from so many characters earlier.
+    #[must_use]
+    pub fn moved(self, characters: usize) -> ServerError {
+        let Some(position) = self.field(b'P').and_then(|text| text.parse::<usize>().ok()) else { return self };
+        let mut body = Vec::with_capacity(self.body.len() + 8);
+        // What the last zero closes is empty.
+        for field in self.body.split(|byte| *byte == 0).take_while(|field| !field.is_empty()) {
+            match field.first() {
+                Some(b'P') => body.extend_from_slice(format!("P{}", position.saturating_add(characters)).as_bytes()),
+                _ => body.extend_from_slice(field),
+            }
+            body.push(0);
+        }
+        body.push(0);
+        ServerError { body: Bytes::from(body) }
+    }
 }
 
 /// A field of an ErrorResponse's or NoticeResponse's body.
@@ -68,4 +85,16 @@ pub enum PoolError {
     NoPassword { shard: String, role: String },
     #[error("the gateway cannot prove itself as role \"{role}\" to shard \"{shard}\": {reason}")]
     NotProven { shard: String, role: String, reason: ScramError },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_moved_and_nothing_else() {
+        let moved = |body: &'static [u8]| ServerError::new(Bytes::from_static(body)).moved(95).body;
+        assert_eq!(moved(b"SERROR\0C42P01\0Mm\0P7\0p3\0\0"), b"SERROR\0C42P01\0Mm\0P102\0p3\0\0".as_slice());
+        assert_eq!(moved(b"SERROR\0Mm\0\0"), b"SERROR\0Mm\0\0".as_slice());
+    }
 }

@@ -92,7 +92,8 @@ impl Session {
                 for (index, range) in several.iter().enumerate() {
                     self.executor.begin_implicit();
                     let last = index + 1 == several.len();
-                    Box::pin(self.one_of_several(&text[range.clone()], last)).await?;
+                    let outcome = Box::pin(self.one_of_several(&text[range.clone()], last)).await;
+                    outcome.map_err(|failure| failure.moved(text[..range.start].chars().count()))?;
                 }
                 Ok(Answered::WithoutReady)
             }

@@ -1,5 +1,6 @@
 //! A driver's script as a child process, bounded in time, with everything that it starts.
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -25,7 +26,9 @@ pub struct Installed {
 #[derive(Clone, Copy, Debug)]
 pub enum Runtime {
     /// No script: [`crate::tokio_postgres_driver`].
-    Here,
+    TokioPostgres,
+    /// No script: [`crate::sqlx_driver`]. Its migrations are in the folder.
+    Sqlx,
     Python,
     Node,
     Java,
@@ -53,10 +56,8 @@ impl Installed {
     pub async fn run(&self, runtime: Runtime, script: &str, dsn: &str, single: &str) -> Result<String> {
         let script = self.sources.join(script);
         let mut command = match runtime {
-            Runtime::Here => {
-                let run = crate::tokio_postgres_driver::run(dsn);
-                return tokio::time::timeout(SCRIPT_MAX, run).await.context("the driver has not ended")?;
-            }
+            Runtime::TokioPostgres => return ended(crate::tokio_postgres_driver::run(dsn)).await,
+            Runtime::Sqlx => return ended(crate::sqlx_driver::run(dsn, &script)).await,
             Runtime::Python => {
                 let mut command = Command::new(self.dir.join("python/bin/python"));
                 command.arg(script).args([dsn, single]);
@@ -84,6 +85,11 @@ impl Installed {
         command.current_dir(&self.sources).stdin(Stdio::null());
         output(command, SCRIPT_MAX).await
     }
+}
+
+/// A driver in this process.
+async fn ended(run: impl Future<Output = Result<String>>) -> Result<String> {
+    tokio::time::timeout(SCRIPT_MAX, run).await.context("the driver has not ended")?
 }
 
 /// Standard output and standard error, in the order in which they were written.

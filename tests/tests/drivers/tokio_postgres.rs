@@ -1,7 +1,6 @@
 //! tokio-postgres, in this process: statements prepared by the driver, binary values, pipelines, portals, COPY.
 
-use std::fmt::{Display, Write as _};
-use std::future::Future;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +11,8 @@ use tokio_postgres::binary_copy::{BinaryCopyInWriter, BinaryCopyOutStream};
 use tokio_postgres::types::{to_sql_checked, FromSql, IsNull, Json, Kind, ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, IsolationLevel, NoTls, Row, SimpleQueryMessage, Socket};
 
+use crate::transcript::{refusal_line, Transcript};
+
 const HEARD_MAX: Duration = Duration::from_secs(20);
 const CANCEL_PAUSE: Duration = Duration::from_millis(50);
 const SCHEMA: &str = include_str!("../../drivers/schema.sql");
@@ -19,36 +20,11 @@ const OWN_TYPES: &str = include_str!("../../drivers/own_types.sql");
 const DROP_OWN_TYPES: &str = include_str!("../../drivers/drop_own_types.sql");
 const DROP: &str = include_str!("../../drivers/drop.sql");
 
-/// What the driver saw.
-#[derive(Default)]
-struct Transcript(String);
-
-impl Transcript {
-    fn show(&mut self, value: impl Display) {
-        let _ = writeln!(self.0, "  {value}");
-    }
-
-    async fn step(&mut self, name: &str, body: impl Future<Output = Result<Vec<String>>>) {
-        let _ = writeln!(self.0, "== step {name}");
-        match body.await {
-            Ok(lines) => lines.iter().for_each(|line| self.show(line)),
-            Err(error) => self.show(format_args!("RAISED {error:#}")),
-        }
-    }
-
-    fn refused<T>(&mut self, name: &str, outcome: Result<T, Error>) {
-        let _ = writeln!(self.0, "== refused {name}");
-        match outcome.as_ref().err().and_then(Error::as_db_error) {
-            Some(db) => {
-                let explained = match db.detail().is_some() && db.hint().is_some() {
-                    true => "",
-                    false => " WITHOUT DETAIL OR HINT",
-                };
-                self.show(format_args!("{} {}{explained}", db.code().code(), db.message()));
-            }
-            None => self.show("done"),
-        }
-    }
+/// What [`Transcript::refused`] is told.
+fn refusal<T>(outcome: Result<T, Error>) -> Option<String> {
+    let error = outcome.err()?;
+    let db = error.as_db_error()?;
+    Some(refusal_line(db.code().code(), db.message(), db.detail().is_some() && db.hint().is_some()))
 }
 
 fn failure<T>(outcome: Result<T, Error>) -> String {
@@ -126,13 +102,10 @@ pub async fn run(dsn: &str) -> Result<String> {
     t.step("simple queries", simple(&client)).await;
     t.step("LISTEN, NOTIFY and notices", listen(dsn)).await;
     t.step("statement_timeout and cancel", cancel(dsn)).await;
-    t.refused(
-        "distinct values of all shards counted",
-        client.query("SELECT count(DISTINCT whole) FROM events", &[]).await,
-    );
+    let counted = client.query("SELECT count(DISTINCT whole) FROM events", &[]).await;
+    t.refused("distinct values of all shards counted", refusal(counted));
     t.step("drop", statements(&client, DROP)).await;
-    t.0.push_str("== end\n");
-    Ok(t.0)
+    Ok(t.end())
 }
 
 async fn statements(client: &Client, text: &str) -> Result<Vec<String>> {

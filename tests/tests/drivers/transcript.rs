@@ -3,6 +3,9 @@
 //! A transcript is lines. `== step NAME` begins what must be equal; `== refused NAME` what the gateway must refuse with 0A000 and
 //! PostgreSQL must do; `== known NAME` a difference that README's limits tell of, which must be there; `== end` is the last line.
 
+use std::fmt::{Display, Write as _};
+use std::future::Future;
+
 use anyhow::{bail, ensure, Context as _, Result};
 
 /// Lines that are shown of each side of a difference.
@@ -11,6 +14,51 @@ const REFUSAL: &str = "0A000 ";
 /// What the scripts print for an error that no step expects, and for a refusal that does not say why.
 const UNEXPECTED: &str = "  RAISED ";
 const UNEXPLAINED: &str = "WITHOUT DETAIL OR HINT";
+
+/// What a driver in this process saw.
+#[derive(Default)]
+pub struct Transcript(String);
+
+impl Transcript {
+    fn show(&mut self, value: impl Display) {
+        let _ = writeln!(self.0, "  {value}");
+    }
+
+    pub async fn step(&mut self, name: &str, body: impl Future<Output = Result<Vec<String>>>) {
+        let _ = writeln!(self.0, "== step {name}");
+        self.body(body).await;
+    }
+
+    async fn body(&mut self, body: impl Future<Output = Result<Vec<String>>>) {
+        match body.await {
+            Ok(lines) => lines.iter().for_each(|line| self.show(line)),
+            Err(error) => self.show(format_args!("{}{error:#}", UNEXPECTED.trim_start())),
+        }
+    }
+
+    pub async fn known(&mut self, name: &str, body: impl Future<Output = Result<Vec<String>>>) {
+        let _ = writeln!(self.0, "== known {name}");
+        self.body(body).await;
+    }
+
+    /// `told`: a [`refusal_line`], or none if it was done.
+    pub fn refused(&mut self, name: &str, told: Option<String>) {
+        let _ = writeln!(self.0, "== refused {name}");
+        self.show(told.as_deref().unwrap_or("done"));
+    }
+
+    pub fn end(mut self) -> String {
+        self.0.push_str("== end\n");
+        self.0
+    }
+}
+
+pub fn refusal_line(code: &str, message: &str, explained: bool) -> String {
+    match explained {
+        true => format!("{code} {message}"),
+        false => format!("{code} {message} {UNEXPLAINED}"),
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {

@@ -1,0 +1,2 @@
+-- no-transaction
+SELECT create_distributed_table('events', 'tenant_id');

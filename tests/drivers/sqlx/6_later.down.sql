@@ -1,0 +1,2 @@
+DROP INDEX events_by_whole;
+ALTER TABLE tenants DROP COLUMN active;
