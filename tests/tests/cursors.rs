@@ -120,6 +120,8 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("code in pipelines", pipelines::code(ports)).await;
     stages.run("COPY in pipelines", pipelines::copy(ports)).await;
     stages.run("BEGIN in a transaction", pipelines::begins_again(ports)).await;
+    stages.run("modes of savepoints", pipelines::modes_of_savepoints(ports)).await;
+    stages.run("queries behind an error", pipelines::queries_behind(ports)).await;
     stages.run("more statements than are kept", pipelines::many_statements(ports)).await;
     stages.run("statements that are deallocated", pipelines::deallocated(ports)).await;
     let outcome = stages.finish();

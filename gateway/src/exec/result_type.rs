@@ -15,7 +15,7 @@ use super::executor::Executor;
 use super::failure::Failure;
 use crate::plan::types::Plan;
 use crate::wire::backend::{self, FieldDescription};
-use crate::wire::{PgError, SqlState};
+use crate::wire::{ErrorContext, PgError, SqlState};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Column {
@@ -28,8 +28,10 @@ struct Column {
 #[derive(Clone, Debug, Default)]
 pub struct ResultType(OnceLock<Box<[Column]>>);
 
+/// Drivers that find PostgreSQL's function in it prepare the statement anew by themselves.
 pub fn changed() -> PgError {
     PgError::new(SqlState::FEATURE_NOT_SUPPORTED, "cached plan must not change result type")
+        .context(ErrorContext { routine: Some("RevalidateCachedQuery".into()), ..ErrorContext::default() })
 }
 
 impl ResultType {

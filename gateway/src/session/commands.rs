@@ -22,6 +22,8 @@ use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::model::{quote_ident, quote_literal};
 
+const SET_TRANSACTION: &str = "SET TRANSACTION";
+
 impl Session {
     /// Runs it and shows its answer but for ReadyForQuery. `simple`: the text, when it came in a simple query (rows are
     /// described then).
@@ -282,7 +284,13 @@ impl Session {
         self.in_block("RELEASE SAVEPOINT")?;
         let index = self.savepoint_named(name)?;
         self.everywhere(&format!("RELEASE SAVEPOINT {}", quote_ident(name))).await?;
-        self.executor.transaction.savepoints.truncate(index);
+        let transaction = &mut self.executor.transaction;
+        if let Some(savepoint) = transaction.savepoints.get(index) {
+            // The transaction's modes are again what they were.
+            let since = transaction.log.split_off(savepoint.log.min(transaction.log.len()));
+            transaction.log.extend(since.into_iter().filter(|sql| !sql.starts_with(SET_TRANSACTION)));
+        }
+        transaction.savepoints.truncate(index);
         self.executor.cursors_released(index);
         for portal in self.portals.values_mut() {
             portal.depth = portal.depth.min(index);
@@ -347,8 +355,23 @@ impl Session {
         if self.executor.transaction.block == Block::None {
             return Ok(());
         }
-        self.everywhere(&format!("SET TRANSACTION{}", modes_text(modes))).await?;
-        merge_modes(&mut self.executor.transaction.modes, modes);
+        let sql = format!("{SET_TRANSACTION}{}", modes_text(modes));
+        if self.executor.transaction.savepoints.is_empty() {
+            self.everywhere(&sql).await?;
+            merge_modes(&mut self.executor.transaction.modes, modes);
+            return Ok(());
+        }
+        // It ends with the savepoint, and a shard knows what may be set there.
+        if self.executor.transaction.participants.is_empty() {
+            let view = self.executor.enter()?;
+            self.executor.slot.reads();
+            let home = self.executor.only_shard.or(view.topology.home_shard());
+            let home = home.ok_or_else(|| PgError::internal("no shard"))?;
+            let lent = self.executor.lend_open(&view, home, Access::Read).await?;
+            self.executor.give_back(lent, &Default::default()).await;
+        }
+        self.everywhere(&sql).await?;
+        self.executor.transaction.log.push(sql);
         Ok(())
     }
 

@@ -160,6 +160,12 @@ impl Session {
             // Left over from a COPY that has failed: dropped, as PostgreSQL does.
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {}
             tag::FUNCTION_CALL => {
+                if !self.batch.is_empty() {
+                    Box::pin(self.run_batch(false, false)).await?;
+                }
+                if self.skipping {
+                    return Ok(true);
+                }
                 let error =
                     PgError::refused("the function call protocol is not supported", "Use SELECT function(...).");
                 self.report(&error.into());

@@ -29,6 +29,10 @@ impl Session {
         // A pipeline that lacks its Sync ends here.
         if !self.batch.is_empty() {
             Box::pin(self.run_batch(false, false)).await?;
+            // It has failed: all is dropped up to Sync.
+            if self.skipping {
+                return Ok(());
+            }
         }
         self.executor.cancel.reset();
         self.executor.repeated = false;

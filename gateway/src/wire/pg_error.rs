@@ -91,6 +91,8 @@ pub struct ErrorContext {
     pub column: Option<String>,
     pub data_type: Option<String>,
     pub constraint: Option<String>,
+    /// Field `R`: PostgreSQL's function that reports this. Drivers know some errors by it.
+    pub routine: Option<String>,
 }
 
 impl PgError {
@@ -184,6 +186,7 @@ impl PgError {
             put_optional(dst, b'c', &context.column);
             put_optional(dst, b'd', &context.data_type);
             put_optional(dst, b'n', &context.constraint);
+            put_optional(dst, b'R', &context.routine);
         }
         dst.put_u8(0);
     }
@@ -321,6 +324,7 @@ impl From<&ErrorFields> for PgError {
             column: own(b'c'),
             data_type: own(b'd'),
             constraint: own(b'n'),
+            routine: own(b'R'),
         };
         PgError {
             severity: fields.severity(),

@@ -1,7 +1,7 @@
 //! What belongs to one pipeline: it holds, or is undone, together; COPY data within it; what stays prepared behind it.
 
 use anyhow::{ensure, Result};
-use ringway_tests::scenario::raw::frame;
+use ringway_tests::scenario::raw::{frame, query};
 
 use super::pair::{bind, close, describe, execute, parse, sync};
 use super::Pair;
@@ -130,6 +130,60 @@ pub async fn begins_again(ports: Ports) -> Result<()> {
         }
         messages.push(sync());
         pair.same_messages("in a pipeline", &messages).await?;
+    }
+    pair.same("SELECT id FROM plain WHERE id > 700").await?;
+    Ok(())
+}
+
+/// Modes that are set behind a savepoint end with it.
+pub async fn modes_of_savepoints(ports: Ports) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    let sets = [
+        "SET TRANSACTION READ ONLY",
+        "SET TRANSACTION READ WRITE",
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        "SET TRANSACTION DEFERRABLE",
+        "BEGIN READ ONLY",
+    ];
+    for begin in ["BEGIN", "BEGIN READ ONLY"] {
+        for query in [None, Some("SELECT id FROM plain ORDER BY id LIMIT 1"), Some("SELECT max(id) FROM items")] {
+            for set in sets {
+                for end in ["ROLLBACK TO a", "RELEASE a"] {
+                    pair.same(begin).await?;
+                    if let Some(query) = query {
+                        pair.same(query).await?;
+                    }
+                    for sql in ["SAVEPOINT a", set, "SHOW transaction_read_only", end, "SHOW transaction_read_only"] {
+                        pair.same(sql).await?;
+                    }
+                    for id in [741, 742, 743] {
+                        pair.same(&format!("INSERT INTO items VALUES ({id}, 1, 'x', 1, now())")).await?;
+                    }
+                    pair.same("ROLLBACK").await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After an error, queries are dropped up to Sync as all is.
+pub async fn queries_behind(ports: Ports) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    for wrong in ["SELECT nosuch FROM plain", "SELECT 1 / (id - id) FROM plain", "SELECT 1 / (kind - kind) FROM items"]
+    {
+        for block in [false, true] {
+            for second in ["INSERT INTO plain VALUES (751)", "ROLLBACK", "SELECT 1; SELECT 2"] {
+                if block {
+                    pair.same("BEGIN").await?;
+                }
+                let failing = [parse("", wrong, &[]), bind("", "", &[], &[]), execute("", 0)];
+                let messages = [&failing[..], &[query(second), sync()]].concat();
+                pair.same_messages(&format!("{wrong}, then {second}"), &messages).await?;
+                pair.same("ROLLBACK").await?;
+            }
+        }
     }
     pair.same("SELECT id FROM plain WHERE id > 700").await?;
     Ok(())
