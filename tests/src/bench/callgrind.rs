@@ -26,6 +26,7 @@ const READY_MAX: Duration = Duration::from_secs(120);
 const END_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Arguments {
     /// Only instructions per operation and per query, counted by valgrind
     #[arg(long)]

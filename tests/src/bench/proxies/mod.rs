@@ -25,6 +25,7 @@ use crate::shop::audit;
 const ACCOUNTS: u64 = 200_000;
 
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Arguments {
     /// Rounds of each workload over all targets; the table shows medians
     #[arg(long, default_value_t = 3)]
