@@ -6,6 +6,7 @@ pub mod extended;
 pub mod fast;
 mod listen;
 mod names;
+mod pipeline;
 pub mod portals;
 pub mod settings;
 pub mod simple;
