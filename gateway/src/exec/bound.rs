@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::place::{values, Values};
 use super::pump::{Expect, CLOSE_COMPLETE, PARSE_COMPLETE};
 use super::result_type::ResultType;
+use crate::plan::block::BlockCommand;
 use crate::pool::connection::{ServerConnection, ServerName, StatementId};
 use crate::pool::error::ServerError;
 use crate::wire::frontend::{self, Bind};
@@ -26,6 +27,8 @@ pub struct Statement {
     pub result: ResultType,
     /// The catalog (its serial number) that it was made under; 0: none.
     pub catalog: u64,
+    /// It begins or ends a transaction block, and does nothing else.
+    pub block: Option<BlockCommand>,
     plain_rows: PlainRows,
 }
 
@@ -42,8 +45,8 @@ impl Clone for PlainRows {
 impl Statement {
     pub fn new(sql: Arc<str>, types: Vec<u32>, id: StatementId) -> Statement {
         let (parameters, plain_rows) = (OnceLock::new(), PlainRows::default());
-        let result = ResultType::default();
-        Statement { sql, types, id, own_oids: false, parameters, result, catalog: 0, plain_rows }
+        let (result, block) = (ResultType::default(), BlockCommand::of(&sql));
+        Statement { sql, types, id, own_oids: false, parameters, result, catalog: 0, block, plain_rows }
     }
 
     /// `catalog`: its serial number.

@@ -428,7 +428,7 @@ fn rolled_back() -> Failure {
         .into()
 }
 
-fn unknown_outcome<E: std::fmt::Debug>(error: E) -> Failure {
+pub fn unknown_outcome<E: std::fmt::Debug>(error: E) -> Failure {
     tracing::warn!(?error, "a commit's outcome is unknown");
     PgError::new(
         SqlState::TRANSACTION_RESOLUTION_UNKNOWN,

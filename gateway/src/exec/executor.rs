@@ -227,32 +227,55 @@ impl Executor {
     pub fn try_lend(&mut self, view: &View, id: ShardId, wrote: bool) -> Option<Lent> {
         let own_oids = self.only_shard.is_some();
         if self.transaction.is_open() {
-            let is_open = self.transaction.participants.get(&id).is_some_and(|participant| participant.prefix == 0);
-            if !is_open || self.is_guarded() || self.is_serializable() {
+            if self.is_guarded() || self.is_serializable() {
                 return None;
             }
-            let mut participant = self.transaction.participants.remove(&id)?;
+            let mut participant = match self.transaction.participants.get(&id) {
+                Some(participant) if participant.prefix > 0 => return None,
+                Some(_) => self.transaction.participants.remove(&id)?,
+                None => self.try_join(view, id)?,
+            };
             participant.wrote |= wrote;
             participant.notified |= wrote && self.notifies;
             participant.connection.own_oids = own_oids;
             self.transaction.lent += 1;
             return Some(Lent { shard: id, participant, in_transaction: true });
         }
+        let mut connection = self.try_checkout(view, id)?;
+        connection.own_oids = own_oids;
+        let notified = wrote && self.notifies;
+        let participant = Participant { wrote, notified, ..Participant::new(connection) };
+        Some(Lent { shard: id, participant, in_transaction: false })
+    }
+
+    /// An idle connection that has the session's settings, for a session that holds none.
+    fn try_checkout(&mut self, view: &View, id: ShardId) -> Option<ReadyConn> {
         if !self.pinned.is_empty() {
             return None;
         }
         let shard = view.topology.shard(id)?;
         let pool = self.pools.iter().find(|pool| pool.shard == id && pool.dsn == shard.dsn)?;
-        let mut connection = pool.try_checkout(Claim::First)?;
+        let connection = pool.try_checkout(Claim::First)?;
         if connection.settings.as_ref() != Some(&self.settings) {
             return None;
         }
         connection.works_for(self.entry.number);
-        connection.own_oids = own_oids;
         self.cancel.add(&connection);
-        let notified = wrote && self.notifies;
-        let participant = Participant { wrote, notified, ..Participant::new(connection) };
-        Some(Lent { shard: id, participant, in_transaction: false })
+        Some(connection)
+    }
+
+    /// As [`Self::join`], of a transaction that is open nowhere yet and has set nothing.
+    fn try_join(&mut self, view: &View, id: ShardId) -> Option<Participant> {
+        let transaction = &self.transaction;
+        let is_new = transaction.participants.is_empty() && transaction.lent == 0;
+        if !is_new || !transaction.log.is_empty() || !transaction.savepoints.is_empty() {
+            return None;
+        }
+        let connection = self.try_checkout(view, id)?;
+        let settings_before = connection.settings.clone();
+        let mut participant = Participant { settings_before, ..Participant::new(connection) };
+        participant.queue_begin(&self.transaction.modes);
+        Some(participant)
     }
 
     async fn lend_or_wait(&mut self, view: &View, id: ShardId, wrote: bool) -> Result<Lent, Failure> {

@@ -8,7 +8,7 @@ use ringway_topology::ids::ShardId;
 use super::bound::put_back;
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
-use super::prefix::drained_for;
+use super::prefix::{drained_for, poll_begun};
 use super::pump::{pump, show_ready, Expect, Outcome, Progress, Pumped, Show};
 use super::type_oids;
 use super::view::View;
@@ -84,8 +84,16 @@ impl Exchange {
         executor: &mut Executor,
         context: &mut Context<'_>,
     ) -> Poll<Result<bool, Failure>> {
-        if lent.participant.prefix > 0 {
-            return Poll::Ready(Ok(false));
+        match lent.participant.prefix {
+            0 => {}
+            1 => {
+                if !ready!(poll_begun(&mut lent.participant.connection, &mut executor.client, context))? {
+                    return Poll::Ready(Ok(false));
+                }
+                self.outcome.told = lent.participant.told.take();
+                lent.participant.prefix = 0;
+            }
+            _ => return Poll::Ready(Ok(false)),
         }
         let (mut pumped, progress) = self.pumped(lent, executor);
         let all = ready!(progress.poll(&mut pumped, context))?;

@@ -5,7 +5,7 @@
 //! too, and then a Sync has to be sent for it ([`ServerConnection::end_failed_group`]).
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{ready, Context, Poll};
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use super::bound::{forget_prepared, make_room_for};
 use super::client::Client;
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
+use super::pump::poll_fill;
 use super::transaction::{begin_id, begin_statement, Participant};
 use super::view::View;
 use crate::plan::types::{Access, TransactionModes};
@@ -116,6 +117,29 @@ pub async fn drained_for(
         }
     })
     .await
+}
+
+/// The answer to BEGIN, when nothing else goes before a statement. False: it is none, and is left for [`drained_for`]. Cancel-safe.
+pub fn poll_begun(
+    connection: &mut ServerConnection,
+    client: &mut Client,
+    context: &mut Context<'_>,
+) -> Poll<Result<bool, Failure>> {
+    loop {
+        while let Some((tag, length)) = connection.header_at(0) {
+            if tag == b'E' || length > MESSAGE_BYTES_MAX {
+                return Poll::Ready(Ok(false));
+            }
+            if connection.input().len() < length {
+                break;
+            }
+            connection.consume(length);
+            if tag == b'C' {
+                return Poll::Ready(Ok(true));
+            }
+        }
+        ready!(poll_fill(connection, client, context))?;
+    }
 }
 
 /// The first of what goes before a statement has failed: BEGIN, if no transaction is open.

@@ -326,7 +326,8 @@ pub async fn fill(connection: &mut ServerConnection, client: &mut Client) -> Res
     poll_fn(|context| poll_fill(connection, client, context)).await
 }
 
-fn poll_fill(
+/// The same.
+pub fn poll_fill(
     connection: &mut ServerConnection,
     client: &mut Client,
     context: &mut Context<'_>,

@@ -19,6 +19,7 @@
 pub mod admin;
 pub mod aggregate;
 pub mod analysis;
+pub mod block;
 pub mod clock;
 pub mod colocate;
 pub mod computed;

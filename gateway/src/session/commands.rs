@@ -152,7 +152,7 @@ impl Session {
         backend::notice_response(self.executor.client.out(), &warning);
     }
 
-    fn begin(&mut self, modes: &TransactionModes) {
+    pub(super) fn begin(&mut self, modes: &TransactionModes) {
         match self.executor.transaction.block {
             Block::Explicit => {
                 self.warn(SqlState::ACTIVE_SQL_TRANSACTION, "there is already a transaction in progress")

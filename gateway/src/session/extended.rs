@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::block::Answer;
 use super::fast::Begun;
 use super::Session;
 use crate::exec::bound::Statement;
@@ -39,6 +40,11 @@ impl Session {
                 Err(failure) => Slowly::Failed(failure),
             },
             Ok(Begun::Waits) => Slowly::Waits,
+            Ok(Begun::Block) => match self.begin_block_command(messages(pipeline)) {
+                Some(Answer::Here) => return Ok(()),
+                Some(Answer::Commit(sent)) => return self.end_commit(sent).await,
+                None => Slowly::ByMessage,
+            },
             Ok(Begun::No) => Slowly::ByMessage,
             Err(failure) => Slowly::Failed(failure),
         };

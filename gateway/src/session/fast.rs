@@ -52,6 +52,8 @@ pub enum Begun<'a> {
     Sent(Box<Flight<'a>>),
     /// Something has to be waited for: [`Session::fast`] does.
     Waits,
+    /// It begins with a command that the gateway may answer itself.
+    Block,
     /// Not all of it is for one shard.
     No,
 }
@@ -72,6 +74,7 @@ impl Session {
                 self.undo_definitions(&pipeline, 0);
                 return Ok(Begun::Waits);
             }
+            Fits::Block => return Ok(Begun::Block),
             Fits::No => return Ok(Begun::No),
         }
         let (view, shard) = self.destination(&pipeline).inspect_err(|_| self.undo_definitions(&pipeline, 0))?;
@@ -130,7 +133,7 @@ impl Session {
             match self.understand(frames.iter().copied(), &mut pipeline)? {
                 Fits::Yes if pipeline.steps.is_empty() => return Ok(false),
                 Fits::Yes => {}
-                Fits::No => return Ok(false),
+                Fits::No | Fits::Block => return Ok(false),
                 Fits::Later(frame) => {
                     let admitted = self.admitted(frame).await;
                     self.undo_definitions(&pipeline, 0);
@@ -148,7 +151,7 @@ impl Session {
     }
 
     /// Who listens is told of notifications before ReadyForQuery, which a shard gives here with the rest.
-    fn is_for_shards(&self) -> bool {
+    pub(super) fn is_for_shards(&self) -> bool {
         !self.executor.is_guarded() && self.executor.listening.is_none()
     }
 

@@ -1,5 +1,6 @@
 //! Drives one client: reads its messages, keeps its statements and portals, and has plans run.
 
+mod block;
 pub mod commands;
 pub mod console;
 pub mod extended;
@@ -32,6 +33,7 @@ use crate::pool::error::field;
 use crate::pool::ReadyConn;
 use crate::wire::tag::client as tag;
 use crate::wire::{backend, Frame, PgError, Severity, SqlState};
+use block::Answer;
 use portals::Portal;
 use ringway_topology::ids::ShardId;
 
@@ -140,9 +142,11 @@ impl Session {
         match frame.tag() {
             // After an error all is dropped up to Sync.
             tag::QUERY | tag::FUNCTION_CALL if self.skipping => {}
-            tag::QUERY => {
-                Box::pin(self.simple_query(frame)).await?;
-            }
+            tag::QUERY => match self.begin_query(&frame) {
+                Some(Answer::Here) => {}
+                Some(Answer::Commit(sent)) => self.end_commit(sent).await?,
+                None => Box::pin(self.simple_query(frame)).await?,
+            },
             tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {
                 if !self.skipping {
                     self.batch_bytes += frame.bytes().len();

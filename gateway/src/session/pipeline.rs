@@ -15,6 +15,7 @@ use crate::exec::place::values;
 use crate::exec::pump::Expect;
 use crate::exec::transaction::Block;
 use crate::exec::type_oids::{parameters_are_plain, rows_may_have_oids};
+use crate::plan::block::BlockCommand;
 use crate::plan::types::{Access, Plan};
 use crate::pool::connection::StatementId;
 use crate::wire::frontend::{self, Bind, Execute, Parse};
@@ -104,6 +105,14 @@ impl Pipeline<'_> {
         })
     }
 
+    /// Met a command of transaction blocks: by itself, the gateway may answer it.
+    fn block(&self) -> Fits<'static> {
+        match self.steps.is_empty() {
+            true => Fits::Block,
+            false => Fits::No,
+        }
+    }
+
     /// The types that these declare.
     pub fn declared(&self) -> impl Iterator<Item = &[u32]> {
         self.statements().map(|statement| statement.types.as_slice())
@@ -116,6 +125,8 @@ pub(super) enum Fits<'a> {
     No,
     /// The statement of this Bind has to wait first.
     Later(FrameRef<'a>),
+    /// It begins with a command that the gateway may answer itself.
+    Block,
 }
 
 impl Session {
@@ -139,7 +150,10 @@ impl Session {
     ) -> Result<Fits<'a>, Failure> {
         for frame in frames {
             let fits = match frame.tag() {
-                tag::PARSE => self.understand_parse(frame, pipeline)?,
+                tag::PARSE => match self.understand_parse(frame, pipeline)? {
+                    Fits::Yes => true,
+                    other => return Ok(other),
+                },
                 tag::BIND => match self.understand_bind(frame, pipeline)? {
                     Fits::Yes => true,
                     other => return Ok(other),
@@ -194,13 +208,16 @@ impl Session {
         Ok(Fits::Yes)
     }
 
-    fn understand_parse<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<bool, Failure> {
-        let Ok(parse) = Parse::parse(frame.body()) else { return Ok(false) };
+    fn understand_parse<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<Fits<'a>, Failure> {
+        let Ok(parse) = Parse::parse(frame.body()) else { return Ok(Fits::No) };
+        if BlockCommand::of(parse.query).is_some() {
+            return Ok(pipeline.block());
+        }
         let named = !parse.statement.is_empty();
         let known = self.statements.get(parse.statement).cloned();
         let limit = self.executor.gateway.config.limits.client_statements_max;
         if named && (known.is_some() || self.statements.len() >= limit) {
-            return Ok(false);
+            return Ok(Fits::No);
         }
         let types: Vec<u32> = parse.type_oids().collect();
         // The same text again: nothing to look up.
@@ -212,12 +229,12 @@ impl Session {
             }
         };
         if !self.is_query(&statement)? {
-            return Ok(false);
+            return Ok(Fits::No);
         }
         pipeline.before.push((parse.statement.to_owned(), known, pipeline.steps.len()));
         self.statements.insert(parse.statement.to_owned(), Arc::clone(&statement));
         pipeline.steps.push(Step::Parse { frame, statement, named });
-        Ok(true)
+        Ok(Fits::Yes)
     }
 
     /// Whether the statement's plan is one that shards can be asked about as it is.
@@ -235,6 +252,9 @@ impl Session {
     fn understand_bind<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<Fits<'a>, Failure> {
         let Ok(bind) = Bind::parse(frame.body()) else { return Ok(Fits::No) };
         let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(Fits::No) };
+        if statement.block.is_some() {
+            return Ok(pipeline.block());
+        }
         if !bind.portal.is_empty()
             && (self.portals.contains_key(bind.portal)
                 || self.executor.has_cursor(bind.portal)
