@@ -4,6 +4,8 @@
 mod again;
 #[path = "cursors/binding.rs"]
 mod binding;
+#[path = "cursors/blocks.rs"]
+mod blocks;
 #[path = "cursors/date_style.rs"]
 mod date_style;
 #[path = "cursors/memory.rs"]
@@ -116,6 +118,9 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("counts of parameters", again::counts(ports)).await;
     stages.run("after an error", again::after_an_error(ports)).await;
     stages.run("what PREPARE takes", again::prepared(ports)).await;
+    stages.run("blocks within a pipeline", blocks::whole(ports)).await;
+    stages.run("orders of messages", blocks::orders(ports)).await;
+    stages.run("what COMMIT says", blocks::commits(ports)).await;
     stages.run("errors behind the only Execute", pipelines::errors_behind(ports)).await;
     stages.run("code in pipelines", pipelines::code(ports)).await;
     stages.run("COPY in pipelines", pipelines::copy(ports)).await;

@@ -422,7 +422,7 @@ fn not_prepared(error: ServerError) -> Failure {
     .into()
 }
 
-fn rolled_back() -> Failure {
+pub fn rolled_back() -> Failure {
     PgError::new(SqlState::TRANSACTION_ROLLBACK, "a shard rolled the transaction back at commit")
         .hint("Run the transaction again.")
         .into()

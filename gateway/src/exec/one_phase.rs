@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 
-use super::commit::unknown_outcome;
+use super::commit::{rolled_back, unknown_outcome};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::forward::{Exchange, Request};
@@ -19,8 +19,8 @@ pub struct OnePhase {
     exchange: Exchange,
 }
 
-/// Notices, and the command tag; the rest is the session's.
-const SHOW: Show = Show { command_complete: true, ..Show::ROWS };
+/// Notices, and settings that go back. That it is committed the client hears once the shard is done.
+const SHOW: Show = Show::ROWS;
 
 impl Transaction {
     /// Its one participant's COMMIT is all that there is to its end.
@@ -69,7 +69,7 @@ impl Executor {
 }
 
 impl OnePhase {
-    /// Its end, the command tag shown. After an error the transaction is rolled back, or its outcome is unknown (and it says so).
+    /// Its end. After an error the transaction is rolled back, or its outcome is unknown (and it says so).
     pub async fn end(self, executor: &mut Executor) -> Result<(), Failure> {
         let OnePhase { mut lent, mut exchange } = self;
         // It is better finished, whether the client is still there or not.
@@ -84,7 +84,11 @@ impl OnePhase {
                 if let Some(connection) = exchange.try_end(lent, executor) {
                     Box::pin(executor.release(connection)).await;
                 }
-                exchange.outcome.error.take().map_or(Ok(()), |error| Err(Failure::Server(error)))
+                match exchange.outcome.error.take() {
+                    Some(error) => Err(Failure::Server(error)),
+                    None if exchange.outcome.tag.as_deref() == Some("COMMIT") => Ok(()),
+                    None => Err(rolled_back()),
+                }
             }
             Err(Failure::Gone(error)) => Err(Failure::Gone(error)),
             // The connection is closed.

@@ -36,6 +36,8 @@ pub enum Expect {
     Learn { statement: Arc<Statement>, catalog: u64 },
     /// To an Execute: rows, and how it ended.
     Execute,
+    /// To the Execute of COMMIT: not shown, for the client is to hear of it once all is over.
+    Commit,
     /// To a Close: shown only if the client sent it. One of the gateway's own closes a prepared statement.
     Close { show: bool, statement: Option<StatementId> },
     /// Nothing was sent for it: these bytes are the answer.
@@ -402,7 +404,7 @@ impl Pump<'_> {
                 if !self.show.command_complete {
                     self.outcome.tag = Some(String::from_utf8_lossy(text).into_owned());
                 }
-                self.show.command_complete
+                self.show.command_complete && !matches!(self.expects.front(), Some(Expect::Commit))
             }
             b'Z' => self.show.ready_for_query,
             b'S' if self.outcome.is_told(body) => false,
@@ -488,6 +490,7 @@ impl Pump<'_> {
             Some(Expect::Bind) => tag == b'2',
             Some(Expect::Describe | Expect::Told { .. } | Expect::Learn { .. }) => matches!(tag, b'T' | b'n'),
             Some(Expect::Execute) => matches!(tag, b'C' | b'I' | b's'),
+            Some(Expect::Commit) => tag == b'C',
             Some(Expect::Close { .. }) => tag == b'3',
             Some(Expect::Ready(_)) | None => false,
         }

@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use super::portals::Portal;
 use super::Session;
 use crate::config::pools::PoolMode;
-use crate::exec::bound::{Bound, Statement};
+use crate::exec::bound::Statement;
 use crate::exec::clients::Activity;
 use crate::exec::failure::Failure;
 use crate::exec::one_phase::OnePhase;
@@ -18,46 +17,45 @@ use crate::wire::frontend::{self, Bind, Execute, Parse};
 use crate::wire::tag::client as tag;
 use crate::wire::{backend, Frame, FrameRef, Target};
 
-/// Who gives the answer.
+/// The command tag, whatever the verb.
+pub(super) const COMMITTED: &str = "COMMIT";
+
+/// Who answers a simple query.
 pub enum Answer {
-    /// It has been given, ReadyForQuery included.
+    /// It has been answered, ReadyForQuery included.
     Here,
     /// A shard's COMMIT, for [`Session::end_commit`].
     Commit(Box<OnePhase>),
 }
 
-/// The messages that execute one such command.
+/// The messages that execute COMMIT.
 #[derive(Default)]
 struct Messages<'a> {
     parsed: Option<(&'a str, Arc<Statement>)>,
-    bound: Option<Arc<Statement>>,
-    executed: bool,
+    is_bound: bool,
+    is_executed: bool,
 }
 
 impl Session {
-    /// Answers messages up to Sync that execute one command of transaction blocks, or sends it. None: nothing has been done.
-    pub(super) fn begin_block_command<'a>(&mut self, frames: impl Iterator<Item = FrameRef<'a>>) -> Option<Answer> {
+    /// Sends COMMIT, if these messages up to Sync do nothing but execute it. None: nothing has been done.
+    pub(super) fn begin_commit<'a>(&mut self, mut frames: impl Iterator<Item = FrameRef<'a>>) -> Option<Box<OnePhase>> {
         let mut messages = Messages::default();
-        let understood = frames.into_iter().all(|frame| self.understand_message(frame, &mut messages).is_some());
-        let bound = messages.bound.filter(|_| understood && messages.executed);
-        let answer = bound.as_ref().and_then(|bound| self.begin_block(bound.block?));
-        let (Some(answer), Some(statement)) = (answer, bound) else {
-            self.executor.client.rewind();
-            return None;
+        let understood = frames.all(|frame| self.understand_commit(frame, &mut messages).is_some());
+        let sent = match understood && messages.is_executed {
+            true => self.send_commit(),
+            false => None,
         };
-        if let Some((name, statement)) = messages.parsed {
-            self.statements.insert(name.to_owned(), statement);
+        match (&sent, messages.parsed) {
+            (Some(_), Some((name, statement))) => {
+                self.statements.insert(name.to_owned(), statement);
+            }
+            (Some(_), None) => {}
+            (None, _) => self.executor.client.rewind(),
         }
-        if matches!(answer, Answer::Here) {
-            // It stays known, and cannot be run again.
-            let bound = Arc::new(Bound { statement, bind: None });
-            self.portals.insert(String::new(), Portal { finished: true, ..Portal::new(bound, 0) });
-            self.ready();
-        }
-        Some(answer)
+        sent
     }
 
-    /// The same of a simple query that is one such command.
+    /// A simple query that is BEGIN or COMMIT. None: nothing has been done.
     pub(super) fn begin_query(&mut self, frame: &Frame) -> Option<Answer> {
         let command = BlockCommand::of(frontend::parse_query(frame.body()).ok()?)?;
         if !self.batch.is_empty() || self.executor.transaction.failed || !self.after.is_empty() {
@@ -65,61 +63,79 @@ impl Session {
         }
         self.executor.cancel.reset();
         self.executor.repeated = false;
-        let answer = self.begin_block(command)?;
-        self.statements.remove("");
-        if matches!(answer, Answer::Here) {
-            self.ready();
+        let BlockCommand::Begin { tag } = command else {
+            let sent = self.send_commit()?;
+            self.statements.remove("");
+            return Some(Answer::Commit(sent));
+        };
+        // Who listens is told of notifications before a transaction, and a guarded session asks its shards.
+        if !self.may_begin() || !self.is_for_shards() {
+            return None;
         }
-        Some(answer)
+        self.statements.remove("");
+        self.begin(&TransactionModes::default());
+        self.executor.entry.set(Activity::Active);
+        Statistics::count(&self.executor.gateway.statistics.statements);
+        backend::command_complete(self.executor.client.out(), tag);
+        self.ready();
+        Some(Answer::Here)
+    }
+
+    /// Whether a transaction block without modes begins with BEGIN, and nothing else is to be said about it.
+    pub(super) fn may_begin(&self) -> bool {
+        self.executor.transaction.block == Block::None
+            && self.portals.is_empty()
+            && self.executor.mode != PoolMode::Statement
     }
 
     /// Puts the message's answer into the output, but for the command tag.
-    fn understand_message<'a>(&mut self, frame: FrameRef<'a>, messages: &mut Messages<'a>) -> Option<()> {
-        if messages.executed {
+    fn understand_commit<'a>(&mut self, frame: FrameRef<'a>, messages: &mut Messages<'a>) -> Option<()> {
+        if messages.is_executed {
             return None;
         }
+        let known = |session: &Session, name: &str, messages: &Messages<'_>| {
+            let parsed = messages.parsed.as_ref().filter(|(parsed, _)| *parsed == name).map(|(_, statement)| statement);
+            let statement = parsed.or_else(|| session.statements.get(name))?;
+            (statement.block == Some(BlockCommand::Commit) && statement.types.is_empty()).then_some(())
+        };
         match frame.tag() {
-            tag::PARSE if messages.parsed.is_none() && messages.bound.is_none() => {
+            tag::PARSE if messages.parsed.is_none() && !messages.is_bound => {
                 let parse = Parse::parse(frame.body()).ok()?;
-                messages.parsed = Some((parse.statement, self.block_statement(&parse)?));
+                messages.parsed = Some((parse.statement, self.commit_statement(&parse)?));
                 backend::parse_complete(self.executor.client.out());
             }
-            tag::BIND if messages.bound.is_none() => {
+            tag::BIND if !messages.is_bound => {
                 let bind = Bind::parse(frame.body()).ok()?;
-                let statement = self.known_block_statement(bind.statement, messages)?;
-                let plain = bind.portal.is_empty() && bind.parameters.is_empty() && bind.result_formats.len() < 2;
-                messages.bound = Some(statement).filter(|_| plain);
-                messages.bound.as_ref()?;
+                known(self, bind.statement, messages)?;
+                messages.is_bound =
+                    bind.portal.is_empty() && bind.parameters.is_empty() && bind.result_formats.len() < 2;
+                messages.is_bound.then_some(())?;
                 backend::bind_complete(self.executor.client.out());
             }
             tag::DESCRIBE => match frontend::parse_target("Describe", frame.body()).ok()? {
-                (Target::Portal, "") => {
-                    messages.bound.as_ref()?;
-                    backend::no_data(self.executor.client.out());
-                }
+                (Target::Portal, "") if messages.is_bound => backend::no_data(self.executor.client.out()),
                 (Target::Statement, name) => {
-                    self.known_block_statement(name, messages)?;
+                    known(self, name, messages)?;
                     backend::parameter_description(self.executor.client.out(), &[]);
                     backend::no_data(self.executor.client.out());
                 }
                 _ => return None,
             },
-            tag::EXECUTE => {
-                messages.bound.as_ref()?;
-                messages.executed = Execute::parse(frame.body()).ok()?.portal.is_empty();
-                messages.executed.then_some(())?;
+            tag::EXECUTE if messages.is_bound => {
+                messages.is_executed = Execute::parse(frame.body()).ok()?.portal.is_empty();
+                messages.is_executed.then_some(())?;
             }
             _ => return None,
         }
         Some(())
     }
 
-    fn block_statement(&mut self, parse: &Parse<'_>) -> Option<Arc<Statement>> {
-        BlockCommand::of(parse.query)?;
+    fn commit_statement(&mut self, parse: &Parse<'_>) -> Option<Arc<Statement>> {
+        let is_commit = BlockCommand::of(parse.query) == Some(BlockCommand::Commit);
         let known = self.statements.get(parse.statement);
-        let limit = self.executor.gateway.config.limits.client_statements_max;
-        let is_full = self.statements.len() >= limit;
-        if parse.type_oids().next().is_some() || !parse.statement.is_empty() && known.is_some() || is_full {
+        let is_full = self.statements.len() >= self.executor.gateway.config.limits.client_statements_max;
+        let is_taken = !parse.statement.is_empty() && known.is_some();
+        if !is_commit || parse.type_oids().next().is_some() || is_taken || is_full {
             return None;
         }
         match known.filter(|known| *known.sql == *parse.query && known.types.is_empty()) {
@@ -128,30 +144,10 @@ impl Session {
         }
     }
 
-    /// Of the session, or of the Parse before.
-    fn known_block_statement(&self, name: &str, messages: &Messages<'_>) -> Option<Arc<Statement>> {
-        let parsed = messages.parsed.as_ref().filter(|(parsed, _)| *parsed == name).map(|(_, statement)| statement);
-        let statement = parsed.or_else(|| self.statements.get(name))?;
-        (statement.block.is_some() && statement.types.is_empty()).then(|| Arc::clone(statement))
-    }
-
-    fn begin_block(&mut self, command: BlockCommand) -> Option<Answer> {
-        let answer = match command {
-            BlockCommand::Begin { tag } => {
-                let fresh = self.executor.transaction.block == Block::None && self.portals.is_empty();
-                // Who listens is told of notifications before a transaction, and a guarded session of its gateway's view.
-                if !fresh || self.executor.mode == PoolMode::Statement || !self.is_for_shards() {
-                    return None;
-                }
-                self.begin(&TransactionModes::default());
-                backend::command_complete(self.executor.client.out(), tag);
-                Answer::Here
-            }
-            BlockCommand::Commit => Answer::Commit(Box::new(self.executor.try_commit()?)),
-        };
-        self.executor.entry.set(Activity::Active);
+    fn send_commit(&mut self) -> Option<Box<OnePhase>> {
+        let sent = Box::new(self.executor.try_commit()?);
         Statistics::count(&self.executor.gateway.statistics.statements);
-        Some(answer)
+        Some(sent)
     }
 
     /// The end of a transaction whose COMMIT is on its way: the rest of its answer, ReadyForQuery included.
@@ -159,7 +155,7 @@ impl Session {
         let committed = sent.end(&mut self.executor).await;
         self.portals.clear();
         match committed {
-            Ok(()) => {}
+            Ok(()) => backend::command_complete(self.executor.client.out(), COMMITTED),
             Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
             Err(failure) => self.report(&failure),
         }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::block::Answer;
 use super::fast::Begun;
 use super::Session;
 use crate::exec::bound::Statement;
@@ -40,9 +39,12 @@ impl Session {
                 Err(failure) => Slowly::Failed(failure),
             },
             Ok(Begun::Waits) => Slowly::Waits,
-            Ok(Begun::Block) => match self.begin_block_command(messages(pipeline)) {
-                Some(Answer::Here) => return Ok(()),
-                Some(Answer::Commit(sent)) => return self.end_commit(sent).await,
+            Ok(Begun::Here) => {
+                self.executor.leave();
+                return Ok(());
+            }
+            Ok(Begun::Commit) => match self.begin_commit(messages(pipeline)) {
+                Some(sent) => return self.end_commit(sent).await,
                 None => Slowly::ByMessage,
             },
             Ok(Begun::No) => Slowly::ByMessage,

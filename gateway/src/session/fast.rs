@@ -8,27 +8,30 @@ use std::time::Instant;
 use ringway_topology::ids::ShardId;
 use smallvec::SmallVec;
 
-use super::pipeline::{Fits, NewPortal, Pipeline, Step};
+use super::block::COMMITTED;
+use super::pipeline::{Commits, Fits, NewPortal, Pipeline, Step};
 use super::portals::Portal;
 use super::Session;
 use crate::exec::bound::{
     ensure_prepared, queue_close_statement, queue_learn, queue_parse, queue_told, Bound, Statement,
 };
+use crate::exec::clients::Activity;
+use crate::exec::commit::unknown_outcome;
 use crate::exec::dispatch;
 use crate::exec::executor::Lent;
 use crate::exec::failure::Failure;
 use crate::exec::forward::{Exchange, Request};
 use crate::exec::hold::admit;
 use crate::exec::place::values;
-use crate::exec::pump::{Expect, Outcome, Show};
+use crate::exec::pump::{Expect, Outcome, Show, PARSE_COMPLETE};
 use crate::exec::statistics::Statistics;
-use crate::exec::transaction::Block;
+use crate::exec::transaction::{Block, Transaction};
 use crate::exec::type_oids::{are_built_in, know_types, learn_own};
 use crate::exec::view::View;
 use crate::plan::types::Access;
-use crate::pool::connection::ServerConnection;
+use crate::pool::connection::{ServerConnection, TransactionStatus};
 use crate::wire::frontend::{self, Bind};
-use crate::wire::{FrameRef, PgError, SqlState};
+use crate::wire::{backend, FrameRef, PgError, SqlState};
 
 /// A pipeline that is on its way.
 pub struct Flight<'a> {
@@ -52,8 +55,10 @@ pub enum Begun<'a> {
     Sent(Box<Flight<'a>>),
     /// Something has to be waited for: [`Session::fast`] does.
     Waits,
-    /// It begins with a command that the gateway may answer itself.
-    Block,
+    /// The gateway has answered all of it.
+    Here,
+    /// It begins with a COMMIT.
+    Commit,
     /// Not all of it is for one shard.
     No,
 }
@@ -69,22 +74,26 @@ impl Session {
         match self.understand(frames, &mut pipeline)? {
             // A Sync alone is answered by the gateway.
             Fits::Yes if pipeline.steps.is_empty() => return Ok(Begun::No),
+            Fits::Yes if pipeline.is_local() => {
+                self.answer(&pipeline);
+                return Ok(Begun::Here);
+            }
             Fits::Yes => {}
             Fits::Later(_) => {
-                self.undo_definitions(&pipeline, 0);
+                self.undo(&pipeline);
                 return Ok(Begun::Waits);
             }
-            Fits::Block => return Ok(Begun::Block),
+            Fits::Commit => return Ok(Begun::Commit),
             Fits::No => return Ok(Begun::No),
         }
-        let (view, shard) = self.destination(&pipeline).inspect_err(|_| self.undo_definitions(&pipeline, 0))?;
+        let (view, shard) = self.destination(&pipeline).inspect_err(|_| self.undo(&pipeline))?;
         let wrote = pipeline.access != Access::Read;
         let lent = match pipeline.declared().all(are_built_in) && !self.executor.transaction.has_new_oids {
             true => self.executor.try_lend(&view, shard, wrote),
             false => None,
         };
         let Some(mut lent) = lent else {
-            self.undo_definitions(&pipeline, 0);
+            self.undo(&pipeline);
             return Ok(Begun::Waits);
         };
         let (exchange, sent) = self.transmit(&pipeline, shard, &mut lent);
@@ -102,6 +111,8 @@ impl Session {
         if !matches!(plain, Ok(true)) {
             return Box::pin(self.end_slowly(flight, plain)).await;
         }
+        let ended = self.end_block(&flight.pipeline, &mut flight.lent, Ok(()));
+        debug_assert!(ended.is_ok());
         if let Some(connection) = flight.exchange.try_end(flight.lent, &mut self.executor) {
             Box::pin(self.executor.release(connection)).await;
         }
@@ -109,6 +120,7 @@ impl Session {
             Box::pin(self.again(&flight.pipeline, &flight.exchange.outcome, &mut None)).await?;
             return Ok(false);
         }
+        self.tell_end(&flight.pipeline, &flight.exchange.outcome);
         self.conclude(&mut flight.pipeline, flight.shard, &flight.sent, &flight.exchange.outcome);
         Ok(true)
     }
@@ -119,6 +131,7 @@ impl Session {
             Ok(_) => exchange.answer(&mut lent, &mut self.executor, &view).await,
             Err(failure) => Err(failure),
         };
+        let done = self.end_block(&pipeline, &mut lent, done);
         let ended = exchange.end(lent, &mut self.executor, done).await;
         self.concluded(&mut pipeline, shard, &sent, ended, &mut None).await
     }
@@ -132,11 +145,15 @@ impl Session {
             let mut pipeline = Pipeline::default();
             match self.understand(frames.iter().copied(), &mut pipeline)? {
                 Fits::Yes if pipeline.steps.is_empty() => return Ok(false),
+                Fits::Yes if pipeline.is_local() => {
+                    self.answer(&pipeline);
+                    return Ok(true);
+                }
                 Fits::Yes => {}
-                Fits::No | Fits::Block => return Ok(false),
+                Fits::No | Fits::Commit => return Ok(false),
                 Fits::Later(frame) => {
                     let admitted = self.admitted(frame).await;
-                    self.undo_definitions(&pipeline, 0);
+                    self.undo(&pipeline);
                     match admitted? {
                         true => continue,
                         false => return Ok(false),
@@ -195,11 +212,12 @@ impl Session {
 
     /// False: the pipeline has to be understood again (a fence was met; nothing has been shown).
     async fn send(&mut self, pipeline: &mut Pipeline<'_>, fenced: &mut Option<Instant>) -> Result<bool, Failure> {
-        let (view, shard) = self.destination(pipeline).inspect_err(|_| self.undo_definitions(pipeline, 0))?;
+        let (view, shard) = self.destination(pipeline).inspect_err(|_| self.undo(pipeline))?;
         let lent = self.lend_for(pipeline, &view, shard).await;
-        let mut lent = lent.inspect_err(|_| self.undo_definitions(pipeline, 0))?;
+        let mut lent = lent.inspect_err(|_| self.undo(pipeline))?;
         let (mut exchange, sent) = self.transmit(pipeline, shard, &mut lent);
         let done = exchange.answer(&mut lent, &mut self.executor, &view).await;
+        let done = self.end_block(pipeline, &mut lent, done);
         let ended = exchange.end(lent, &mut self.executor, done).await;
         self.concluded(pipeline, shard, &sent, ended, fenced).await
     }
@@ -219,7 +237,7 @@ impl Session {
         let alone = self.executor.transaction.statements == 0 && pipeline.executes == 1;
         let mut sent = Sent::default();
         let steps = &pipeline.steps;
-        let defines = |step: &Step<'_>| matches!(step, Step::Parse { .. } | Step::CloseStatement);
+        let defines = |step: &Step<'_>| matches!(step, Step::Parse { .. } | Step::CloseStatement | Step::Define);
         let defining = steps.iter().any(defines);
         let mut write = |connection: &mut ServerConnection, expects: &mut VecDeque<Expect>| {
             let mut seen = 0;
@@ -243,7 +261,11 @@ impl Session {
         let request = Request {
             shard,
             access: pipeline.access,
-            show: Show { fence: alone && pipeline.access != Access::Read, ..Show::ALL },
+            show: Show {
+                fence: alone && pipeline.access != Access::Read,
+                ready_for_query: pipeline.commits == Commits::No,
+                ..Show::ALL
+            },
             // A lease that has run out since then shows before the answer does.
             repeatable: pipeline.access == Access::Read,
             client_syncs: true,
@@ -256,6 +278,63 @@ impl Session {
         }
         let exchange = Exchange::new(&mut self.executor, lent, request);
         (exchange, sent)
+    }
+
+    /// A pipeline that needs no shard, ReadyForQuery included.
+    fn answer(&mut self, pipeline: &Pipeline<'_>) {
+        let out = self.executor.client.out();
+        for step in &pipeline.steps {
+            out.extend_from_slice(match step {
+                Step::Ready(bytes) => bytes,
+                _ => PARSE_COMPLETE,
+            });
+        }
+        if pipeline.begins {
+            self.executor.entry.set(Activity::Active);
+            Statistics::count(&self.executor.gateway.statistics.statements);
+            self.keep_begun(pipeline);
+        }
+        self.ready();
+    }
+
+    /// BEGIN's portal stays known, and cannot be run again.
+    fn keep_begun(&mut self, pipeline: &Pipeline<'_>) {
+        if let Some(statement) = &pipeline.begun {
+            let bound = Arc::new(Bound { statement: Arc::clone(statement), bind: None });
+            self.portals.insert(String::new(), Portal { finished: true, ..Portal::new(bound, 0) });
+        }
+    }
+
+    /// After the answer: a pipeline's own COMMIT has ended its block, or may have.
+    fn end_block(
+        &mut self,
+        pipeline: &Pipeline<'_>,
+        lent: &mut Lent,
+        done: Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let is_open = lent.participant.connection.status != TransactionStatus::Idle || self.executor.transaction.failed;
+        if pipeline.commits == Commits::No || done.is_ok() && is_open {
+            return done;
+        }
+        self.executor.transaction = Transaction::default();
+        lent.in_transaction = false;
+        match done {
+            Err(failure) if lent.participant.wrote && !matches!(failure, Failure::Gone(_)) => {
+                Err(unknown_outcome(failure))
+            }
+            done => done,
+        }
+    }
+
+    /// What is left of the answer to a pipeline that has COMMIT at its end.
+    fn tell_end(&mut self, pipeline: &Pipeline<'_>, outcome: &Outcome) {
+        if pipeline.commits == Commits::No {
+            return;
+        }
+        if outcome.error.is_none() {
+            backend::command_complete(self.executor.client.out(), COMMITTED);
+        }
+        self.ready();
     }
 
     /// As [`Self::conclude`]. False: the pipeline has to be understood again; nothing has been shown.
@@ -272,6 +351,7 @@ impl Session {
             self.again(pipeline, &outcome, fenced).await?;
             return Ok(false);
         }
+        self.tell_end(pipeline, &outcome);
         self.conclude(pipeline, shard, sent, &outcome);
         Ok(true)
     }
@@ -283,15 +363,16 @@ impl Session {
         outcome: &Outcome,
         fenced: &mut Option<Instant>,
     ) -> Result<(), Failure> {
-        self.undo_definitions(pipeline, 0);
         self.executor.client.rewind();
-        match &pipeline.admitted {
+        let waited = match &pipeline.admitted {
             Some(admitted) if outcome.kept_back => {
                 let since = *fenced.get_or_insert_with(Instant::now);
                 dispatch::again(&mut self.executor, admitted, since).await
             }
             _ => Ok(()),
-        }
+        };
+        self.undo(pipeline);
+        waited
     }
 
     /// What the session knows once the pipeline has been answered.
@@ -312,6 +393,9 @@ impl Session {
         }
         if pipeline.any && pipeline.executes > 0 {
             self.executor.last_shard = Some(shard);
+        }
+        if outcome.error.is_none() {
+            self.keep_begun(pipeline);
         }
         for name in pipeline.closed.iter().filter(|_| outcome.error.is_none()) {
             self.executor.forget_cursor(name);
@@ -366,6 +450,8 @@ fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step
             }
         }
         Step::CloseStatement => queue_close_statement(expects),
+        Step::Define => expects.push_back(Expect::Ready(PARSE_COMPLETE)),
+        Step::Ready(bytes) => expects.push_back(Expect::Ready(bytes)),
         Step::Portal { frame, expect } => {
             connection.output().extend_from_slice(frame.bytes());
             expects.push_back(expect());

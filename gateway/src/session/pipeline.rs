@@ -13,10 +13,10 @@ use crate::exec::filter;
 use crate::exec::hold::{try_admit, Admitted};
 use crate::exec::place::values;
 use crate::exec::pump::Expect;
-use crate::exec::transaction::Block;
+use crate::exec::transaction::{Block, Transaction};
 use crate::exec::type_oids::{parameters_are_plain, rows_may_have_oids};
 use crate::plan::block::BlockCommand;
-use crate::plan::types::{Access, Plan};
+use crate::plan::types::{Access, Plan, TransactionModes};
 use crate::pool::connection::StatementId;
 use crate::wire::frontend::{self, Bind, Execute, Parse};
 use crate::wire::tag::client as tag;
@@ -40,6 +40,10 @@ pub(super) enum Step<'a> {
         named: bool,
     },
     CloseStatement,
+    /// A Parse that the gateway answers.
+    Define,
+    /// Other messages that it answers, with these bytes.
+    Ready(&'static [u8]),
     /// Describe and Close of portals, Execute.
     Portal {
         frame: FrameRef<'a>,
@@ -51,6 +55,14 @@ pub(super) enum Step<'a> {
         statement: Arc<Statement>,
         catalog: u64,
     },
+}
+
+/// COMMIT of a block that the pipeline has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commits {
+    No,
+    Bound,
+    Executed,
 }
 
 /// A portal that the pipeline binds.
@@ -75,6 +87,14 @@ pub(super) struct Pipeline<'a> {
     pub executes: u32,
     /// Some statement's rows may have OIDs in them.
     pub learns: bool,
+    /// BEGIN, which the unnamed portal is.
+    pub bound_begin: Option<&'static str>,
+    /// It has begun the session's transaction block.
+    pub begins: bool,
+    /// By this statement.
+    pub begun: Option<Arc<Statement>>,
+    /// And ends it: nothing follows.
+    pub commits: Commits,
 }
 
 impl Default for Pipeline<'_> {
@@ -90,6 +110,10 @@ impl Default for Pipeline<'_> {
             closed: SmallVec::new(),
             executes: 0,
             learns: false,
+            bound_begin: None,
+            begins: false,
+            begun: None,
+            commits: Commits::No,
         }
     }
 }
@@ -105,10 +129,21 @@ impl Pipeline<'_> {
         })
     }
 
-    /// Met a command of transaction blocks: by itself, the gateway may answer it.
-    fn block(&self) -> Fits<'static> {
+    /// Whether COMMIT may go with the rest: the block is the pipeline's own, and no move may want its captured rows first.
+    fn may_commit(&self) -> bool {
+        let is_settled = |admitted: &Admitted| admitted.view.topology.moves.is_empty();
+        self.begins && self.executes > 0 && self.admitted.as_ref().is_some_and(is_settled)
+    }
+
+    /// No shard is asked about any of it.
+    pub fn is_local(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step, Step::Define | Step::Ready(_)))
+    }
+
+    /// Met a COMMIT: by itself, its shard may answer it.
+    fn commit(&self) -> Fits<'static> {
         match self.steps.is_empty() {
-            true => Fits::Block,
+            true => Fits::Commit,
             false => Fits::No,
         }
     }
@@ -125,9 +160,16 @@ pub(super) enum Fits<'a> {
     No,
     /// The statement of this Bind has to wait first.
     Later(FrameRef<'a>),
-    /// It begins with a command that the gateway may answer itself.
-    Block,
+    /// It begins with a COMMIT.
+    Commit,
 }
+
+const BIND_COMPLETE: &[u8] = &[b'2', 0, 0, 0, 4];
+const NO_DATA: &[u8] = &[b'n', 0, 0, 0, 4];
+/// ParameterDescription without parameters, and NoData.
+const DESCRIBED: &[u8] = &[b't', 0, 0, 0, 6, 0, 0, b'n', 0, 0, 0, 4];
+const BEGUN: &[u8] = b"C\0\0\0\x0aBEGIN\0";
+const STARTED: &[u8] = b"C\0\0\0\x16START TRANSACTION\0";
 
 impl Session {
     /// Unless it fits, or may do so later, the session's statements are as they were.
@@ -137,10 +179,27 @@ impl Session {
         pipeline: &mut Pipeline<'a>,
     ) -> Result<Fits<'a>, Failure> {
         let fits = self.understand_each(frames, pipeline);
-        if matches!(fits, Ok(Fits::No) | Err(_)) {
-            self.undo_definitions(pipeline, 0);
+        match fits {
+            // One that is executed no more could be.
+            Ok(Fits::Yes) if pipeline.commits == Commits::Bound || pipeline.bound_begin.is_some() => {
+                self.undo(pipeline);
+                Ok(Fits::No)
+            }
+            Ok(Fits::No | Fits::Commit) => {
+                self.undo(pipeline);
+                fits
+            }
+            // What is wrong is said in its place.
+            Err(Failure::Error(_) | Failure::Server(_)) if pipeline.begins => {
+                self.undo(pipeline);
+                Ok(Fits::No)
+            }
+            Err(_) => {
+                self.undo(pipeline);
+                fits
+            }
+            fits => fits,
         }
-        fits
     }
 
     fn understand_each<'a>(
@@ -149,6 +208,11 @@ impl Session {
         pipeline: &mut Pipeline<'a>,
     ) -> Result<Fits<'a>, Failure> {
         for frame in frames {
+            let is_bound = pipeline.bound_begin.is_some() || pipeline.commits == Commits::Bound;
+            if pipeline.commits == Commits::Executed || is_bound && !matches!(frame.tag(), tag::DESCRIBE | tag::EXECUTE)
+            {
+                return Ok(Fits::No);
+            }
             let fits = match frame.tag() {
                 tag::PARSE => match self.understand_parse(frame, pipeline)? {
                     Fits::Yes => true,
@@ -160,6 +224,13 @@ impl Session {
                 },
                 tag::EXECUTE => {
                     let Ok(execute) = Execute::parse(frame.body()) else { return Ok(Fits::No) };
+                    if is_bound {
+                        if !execute.portal.is_empty() {
+                            return Ok(Fits::No);
+                        }
+                        self.execute_block(frame, pipeline);
+                        continue;
+                    }
                     pipeline.executes += 1;
                     self.learn(execute.portal, pipeline);
                     self.understand_portal(frame, execute.portal, || Expect::Execute, pipeline)
@@ -177,6 +248,10 @@ impl Session {
                         }
                         (Target::Statement, _) => {
                             let Some(statement) = self.statements.get(name).cloned() else { return Ok(Fits::No) };
+                            if let Some(BlockCommand::Begin { .. }) = statement.block {
+                                pipeline.steps.push(Step::Ready(DESCRIBED));
+                                continue;
+                            }
                             let own_oids = self.executor.only_shard.is_some();
                             if !self.is_query(&statement)? || statement.own_oids != own_oids {
                                 return Ok(Fits::No);
@@ -196,6 +271,10 @@ impl Session {
                             pipeline.closed.push(name);
                             fits
                         }
+                        (Target::Portal, _) if name.is_empty() && pipeline.bound_begin.is_some() => {
+                            pipeline.steps.push(Step::Ready(NO_DATA));
+                            true
+                        }
                         (Target::Portal, _) => self.understand_portal(frame, name, || Expect::Describe, pipeline),
                     }
                 }
@@ -210,8 +289,9 @@ impl Session {
 
     fn understand_parse<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<Fits<'a>, Failure> {
         let Ok(parse) = Parse::parse(frame.body()) else { return Ok(Fits::No) };
-        if BlockCommand::of(parse.query).is_some() {
-            return Ok(pipeline.block());
+        let block = BlockCommand::of(parse.query);
+        if block == Some(BlockCommand::Commit) && !pipeline.may_commit() {
+            return Ok(pipeline.commit());
         }
         let named = !parse.statement.is_empty();
         let known = self.statements.get(parse.statement).cloned();
@@ -228,12 +308,15 @@ impl Session {
                 Arc::new(self.executor.statement(sql, types))
             }
         };
-        if !self.is_query(&statement)? {
+        if block.is_some() && !statement.types.is_empty() || block.is_none() && !self.is_query(&statement)? {
             return Ok(Fits::No);
         }
         pipeline.before.push((parse.statement.to_owned(), known, pipeline.steps.len()));
         self.statements.insert(parse.statement.to_owned(), Arc::clone(&statement));
-        pipeline.steps.push(Step::Parse { frame, statement, named });
+        pipeline.steps.push(match block {
+            Some(BlockCommand::Begin { .. }) => Step::Define,
+            _ => Step::Parse { frame, statement, named },
+        });
         Ok(Fits::Yes)
     }
 
@@ -252,8 +335,8 @@ impl Session {
     fn understand_bind<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<Fits<'a>, Failure> {
         let Ok(bind) = Bind::parse(frame.body()) else { return Ok(Fits::No) };
         let Some(statement) = self.statements.get(bind.statement).cloned() else { return Ok(Fits::No) };
-        if statement.block.is_some() {
-            return Ok(pipeline.block());
+        if let Some(command) = statement.block {
+            return Ok(self.understand_block_bind(command, statement, &bind, frame, pipeline));
         }
         if !bind.portal.is_empty()
             && (self.portals.contains_key(bind.portal)
@@ -315,6 +398,50 @@ impl Session {
         pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame });
         pipeline.steps.push(Step::Bind { frame, statement, named });
         Ok(Fits::Yes)
+    }
+
+    /// BEGIN as the first of all that is executed, COMMIT as the last.
+    fn understand_block_bind<'a>(
+        &self,
+        command: BlockCommand,
+        statement: Arc<Statement>,
+        bind: &Bind<'a>,
+        frame: FrameRef<'a>,
+        pipeline: &mut Pipeline<'a>,
+    ) -> Fits<'a> {
+        let is_plain = bind.portal.is_empty()
+            && bind.parameters.is_empty()
+            && bind.result_formats.len() < 2
+            && statement.types.is_empty();
+        match command {
+            BlockCommand::Begin { tag } if is_plain && pipeline.is_local() && self.may_begin() => {
+                pipeline.bound_begin = Some(tag);
+                pipeline.begun = Some(statement);
+                pipeline.steps.push(Step::Ready(BIND_COMPLETE));
+                Fits::Yes
+            }
+            BlockCommand::Commit if is_plain && pipeline.may_commit() => {
+                let named = !bind.statement.is_empty();
+                pipeline.commits = Commits::Bound;
+                pipeline.portals.clear();
+                pipeline.portals.push(NewPortal { name: "", statement: Arc::clone(&statement), frame });
+                pipeline.steps.push(Step::Bind { frame, statement, named });
+                Fits::Yes
+            }
+            BlockCommand::Commit => pipeline.commit(),
+            BlockCommand::Begin { .. } => Fits::No,
+        }
+    }
+
+    fn execute_block<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) {
+        let Some(tag) = pipeline.bound_begin.take() else {
+            pipeline.commits = Commits::Executed;
+            pipeline.steps.push(Step::Portal { frame, expect: || Expect::Commit });
+            return;
+        };
+        self.begin(&TransactionModes::default());
+        pipeline.begins = true;
+        pipeline.steps.push(Step::Ready(if tag == "BEGIN" { BEGUN } else { STARTED }));
     }
 
     /// Before an Execute: rows that may have OIDs in them have to be described.
@@ -381,6 +508,14 @@ impl Session {
         let view = self.executor.gateway.view.current()?;
         let home = view.topology.home_shard()?;
         self.executor.transaction.participants.contains_key(&home).then_some(home)
+    }
+
+    /// As if nothing of the pipeline had been understood.
+    pub(super) fn undo(&mut self, pipeline: &Pipeline<'_>) {
+        self.undo_definitions(pipeline, 0);
+        if pipeline.begins {
+            self.executor.transaction = Transaction::default();
+        }
     }
 
     /// Statements defined by steps from `first` on are as they were before.

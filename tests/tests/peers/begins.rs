@@ -47,6 +47,18 @@ pub async fn cost_nothing(world: &World) -> Result<()> {
         ("a locking read", vec![query("BEGIN"), query(&lock), query(&write), query("COMMIT")], 3),
         ("an extended write", vec![query("BEGIN"), extended(&write), query("COMMIT")], 2),
         ("one Sync group", vec![[prepared("", "BEGIN"), prepared("", &write), sync()].concat(), extended("COMMIT")], 2),
+        (
+            "a whole group",
+            vec![[prepared("", "BEGIN"), prepared("", &write), prepared("", "COMMIT"), sync()].concat()],
+            1,
+        ),
+        (
+            "a whole group of two",
+            vec![[prepared("", "BEGIN"), prepared("", &write), prepared("", &read), prepared("", "END"), sync()]
+                .concat()],
+            1,
+        ),
+        ("BEGIN and COMMIT alone", vec![extended("BEGIN"), extended(&write), extended("COMMIT")], 2),
         ("behind a savepoint", vec![query("BEGIN"), query("SAVEPOINT a"), extended(&write), query("COMMIT")], 2),
         ("a setting", vec![query("BEGIN"), query("SET LOCAL work_mem TO 12345"), query(&write), query("COMMIT")], 3),
         ("an implicit transaction", vec![query("UPDATE accounts SET balance = balance")], 3),
@@ -137,14 +149,14 @@ fn is_error(message: &Message) -> bool {
 }
 
 /// Parse, Bind and Execute.
-fn prepared(name: &str, text: &str) -> Vec<u8> {
+pub fn prepared(name: &str, text: &str) -> Vec<u8> {
     let parse = [strings(&[name, text]), vec![0, 0]].concat();
     let bind = [strings(&["", name]), vec![0, 0, 0, 0, 0, 0]].concat();
     let execute = [strings(&[""]), vec![0, 0, 0, 0]].concat();
     [frame(b'P', &parse), frame(b'B', &bind), frame(b'E', &execute)].concat()
 }
 
-fn sync() -> Vec<u8> {
+pub fn sync() -> Vec<u8> {
     frame(b'S', &[])
 }
 

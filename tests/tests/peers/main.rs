@@ -4,6 +4,7 @@
 
 mod begins;
 mod clients;
+mod commits;
 mod proxy;
 mod shards;
 
@@ -42,6 +43,7 @@ async fn peers_that_stop() -> Result<()> {
     stages.run("a shard that lets in a link and is silent", shards::silent_link(&world)).await;
     stages.run("a BEGIN that fails", begins::fail(&world)).await;
     stages.run("a BEGIN that costs nothing", begins::cost_nothing(&world)).await;
+    stages.run("commits that are told truly", commits::are_told_truly(&world)).await;
     stages.run("a setting of two shards", begins::is_told_once(&world)).await;
     stages.run("shards that close", shards::stop(&world, proxy::Stop::Close)).await;
     stages.run("shards that reset", shards::stop(&world, proxy::Stop::Reset)).await;
