@@ -130,7 +130,8 @@ impl Client {
         next_frame(&mut self.input, self.frame_bytes_max).map_err(|error| Failure::Gone(Some(Box::new(error.into()))))
     }
 
-    /// The messages of a pipeline up to its Sync, if it is here whole and they are the extended protocol's, of at most `bytes_max`.
+    /// The messages of a pipeline up to its Sync, if it is here whole and they are the extended protocol's, of at most `bytes_max`; or a simple
+    /// query.
     /// To be given back with [`Self::recycle`].
     pub fn take_pipeline(&mut self, bytes_max: usize) -> Option<BytesMut> {
         let mut bytes = 0;
@@ -142,8 +143,9 @@ impl Client {
             bytes += length;
             match frame.tag() {
                 tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {}
-                tag::SYNC if bytes == self.input.len() => return Some(std::mem::take(&mut self.input)),
-                tag::SYNC => return Some(self.input.split_to(bytes)),
+                tag::QUERY if bytes > length => return None,
+                tag::SYNC | tag::QUERY if bytes == self.input.len() => return Some(std::mem::take(&mut self.input)),
+                tag::SYNC | tag::QUERY => return Some(self.input.split_to(bytes)),
                 _ => return None,
             }
         }

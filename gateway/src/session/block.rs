@@ -15,7 +15,7 @@ use crate::plan::block::BlockCommand;
 use crate::plan::types::TransactionModes;
 use crate::wire::frontend::{self, Bind, Execute, Parse};
 use crate::wire::tag::client as tag;
-use crate::wire::{backend, Frame, FrameRef, Target};
+use crate::wire::{backend, FrameRef, Target};
 
 /// The command tag, whatever the verb.
 pub(super) const COMMITTED: &str = "COMMIT";
@@ -56,9 +56,9 @@ impl Session {
     }
 
     /// A simple query that is BEGIN or COMMIT. None: nothing has been done.
-    pub(super) fn begin_query(&mut self, frame: &Frame) -> Option<Answer> {
+    pub(super) fn begin_block_query(&mut self, frame: FrameRef<'_>) -> Option<Answer> {
         let command = BlockCommand::of(frontend::parse_query(frame.body()).ok()?)?;
-        if !self.batch.is_empty() || self.executor.transaction.failed || !self.after.is_empty() {
+        if self.executor.transaction.failed || !self.after.is_empty() {
             return None;
         }
         self.executor.cancel.reset();

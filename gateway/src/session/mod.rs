@@ -9,6 +9,7 @@ mod listen;
 mod names;
 mod pipeline;
 pub mod portals;
+mod query;
 pub mod settings;
 pub mod simple;
 
@@ -32,8 +33,7 @@ use crate::pool::connection::ServerConnection;
 use crate::pool::error::field;
 use crate::pool::ReadyConn;
 use crate::wire::tag::client as tag;
-use crate::wire::{backend, Frame, PgError, Severity, SqlState};
-use block::Answer;
+use crate::wire::{backend, Frame, Frames, PgError, Severity, SqlState};
 use portals::Portal;
 use ringway_topology::ids::ShardId;
 
@@ -78,7 +78,10 @@ impl Session {
             if self.batch.is_empty() && !self.skipping && !self.console {
                 if let Some(pipeline) = self.executor.client.take_pipeline(pipeline_bytes_max) {
                     self.executor.entry.works();
-                    self.pipeline(&pipeline).await?;
+                    match Frames(&pipeline).next().filter(|first| first.tag() == tag::QUERY) {
+                        Some(query) => self.query(query).await?,
+                        None => self.pipeline(&pipeline).await?,
+                    }
                     self.executor.client.recycle(pipeline);
                     expiry = None;
                     continue;
@@ -142,11 +145,9 @@ impl Session {
         match frame.tag() {
             // After an error all is dropped up to Sync.
             tag::QUERY | tag::FUNCTION_CALL if self.skipping => {}
-            tag::QUERY => match self.begin_query(&frame) {
-                Some(Answer::Here) => {}
-                Some(Answer::Commit(sent)) => self.end_commit(sent).await?,
-                None => Box::pin(self.simple_query(frame)).await?,
-            },
+            tag::QUERY => {
+                Box::pin(self.simple_query(frame)).await?;
+            }
             tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => {
                 if !self.skipping {
                     self.batch_bytes += frame.bytes().len();

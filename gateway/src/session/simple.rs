@@ -1,5 +1,6 @@
 //! Simple Query: one statement or several, the several in one implicit transaction.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -211,18 +212,7 @@ impl Session {
     /// their keys, or single tables, hold to one shard: there the plan decides nothing but the shard. Everything else, errors
     /// included, is said by the text's own plan.
     async fn admit_lifted(&mut self, lifted: &Lifted<'_>) -> Result<Option<Admitted>, Failure> {
-        let Some(view) = self.executor.gateway.view.current() else { return Ok(None) };
-        let Ok(planned) = self.executor.plan(&lifted.text, &view) else { return Ok(None) };
-        let is_of_one = matches!(&planned.plan, Ok(Plan::Query(q))
-            if matches!(q.targets, Targets::Keys(_) | Targets::Home) && !q.oid_columns);
-        if !is_of_one || planned.pins {
-            return Ok(None);
-        }
-        let parameters: Values<'_> = lifted
-            .values
-            .iter()
-            .map(|value| Parameter { type_oid: 0, format: Format::Text, value: Some(value.as_bytes()) })
-            .collect();
+        let Some(parameters) = self.lifted_parameters(lifted) else { return Ok(None) };
         match admit(&mut self.executor, &lifted.text, &parameters).await {
             Ok(admitted) if admitted.placement.single().is_some() => Ok(Some(admitted)),
             Ok(_) => Ok(None),
@@ -231,6 +221,20 @@ impl Session {
             Err(failure) if matches!(failure.code(), "55P03" | "53300" | "57014") => Err(failure),
             Err(_) => Ok(None),
         }
+    }
+
+    /// The values that such a plan is admitted with. None: it is no plan of such a statement.
+    pub(super) fn lifted_parameters<'a>(&self, lifted: &'a Lifted<'_>) -> Option<Values<'a>> {
+        let view = self.executor.gateway.view.current()?;
+        let planned = self.executor.plan(&lifted.text, &view).ok()?;
+        let is_of_one = matches!(&planned.plan, Ok(Plan::Query(q))
+            if matches!(q.targets, Targets::Keys(_) | Targets::Home) && !q.oid_columns);
+        if !is_of_one || planned.pins {
+            return None;
+        }
+        let text =
+            |value: &'a Cow<'_, str>| Parameter { type_oid: 0, format: Format::Text, value: Some(value.as_bytes()) };
+        Some(lifted.values.iter().map(text).collect())
     }
 
     async fn one_of_several(&mut self, text: &str, last: bool) -> Result<(), Failure> {
@@ -275,7 +279,7 @@ impl Session {
 }
 
 /// The one statement of a text without its literals.
-fn lift_statement<'a>(text: &'a str, statement: &Range<usize>, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
+pub(super) fn lift_statement<'a>(text: &'a str, statement: &Range<usize>, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
     let inside = |lexeme: &&Lexeme| lexeme.start >= statement.start && lexeme.end <= statement.end;
     let first = lexemes.iter().position(|lexeme| inside(&lexeme))?;
     let count = lexemes[first..].iter().take_while(inside).count();
