@@ -111,8 +111,9 @@ impl Session {
         if !matches!(plain, Ok(true)) {
             return Box::pin(self.end_slowly(flight, plain)).await;
         }
-        let ended = self.end_block(&flight.pipeline, &mut flight.lent, Ok(()));
-        debug_assert!(ended.is_ok());
+        if flight.pipeline.commits != Commits::No {
+            self.end_block(&flight.pipeline, &mut flight.lent, Ok(()))?;
+        }
         if let Some(connection) = flight.exchange.try_end(flight.lent, &mut self.executor) {
             Box::pin(self.executor.release(connection)).await;
         }
