@@ -70,29 +70,32 @@ impl Executor {
 
 impl OnePhase {
     /// Its end. After an error the transaction is rolled back, or its outcome is unknown (and it says so).
-    pub async fn end(self, executor: &mut Executor) -> Result<(), Failure> {
-        let OnePhase { mut lent, mut exchange } = self;
+    pub async fn end(mut self: Box<Self>, executor: &mut Executor) -> Result<(), Failure> {
         // It is better finished, whether the client is still there or not.
         executor.client.watch(false);
-        let mut done = poll_fn(|context| exchange.poll_answer(&mut lent, executor, context)).await;
+        let mut done = poll_fn(|context| {
+            let OnePhase { lent, exchange } = &mut *self;
+            exchange.poll_answer(lent, executor, context)
+        })
+        .await;
         if matches!(done, Ok(false)) {
-            done = Box::pin(rest(&mut exchange, &mut lent, executor)).await;
+            done = Box::pin(rest(&mut self, executor)).await;
         }
         executor.client.watch(true);
         let result = match done {
             Ok(_) => {
-                if let Some(connection) = exchange.try_end(lent, executor) {
+                if let Some(connection) = self.exchange.try_end(self.lent, executor) {
                     Box::pin(executor.release(connection)).await;
                 }
-                match exchange.outcome.error.take() {
+                match self.exchange.outcome.error.take() {
                     Some(error) => Err(Failure::Server(error)),
-                    None if exchange.outcome.tag.as_deref() == Some("COMMIT") => Ok(()),
+                    None if self.exchange.outcome.tag.as_deref() == Some("COMMIT") => Ok(()),
                     None => Err(rolled_back()),
                 }
             }
             Err(Failure::Gone(error)) => Err(Failure::Gone(error)),
             // The connection is closed.
-            Err(failure) if lent.participant.wrote => Err(unknown_outcome(failure)),
+            Err(failure) if self.lent.participant.wrote => Err(unknown_outcome(failure)),
             Err(failure) => Err(failure),
         };
         match result {
@@ -104,7 +107,7 @@ impl OnePhase {
 }
 
 /// The client has to be waited for.
-async fn rest(exchange: &mut Exchange, lent: &mut Lent, executor: &mut Executor) -> Result<bool, Failure> {
+async fn rest(sent: &mut OnePhase, executor: &mut Executor) -> Result<bool, Failure> {
     let view = mirror::newest(executor)?;
-    exchange.answer(lent, executor, &view).await.map(|()| true)
+    sent.exchange.answer(&mut sent.lent, executor, &view).await.map(|()| true)
 }

@@ -139,11 +139,10 @@ impl Session {
         if !matches!(plain, Ok(true)) {
             return Box::pin(self.end_query_slowly(flight, plain)).await;
         }
-        let Flight { admitted, shard, lent, mut exchange } = *flight;
-        if let Some(connection) = exchange.try_end(lent, &mut self.executor) {
+        if let Some(connection) = flight.exchange.try_end(flight.lent, &mut self.executor) {
             Box::pin(self.executor.release(connection)).await;
         }
-        self.query_ended(&admitted, shard, &exchange.outcome).await
+        self.query_ended(&flight.admitted, flight.shard, &flight.exchange.outcome).await
     }
 
     async fn end_query_slowly(&mut self, flight: Box<Flight>, plain: Result<bool, Failure>) -> Result<Ended, Failure> {
