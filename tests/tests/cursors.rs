@@ -4,6 +4,8 @@
 mod again;
 #[path = "cursors/binding.rs"]
 mod binding;
+#[path = "cursors/copies.rs"]
+mod copies;
 #[path = "cursors/date_style.rs"]
 mod date_style;
 #[path = "cursors/memory.rs"]
@@ -119,6 +121,8 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("errors behind the only Execute", pipelines::errors_behind(ports)).await;
     stages.run("code in pipelines", pipelines::code(ports)).await;
     stages.run("COPY in pipelines", pipelines::copy(ports)).await;
+    stages.run("COPY and the Syncs around it", copies::overread(ports)).await;
+    stages.run("COPY and triggers", copies::triggers(ports)).await;
     stages.run("BEGIN in a transaction", pipelines::begins_again(ports)).await;
     stages.run("modes of savepoints", pipelines::modes_of_savepoints(ports)).await;
     stages.run("queries behind an error", pipelines::queries_behind(ports)).await;

@@ -202,7 +202,6 @@ pub async fn combine(
         access: Access::Read,
         show: Show { row_description: run.describe, ..Show::ROWS },
         repeatable: false,
-        client_syncs: false,
         extended: true,
         changes_settings: false,
         write: &mut write,

@@ -79,8 +79,10 @@ pub struct Executor {
     pub listening: Option<Box<Listening>>,
     /// A read of the client's present message has been run again because its connection was lost.
     pub repeated: bool,
-    /// The Sync of the messages that are being answered is here already: COPY data end with another.
+    /// The Sync of the messages that are being answered is here already. A COPY that takes data overreads it.
     pub synced: bool,
+    /// The message that is here already behind the one that is being answered, a Sync apart.
+    pub behind: Option<u8>,
     /// Statements that have been admitted since this was reset may raise notifications where they write.
     pub notifies: bool,
     /// The session's and the transaction's settings under which a shard has said that values' text is exact, as far as these settings go.

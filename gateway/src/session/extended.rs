@@ -86,6 +86,10 @@ impl Session {
         let mut answered = false;
         if !self.skipping {
             answered = Box::pin(self.run_batch(true, tried)).await?;
+            if !self.executor.synced {
+                // A COPY has overread it: the pipeline goes on.
+                return Ok(());
+            }
         }
         self.fresh.clear();
         self.batch.clear();
@@ -147,7 +151,7 @@ impl Session {
                 Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
                 Err(failure) => {
                     self.report(&failure);
-                    self.skipping = !sync;
+                    self.skipping = !self.executor.synced;
                     return Ok(false);
                 }
             }
@@ -159,7 +163,8 @@ impl Session {
     async fn slow(&mut self, frames: &[Frame], lone: bool) -> Result<(), Failure> {
         let Some((frame, rest)) = frames.split_first() else { return Ok(()) };
         self.finish_after().await?;
-        match frame.tag() {
+        self.executor.behind = rest.first().map(Frame::tag);
+        let done = match frame.tag() {
             // Nothing follows that would tell what is wrong with it.
             tag::PARSE => {
                 let mut until = rest.iter().map(Frame::tag).take_while(|next| *next != tag::PARSE);
@@ -169,7 +174,9 @@ impl Session {
             tag::EXECUTE => self.execute(frame, lone).await,
             tag::DESCRIBE => self.describe(frame).await,
             _ => Box::pin(self.close_named(frame)).await,
-        }
+        };
+        self.executor.behind = None;
+        done
     }
 
     async fn parse(&mut self, frame: &Frame, alone: bool) -> Result<(), Failure> {

@@ -585,7 +585,6 @@ impl Session {
             show: Show { fence: alone && pipeline.access != Access::Read, ..Show::ALL },
             // A lease that has run out since then shows before the answer does.
             repeatable: pipeline.access == Access::Read,
-            client_syncs: true,
             extended: true,
             changes_settings: false,
             write: &mut write,

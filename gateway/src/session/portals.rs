@@ -217,7 +217,8 @@ impl Session {
             Plan::Admin(_) => true,
             _ => false,
         };
-        if !lone && !outside {
+        // A COPY that takes data overreads the Sync behind it: more may follow.
+        if (!lone || matches!(plan, Plan::CopyIn(_))) && !outside {
             self.executor.begin_implicit();
         }
         let repeats = match plan {

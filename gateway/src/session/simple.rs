@@ -181,7 +181,6 @@ impl Session {
                 show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
                 // A lease that has run out since `special` shows before the answer does.
                 repeatable: admitted.access == Access::Read,
-                client_syncs: false,
                 extended: false,
                 changes_settings: false,
                 write: &mut write,

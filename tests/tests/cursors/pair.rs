@@ -13,6 +13,17 @@ pub struct Pair {
     log: Vec<String>,
 }
 
+/// What is read before the next step.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// Up to such a message.
+    Until(u8),
+    /// Up to ReadyForQuery.
+    Ready,
+    /// Up to the end of the connection.
+    Closed,
+}
+
 pub fn parse(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
     let mut body = strings(&[name, sql]);
     body.extend((types.len() as u16).to_be_bytes());
@@ -119,6 +130,22 @@ impl Pair {
         Ok(())
     }
 
+    /// What is sent piece by piece, each once so much of the answer has come.
+    pub async fn same_steps(&mut self, what: &str, steps: &[(Vec<u8>, Step)]) -> Result<()> {
+        let (one, other) = (stepped(&mut self.one, steps).await?, stepped(&mut self.other, steps).await?);
+        let (one, other) = (one.join("\n  "), other.join("\n  "));
+        ensure!(one == other, "{what}: PostgreSQL says\n  {one}\nand the gateway\n  {other}");
+        Ok(())
+    }
+
+    /// As [`Self::same_steps`], of what is only known to end the connection.
+    pub async fn steps_end(&mut self, steps: &[(Vec<u8>, Step)]) -> Result<()> {
+        for server in [&mut self.one, &mut self.other] {
+            stepped(server, steps).await?;
+        }
+        Ok(())
+    }
+
     async fn same_bytes(&mut self, what: &str, bytes: &[u8]) -> Result<Vec<Message>> {
         if self.log.len() == LOG_MAX {
             self.log.remove(0);
@@ -160,6 +187,29 @@ impl Pair {
         let messages = self.other.until_ready().await?;
         Ok(messages.iter().find(|message| message.tag == b'E').map(Message::sqlstate).unwrap_or_default())
     }
+}
+
+async fn stepped(server: &mut Raw, steps: &[(Vec<u8>, Step)]) -> Result<Vec<String>> {
+    let mut answers = Vec::new();
+    for (bytes, step) in steps {
+        server.send(bytes).await?;
+        loop {
+            let Some(message) = server.message().await? else {
+                answers.push("the end".to_owned());
+                break;
+            };
+            answers.push(show(&message));
+            let waits = match step {
+                Step::Until(tag) => message.tag != *tag,
+                Step::Ready => message.tag != b'Z',
+                Step::Closed => true,
+            };
+            if !waits {
+                break;
+            }
+        }
+    }
+    Ok(answers)
 }
 
 /// Without what differs from server to server.
