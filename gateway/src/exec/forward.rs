@@ -218,6 +218,7 @@ fn not_begun(
 ) {
     executor.transaction.failed = true;
     outcome.unanswered = expects.iter().filter(|expect| !matches!(expect, Expect::Ready(_))).count();
+    outcome.unbound = expects.iter().filter(|expect| matches!(expect, Expect::Bind)).count();
     if show.errors {
         while let Some(Expect::Ready(bytes)) = expects.pop_front() {
             executor.client.out().extend_from_slice(bytes);

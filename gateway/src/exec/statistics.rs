@@ -16,6 +16,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Statistics {
     pub clients: AtomicU64,
+    /// Statements of simple queries, and Executes, once each.
     pub statements: AtomicU64,
     pub single_shard: AtomicU64,
     pub fan_out: AtomicU64,

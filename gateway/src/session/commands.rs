@@ -548,7 +548,9 @@ impl Session {
             changes_settings: false,
             write: &mut write,
         };
+        let had_parts = !self.executor.transaction.participants.is_empty();
         let outcome = forward(&mut self.executor, &view, request).await?;
+        Box::pin(commit::leave_asked(&mut self.executor, had_parts)).await;
         outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
     }
 

@@ -8,9 +8,10 @@ use super::fast::Begun;
 use super::Session;
 use crate::exec::bound::Statement;
 use crate::exec::commit;
-use crate::exec::describe::{describe, refusal, Description};
+use crate::exec::describe::{describe, refusal, syntax_error, Description};
 use crate::exec::dispatch::check_not_failed;
 use crate::exec::failure::Failure;
+use crate::exec::gateway::Planned;
 use crate::exec::result_type::revalidate;
 use crate::exec::transaction::Block;
 use crate::plan::types::{Plan, SessionCommand};
@@ -205,17 +206,17 @@ impl Session {
             let view = self.executor.enter()?;
             self.executor.slot.reads();
             let planned = self.executor.plan(text, &view)?;
+            if !planned.plan.as_ref().is_ok_and(ends_transaction) {
+                self.check_accepts(text, &planned).await?;
+            }
             let plan = match &planned.plan {
                 Ok(plan) => plan,
                 Err(error) => {
                     return Err(refusal(&mut self.executor, error, &Arc::from(parse.query), &statement.types).await)
                 }
             };
-            if !ends_transaction(plan) {
-                check_not_failed(&self.executor)?;
-                if alone && !matches!(plan, Plan::Session(_) | Plan::Admin(_)) {
-                    self.description(&statement).await?;
-                }
+            if alone && !matches!(plan, Plan::Session(_) | Plan::Admin(_)) {
+                self.description(&statement).await?;
             }
         }
         if !parse.statement.is_empty() && self.statements.contains_key(parse.statement) {
@@ -226,6 +227,22 @@ impl Session {
         self.statements.insert(parse.statement.to_owned(), statement);
         backend::parse_complete(self.executor.client.out());
         Ok(())
+    }
+
+    /// A failed transaction accepts nothing but its end: PostgreSQL reads a statement before it says so, and looks nothing up.
+    pub(super) async fn check_accepts(&mut self, text: &str, planned: &Planned) -> Result<(), Failure> {
+        let Err(failed) = check_not_failed(&self.executor) else { return Ok(()) };
+        match &planned.plan {
+            Err(error) if error.code == SqlState::SYNTAX_ERROR => return Err(Failure::Error(error.clone())),
+            Ok(Plan::Query(_) | Plan::Session(_) | Plan::Admin(_)) => return Err(failed),
+            _ => {}
+        }
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        match syntax_error(&self.executor, &view, text).await? {
+            Some(error) => Err(Failure::Server(error)),
+            None => Err(failed),
+        }
     }
 
     /// What no shard is asked about in this place.
@@ -428,7 +445,7 @@ fn messages(pipeline: &[u8]) -> impl Iterator<Item = FrameRef<'_>> {
     Frames(pipeline).filter(|frame| frame.tag() != tag::SYNC)
 }
 
-fn check_count(bind: &Bind<'_>, needed: usize) -> Result<(), PgError> {
+pub(super) fn check_count(bind: &Bind<'_>, needed: usize) -> Result<(), PgError> {
     let given = bind.parameters.len();
     if given == needed {
         return Ok(());

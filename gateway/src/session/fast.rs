@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -67,6 +68,8 @@ struct NewPortal<'a> {
     name: &'a str,
     statement: Arc<Statement>,
     frame: FrameRef<'a>,
+    /// How many Binds come before its own.
+    place: usize,
 }
 
 /// The pipeline, understood. One of a single statement is understood without allocating.
@@ -82,6 +85,7 @@ struct Pipeline<'a> {
     /// Portals that it closes.
     closed: SmallVec<[&'a str; 1]>,
     executes: u32,
+    binds: usize,
     /// Some statement's rows may have OIDs in them.
     learns: bool,
 }
@@ -98,6 +102,7 @@ impl Default for Pipeline<'_> {
             portals: SmallVec::new(),
             closed: SmallVec::new(),
             executes: 0,
+            binds: 0,
             learns: false,
         }
     }
@@ -400,7 +405,9 @@ impl Session {
         let (Ok(Plan::Query(query)), Some(shard)) = (&admitted.planned.plan, admitted.placement.single()) else {
             return Ok(Fits::No);
         };
-        if self.executor.is_outdated(&statement, admitted.planned.catalog()) {
+        // A shard would say what is wrong with the count by its own name of the statement.
+        let miscounted = bind.parameters.len() != statement.types.len().max(admitted.planned.parameters);
+        if miscounted || self.executor.is_outdated(&statement, admitted.planned.catalog()) {
             return Ok(Fits::No);
         }
         let chosen = match pipeline.shard {
@@ -439,7 +446,9 @@ impl Session {
         pipeline.admitted = Some(admitted);
         let named = !bind.statement.is_empty();
         pipeline.portals.retain(|portal| portal.name != bind.portal);
-        pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame });
+        let place = pipeline.binds;
+        pipeline.binds += 1;
+        pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame, place });
         pipeline.steps.push(Step::Bind { frame, statement, named });
         Ok(Fits::Yes)
     }
@@ -589,9 +598,6 @@ impl Session {
             changes_settings: false,
             write: &mut write,
         };
-        if pipeline.executes > 0 {
-            Statistics::count(&self.executor.gateway.statistics.single_shard);
-        }
         let exchange = Exchange::new(&mut self.executor, lent, request);
         (exchange, sent)
     }
@@ -634,6 +640,11 @@ impl Session {
 
     /// What the session knows once the pipeline has been answered.
     fn conclude(&mut self, pipeline: &mut Pipeline<'_>, shard: ShardId, sent: &Sent, outcome: &Outcome) {
+        if pipeline.executes > 0 {
+            let statistics = &self.executor.gateway.statistics;
+            Statistics::count(&statistics.single_shard);
+            statistics.statements.fetch_add(u64::from(pipeline.executes), Ordering::Relaxed);
+        }
         if let Some(error) = &outcome.error {
             for step in &pipeline.steps {
                 if let Step::Parse { statement, .. } | Step::Bind { statement, .. } = step {
@@ -660,10 +671,11 @@ impl Session {
                 self.portals.remove(*name);
             }
             if outcome.error.is_some() {
-                // They go with the transaction, or with its savepoint.
-                pipeline.portals.clear();
+                // What has been bound is there until the transaction ends, or its savepoint.
+                let bound = pipeline.binds.saturating_sub(outcome.unbound);
+                pipeline.portals.retain(|portal| portal.place < bound);
             }
-            for NewPortal { name, statement, frame } in pipeline.portals.drain(..) {
+            for NewPortal { name, statement, frame, .. } in pipeline.portals.drain(..) {
                 let bound = Arc::new(Bound { statement, bind: Some(frame.to_frame()) });
                 let depth = self.executor.transaction.savepoints.len();
                 let portal = Portal { shard: Some(shard), ..Portal::new(bound, depth) };

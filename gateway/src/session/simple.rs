@@ -7,14 +7,15 @@ use std::time::Instant;
 use super::Session;
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::describe::refusal;
-use crate::exec::dispatch::{self, check_not_failed, Run};
+use crate::exec::dispatch::{self, Run};
 use crate::exec::failure::Failure;
+use crate::exec::filter;
 use crate::exec::forward::{forward, Request};
 use crate::exec::hold::{admit, Admitted};
 use crate::exec::place::Values;
 use crate::exec::pump::Show;
+use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
-use crate::exec::{filter, statistics};
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Plan, Targets};
 use crate::pool::connection::StatementId;
@@ -123,6 +124,7 @@ impl Session {
     }
 
     async fn one(&mut self, frame: &Frame, text: &str, lifted: Option<Lifted<'_>>) -> Result<Answered, Failure> {
+        Statistics::count(&self.executor.gateway.statistics.statements);
         // Since a fence was met.
         let mut fenced = None;
         self.executor.notifies = false;
@@ -185,7 +187,6 @@ impl Session {
                 changes_settings: false,
                 write: &mut write,
             };
-            statistics::Statistics::count(&self.executor.gateway.statistics.single_shard);
             let outcome = forward(&mut self.executor, &admitted.view, request).await?;
             if outcome.kept_back {
                 self.executor.client.rewind();
@@ -198,6 +199,7 @@ impl Session {
                 Box::pin(self.statement(text, true)).await?;
                 return Ok(Answered::WithoutReady);
             }
+            Statistics::count(&self.executor.gateway.statistics.single_shard);
             if admitted.placement.any {
                 self.executor.last_shard = Some(shard);
             }
@@ -233,6 +235,7 @@ impl Session {
     }
 
     async fn one_of_several(&mut self, text: &str, last: bool) -> Result<(), Failure> {
+        Statistics::count(&self.executor.gateway.statistics.statements);
         self.executor.client.mark();
         self.statement(text, last).await
     }
@@ -246,7 +249,7 @@ impl Session {
         let plan = match &planned.plan {
             Ok(plan) => plan,
             Err(error) => {
-                check_not_failed(&self.executor)?;
+                self.check_accepts(text, &planned).await?;
                 return Err(refusal(&mut self.executor, error, &planned.sql, &[]).await);
             }
         };
@@ -254,7 +257,7 @@ impl Session {
             self.executor.slot.reads();
             return Box::pin(self.command(command, &[], Some(text))).await;
         }
-        check_not_failed(&self.executor)?;
+        self.check_accepts(text, &planned).await?;
         let bound = Bound {
             statement: Arc::new(Statement::new(Arc::clone(&planned.sql), Vec::new(), StatementId(0))),
             bind: None,
