@@ -128,6 +128,8 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("malformed Binds", bindings_in_error::malformed(ports)).await;
     stages.run("SERIALIZABLE and what is only asked", bindings_in_error::serializable(ports)).await;
     stages.run("what a server lists", bindings_in_error::listed(ports)).await;
+    stages.run("a login that is refused", bindings_in_error::login_refused(&cluster)).await;
+    stages.run("statements that are counted", bindings_in_error::counted(&cluster)).await;
     stages.run("COPY and the Syncs around it", copies::overread(ports)).await;
     stages.run("COPY and triggers", copies::triggers(ports)).await;
     stages.run("BEGIN in a transaction", pipelines::begins_again(ports)).await;

@@ -287,6 +287,7 @@ fn own(plan: &Plan) -> Option<Description> {
         Plan::Session(
             SessionCommand::Show { .. }
             | SessionCommand::Execute { .. }
+            | SessionCommand::ExplainExecute { .. }
             | SessionCommand::SetConfig { .. }
             | SessionCommand::ListeningChannels { .. },
         ) => return None,

@@ -125,6 +125,12 @@ pub enum SessionCommand {
         name: String,
         arguments: Vec<String>,
     },
+    /// EXPLAIN EXECUTE: what stands before EXECUTE, and the rest as there.
+    ExplainExecute {
+        explain: String,
+        name: String,
+        arguments: Vec<String>,
+    },
     Deallocate {
         name: Option<String>,
     },

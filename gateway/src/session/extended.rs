@@ -462,6 +462,7 @@ fn gives_rows(plan: &Plan) -> Option<bool> {
         Plan::Session(
             SessionCommand::Show { .. }
             | SessionCommand::Execute { .. }
+            | SessionCommand::ExplainExecute { .. }
             | SessionCommand::SetConfig { .. }
             | SessionCommand::ListeningChannels { .. },
         )

@@ -277,7 +277,14 @@ impl Session {
         frames: impl Iterator<Item = FrameRef<'a>>,
         pipeline: &mut Pipeline<'a>,
     ) -> Result<Fits<'a>, Failure> {
-        let fits = self.understand_each(frames, pipeline);
+        let mut fits = self.understand_each(frames, pipeline);
+        let transaction = &self.executor.transaction;
+        if pipeline.binds == 0 && transaction.is_open() && transaction.participants.is_empty() {
+            // What is only asked does not decide where a SERIALIZABLE transaction is.
+            if matches!(fits, Ok(Fits::Yes)) && self.executor.is_serializable() {
+                fits = Ok(Fits::No);
+            }
+        }
         if matches!(fits, Ok(Fits::No) | Err(_)) {
             self.undo_definitions(pipeline, 0);
         }

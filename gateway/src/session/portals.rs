@@ -309,7 +309,10 @@ impl Session {
         let values = portal.bound.values()?;
         let gives_rows = matches!(
             command,
-            SessionCommand::Show { .. } | SessionCommand::SetConfig { .. } | SessionCommand::ListeningChannels { .. }
+            SessionCommand::Show { .. }
+                | SessionCommand::ExplainExecute { .. }
+                | SessionCommand::SetConfig { .. }
+                | SessionCommand::ListeningChannels { .. }
         );
         if !gives_rows {
             return Box::pin(self.command(command, &values, None)).await;

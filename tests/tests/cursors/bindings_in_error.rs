@@ -1,11 +1,18 @@
 //! What Parse, Bind and Describe say in a failed transaction, and what is wrong with a Bind itself.
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context as _, Result};
 
 use super::pair::{bind, close, describe, execute, parse, sync, Pair};
-use ringway_tests::scenario::raw::{frame, strings};
+use ringway_tests::cluster::Cluster;
+use ringway_tests::scenario::raw::{frame, query, strings, Raw};
+use ringway_tests::scenario::sql;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 type Ports = (u16, u16);
+
+/// More than there are connections at rest.
+const SESSIONS: usize = 8;
+const STATEMENTS: u64 = 5;
 
 /// A statement is read before it is refused, and counts of parameters are looked at.
 pub async fn failed(ports: Ports) -> Result<()> {
@@ -184,4 +191,72 @@ pub async fn listed(ports: Ports) -> Result<()> {
         ensure!(pair.gateway_alone_bytes(&extended).await? == "0A000", "{sql}");
     }
     Ok(())
+}
+
+/// A shard that refuses a login in the middle of a session: the session goes on.
+pub async fn login_refused(cluster: &Cluster) -> Result<()> {
+    let set = async |limit: i32| {
+        for shard in ["s1", "s2"] {
+            let shard = sql::connect(&cluster.shard_dsn(shard).await?).await?;
+            shard.batch_execute(&format!("ALTER ROLE app CONNECTION LIMIT {limit}")).await?;
+        }
+        anyhow::Ok(())
+    };
+    let mut sessions = Vec::new();
+    for _ in 0..SESSIONS {
+        sessions.push(Raw::session(cluster.listen_port(), "app").await?);
+    }
+    set(0).await?;
+    let mut refused = Vec::new();
+    // The first ones get connections that are there already, and keep them.
+    for (index, session) in sessions.iter_mut().enumerate() {
+        session.send(&query("BEGIN")).await?;
+        session.until_ready().await?;
+        session.send(&query("SELECT 1")).await?;
+        for message in session.until_ready().await?.iter().filter(|message| message.tag == b'E') {
+            refused.push(index);
+            let told = (message.field(b'S'), message.field(b'V'), message.sqlstate());
+            let severity = Some("ERROR".to_owned());
+            ensure!(told == (severity.clone(), severity, "53300".to_owned()), "{told:?}");
+        }
+    }
+    set(-1).await?;
+    ensure!(!refused.is_empty(), "nobody was refused");
+    for index in refused {
+        for sql in ["ROLLBACK", "SELECT 1"] {
+            sessions[index].send(&query(sql)).await?;
+            ensure!(sessions[index].until_ready().await?.iter().all(|message| message.tag != b'E'), "it goes on");
+        }
+    }
+    Ok(())
+}
+
+/// Every statement counts once, whatever it takes to run it.
+pub async fn counted(cluster: &Cluster) -> Result<()> {
+    let client = sql::connect(&cluster.dsn("postgres")).await?;
+    let mut session = Raw::session(cluster.listen_port(), "postgres").await?;
+    for text in ["SELECT count(*) FROM items WHERE id < $1", "SELECT kind FROM items WHERE id = $1"] {
+        let messages =
+            [parse("", text, &[]), describe('S', ""), bind("", "", &[Some("5")], &[]), execute("", 0), sync()].concat();
+        let before = statements(&client).await?;
+        for _ in 0..STATEMENTS {
+            session.send(&messages).await?;
+            session.until_ready().await?;
+            session.send(&query(&text.replace("$1", "5"))).await?;
+            session.until_ready().await?;
+        }
+        let counted = statements(&client).await? - before;
+        // The second question is one too.
+        ensure!(counted == 2 * STATEMENTS + 1, "{text}: {counted}");
+    }
+    Ok(())
+}
+
+async fn statements(client: &Client) -> Result<u64> {
+    let messages = client.simple_query("SHOW STATS").await?;
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) if row.get("database") == Some("app") => row.get("total_query_count"),
+        _ => None,
+    });
+    Ok(row.context("no statistics")?.parse()?)
 }
