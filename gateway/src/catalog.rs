@@ -137,6 +137,11 @@ impl Relation {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// Whether PostgreSQL runs nothing by itself when it is read.
+    pub fn is_read_alone(&self) -> bool {
+        self.read_rules.is_empty()
+    }
+
     /// What PostgreSQL runs by itself when rows are written.
     pub fn on_write(&self, events: Events) -> Effects {
         let mut out = Effects::default();

@@ -176,6 +176,8 @@ pub struct Limits {
     pub pool_idle_ms: u64,
     /// Age at which a connection to a shard is closed when it is at rest; 0: never.
     pub server_lifetime_ms: u64,
+    /// Point reads of several clients that may be on their way over one connection; 1: each has a connection of its own.
+    pub shared_reads_max: usize,
     /// How long PAUSE waits for connections in use, and statements for RESUME.
     pub pause_timeout_ms: u64,
     /// Prepared statements of one client.
@@ -247,6 +249,7 @@ impl Default for Limits {
             pool_size_min: 0,
             pool_idle_ms: 300_000,
             server_lifetime_ms: 3_600_000,
+            shared_reads_max: 8,
             pause_timeout_ms: 120_000,
             client_statements_max: 10_000,
             server_statements_max: 500,
@@ -365,6 +368,7 @@ const LIVE_LIMITS: &[&str] = &[
     "pool_waiters_max",
     "pool_idle_ms",
     "server_lifetime_ms",
+    "shared_reads_max",
     "pause_timeout_ms",
     "drain_timeout_ms",
 ];

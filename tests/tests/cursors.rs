@@ -4,8 +4,12 @@
 mod again;
 #[path = "cursors/binding.rs"]
 mod binding;
+#[path = "cursors/bindings_in_error.rs"]
+mod bindings_in_error;
 #[path = "cursors/blocks.rs"]
 mod blocks;
+#[path = "cursors/copies.rs"]
+mod copies;
 #[path = "cursors/date_style.rs"]
 mod date_style;
 #[path = "cursors/memory.rs"]
@@ -90,6 +94,7 @@ async fn cursors_move_as_postgresqls_do() -> Result<()> {
     stages.run("COPY", protocol::copies(ports)).await;
     stages.run("statements of the session", protocol::statements(ports)).await;
     stages.run("columns that have changed", result_types::changed(ports)).await;
+    stages.run("types that the transaction renames", result_types::renamed(ports)).await;
     stages.run("DateStyle", date_style::date_style(ports)).await;
     stages.run("how sessions begin", startup::begins(ports)).await;
     stages.run("long names", startup::long_names(ports)).await;
@@ -124,6 +129,14 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("errors behind the only Execute", pipelines::errors_behind(ports)).await;
     stages.run("code in pipelines", pipelines::code(ports)).await;
     stages.run("COPY in pipelines", pipelines::copy(ports)).await;
+    stages.run("a failed transaction", bindings_in_error::failed(ports)).await;
+    stages.run("malformed Binds", bindings_in_error::malformed(ports)).await;
+    stages.run("SERIALIZABLE and what is only asked", bindings_in_error::serializable(ports)).await;
+    stages.run("what a server lists", bindings_in_error::listed(ports)).await;
+    stages.run("a login that is refused", bindings_in_error::login_refused(&cluster)).await;
+    stages.run("statements that are counted", bindings_in_error::counted(&cluster)).await;
+    stages.run("COPY and the Syncs around it", copies::overread(ports)).await;
+    stages.run("COPY and triggers", copies::triggers(ports)).await;
     stages.run("BEGIN in a transaction", pipelines::begins_again(ports)).await;
     stages.run("modes of savepoints", pipelines::modes_of_savepoints(ports)).await;
     stages.run("queries behind an error", pipelines::queries_behind(ports)).await;

@@ -53,8 +53,6 @@ const NAMES: &[&str] = &[
     "pg_blocking_pids",
     "pg_lock_status",
     "pg_prepared_xact",
-    "pg_prepared_statement",
-    "pg_cursor",
     "pg_listening_channels",
     "pg_notification_queue_usage",
     "pg_my_temp_schema",
@@ -79,6 +77,11 @@ pub fn is_clock_word(word: &str) -> bool {
 /// Functions without arguments that read the clock, as it was when the transaction or the statement began.
 pub fn is_clock_function(name: &str) -> bool {
     matches!(name, "now" | "transaction_timestamp" | "statement_timestamp")
+}
+
+/// Views and functions that list what a server knows of its own session.
+pub fn is_list_of_session(name: &str) -> bool {
+    matches!(name, "pg_prepared_statements" | "pg_prepared_statement" | "pg_cursors" | "pg_cursor")
 }
 
 /// What reads like a function and is grammar.

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use ringway_topology::model::TableName;
 
-use super::builtin::{is_clock_function, is_clock_word, is_of_server};
+use super::builtin::{is_clock_function, is_clock_word, is_list_of_session, is_of_server};
 use crate::sql::lexer::{lex, Kind, Lexeme};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Effects {
     pub notifies: bool,
     /// It begins or ends to listen, or asks to what.
     pub listens: bool,
+    /// It reads what the server lists of the session: prepared statements, cursors.
+    pub lists: bool,
     /// It changes the schema: the key word.
     pub schema: Option<String>,
 }
@@ -47,6 +49,7 @@ impl Effects {
             && !self.settings
             && !self.notifies
             && !self.listens
+            && !self.lists
             && self.schema.is_none()
     }
 
@@ -66,6 +69,7 @@ impl Effects {
         self.settings |= other.settings;
         self.notifies |= other.notifies;
         self.listens |= other.listens;
+        self.lists |= other.lists;
     }
 }
 
@@ -240,6 +244,7 @@ impl Scan<'_> {
                 effects.server.get_or_insert_with(|| name.clone());
             }
         }
+        self.out.effects.lists |= is_list_of_session(&name);
         let is_type = self.lexemes.get(index + 1).is_some_and(|next| next.is_operator(self.sql, "%"))
             && self.word(Some(index + 2), &["rowtype", "type"]);
         if !tables || is_type || self.punctuation(Some(index + 1), b'.') {

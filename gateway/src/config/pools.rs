@@ -41,6 +41,7 @@ pub struct PoolOptions {
     pub pool_reserve_max: Option<usize>,
     pub server_lifetime_ms: Option<u64>,
     pub pool_idle_ms: Option<u64>,
+    pub shared_reads_max: Option<usize>,
 }
 
 /// What one pool goes by. Everything in it may change while the gateway runs.
@@ -54,6 +55,8 @@ pub struct PoolSettings {
     /// A connection that is at rest and older than this is closed; 0: never.
     pub lifetime_ms: u64,
     pub idle_ms: u64,
+    /// Point reads on their way over one connection; below 2: each has a connection of its own.
+    pub shared_reads_max: usize,
     pub waiters_max: usize,
     pub checkout_timeout_ms: u64,
     pub connect_timeout_ms: u64,
@@ -80,6 +83,7 @@ impl PoolSettings {
             self.reserve_max = options.pool_reserve_max.unwrap_or(self.reserve_max);
             self.lifetime_ms = options.server_lifetime_ms.unwrap_or(self.lifetime_ms);
             self.idle_ms = options.pool_idle_ms.unwrap_or(self.idle_ms);
+            self.shared_reads_max = options.shared_reads_max.unwrap_or(self.shared_reads_max);
         }
         self
     }
@@ -108,6 +112,7 @@ impl PoolRules {
             reserve_max: limits.pool_reserve_max,
             lifetime_ms: limits.server_lifetime_ms,
             idle_ms: limits.pool_idle_ms,
+            shared_reads_max: limits.shared_reads_max,
             waiters_max: limits.pool_waiters_max,
             checkout_timeout_ms: limits.checkout_timeout_ms,
             connect_timeout_ms: limits.connect_timeout_ms,

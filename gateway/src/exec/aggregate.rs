@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::answers::ask;
+use super::bound::Statement;
+use super::describe;
 use super::dispatch::{Completed, Run};
 use super::executor::Executor;
 use super::failure::Failure;
@@ -14,11 +17,11 @@ use super::fleet::{frame, Fleet, ShardRequest};
 use super::forward::{forward, Request};
 use super::hold::Admitted;
 use super::insert_select::exact_as_text;
-use super::pump::{Expect, Show};
+use super::pump::{Expect, Outcome, Show};
 use crate::merge::combine::{CombineStatement, Partials};
 use crate::merge::limit::Window;
 use crate::plan::types::{Access, Aggregate, MergeSort, Query};
-use crate::pool::connection::ServerConnection;
+use crate::pool::connection::{text_row, ServerConnection};
 use crate::pool::Claim;
 use crate::wire::oids::FIRST_NORMAL;
 use crate::wire::{backend, frontend, Format, PgError, Target};
@@ -66,6 +69,11 @@ async fn gather(
         let text = at(query, &readings, filter::rewritten(query, admitted, *shard, sql)?, sql);
         requests.push(ShardRequest { shard: *shard, bound: bound.clone(), text, describe: true, before: Vec::new() });
     }
+    // Names that only the transaction knows are asked for before its connections are busy.
+    let known = match executor.transaction.schema_changed {
+        true => Some(names_within(executor, admitted, &bound.statement).await?),
+        false => None,
+    };
     let mut fleet = Fleet::launch(executor, &admitted.view, admitted.access, requests).await?;
     fleet.expects_columns(None);
     let mut partials: Option<Partials> = None;
@@ -79,7 +87,10 @@ async fn gather(
             b'T' if partials.is_none() => {
                 let fields = backend::parse_row_description(message.body()).map_err(PgError::from)?;
                 let oids: Vec<u32> = fields.iter().map(|field| field.type_oid).collect();
-                let names = type_names(executor, admitted, &oids).await?;
+                let names = match &known {
+                    Some(names) => names.clone(),
+                    None => type_names(executor, admitted, &oids).await?,
+                };
                 let bytes_max = executor.gateway.config.limits.gather_bytes_max;
                 columns = oids;
                 match Partials::new(&fields, |oid| names.get(&oid).cloned(), bytes_max) {
@@ -131,9 +142,22 @@ pub async fn check_text(executor: &mut Executor, admitted: &Admitted, types: &[u
     Ok(())
 }
 
-/// Names of types that are not PostgreSQL's own, by the OIDs that the client knows.
+/// Of the statement's columns.
+async fn names_within(
+    executor: &mut Executor,
+    admitted: &Admitted,
+    statement: &Statement,
+) -> Result<BTreeMap<u32, String>, Failure> {
+    let home = executor.only_shard.or(admitted.view.topology.home_shard());
+    let home = home.ok_or_else(|| PgError::internal("no shard to ask for types"))?;
+    let description = describe::ask(executor, &admitted.view, home, statement).await?;
+    let oids: Vec<u32> = description.fields.iter().flatten().map(|field| field.type_oid).collect();
+    type_names(executor, admitted, &oids).await
+}
+
+/// Names of types that are not PostgreSQL's own, by the OIDs that the client knows, as the session's transaction has them.
 pub async fn type_names(
-    executor: &Executor,
+    executor: &mut Executor,
     admitted: &Admitted,
     oids: &[u32],
 ) -> Result<BTreeMap<u32, String>, Failure> {
@@ -143,14 +167,25 @@ pub async fn type_names(
     }
     let knows = executor.only_shard.or(admitted.view.topology.home_shard());
     let knows = knows.ok_or_else(|| PgError::internal("no shard to ask for types"))?;
-    let shard = executor.shard(&admitted.view, knows)?;
-    let mut connection = executor.gateway.pools.service(shard)?.checkout(Claim::Further).await?;
-    // With an empty search_path names come qualified.
     let sql = format!(
         "SELECT t::pg_catalog.int8, pg_catalog.format_type(t, NULL) FROM pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) t",
         unknown.join(",")
     );
-    let rows = connection.query(&sql).await?;
+    let rows = match executor.transaction.schema_changed {
+        true => {
+            let mut lent = executor.lend_open(&admitted.view, knows, Access::Read).await?;
+            let answers = ask(&mut lent.participant.connection, &sql).await;
+            executor.give_back(lent, &Outcome::default()).await;
+            let answers = answers?.check()?;
+            answers.rows.iter().filter_map(|row| text_row(row.get(5..)?)).collect()
+        }
+        // With an empty search_path names come qualified.
+        false => {
+            let shard = executor.shard(&admitted.view, knows)?;
+            let mut connection = executor.gateway.pools.service(shard)?.checkout(Claim::Further).await?;
+            connection.query(&sql).await?
+        }
+    };
     let pair = |row: Vec<Option<String>>| {
         let mut values = row.into_iter().flatten();
         Some((values.next()?.parse().ok()?, values.next()?))
@@ -202,7 +237,6 @@ pub async fn combine(
         access: Access::Read,
         show: Show { row_description: run.describe, ..Show::ROWS },
         repeatable: false,
-        client_syncs: false,
         extended: true,
         changes_settings: false,
         write: &mut write,

@@ -76,6 +76,11 @@ impl CancelSlot {
         self.is_requested.store(false, Ordering::Relaxed);
     }
 
+    /// Whether the client has asked to cancel what it waits for.
+    pub fn is_requested(&self) -> bool {
+        self.is_requested.load(Ordering::SeqCst)
+    }
+
     /// Returns when the client asks to cancel. Cancel-safe.
     pub async fn requested(&self) {
         loop {

@@ -373,6 +373,13 @@ pub async fn roll_back_shards(executor: &mut Executor) {
     roll_back_participants(executor, participants).await;
 }
 
+/// After a question that needs no part in the transaction: if it had none on any shard (`had_parts`), it has none again.
+pub async fn leave_asked(executor: &mut Executor, had_parts: bool) {
+    if !had_parts && executor.transaction.is_open() {
+        roll_back_shards(executor).await;
+    }
+}
+
 async fn roll_back_participants(executor: &mut Executor, participants: BTreeMap<ShardId, Participant>) {
     let limit = executor.gateway.config.limits.rollback_timeout();
     let rolling = participants.into_values().map(|mut participant| async move {

@@ -3,16 +3,20 @@
 //! Over several shards it is one transaction. Rows of the client are sent on as they are; only keys are decoded.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use ringway_topology::ids::ShardId;
 use ringway_topology::service::sqlstate;
 use ringway_topology::token::KeyType;
 
+use super::client::Client;
 use super::dispatch::{single, Completed, Run};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
+use super::forward::copy::{unexpected, GATHER_BYTES};
 use super::hold::Admitted;
 use super::pump::Outcome;
 use super::type_oids::refuse_oids_in_copy;
@@ -22,10 +26,7 @@ use crate::plan::types::{Access, CopyDestination, CopyIn};
 use crate::pool::error::{field, ServerError};
 use crate::wire::backend::CommandTag;
 use crate::wire::tag::client as from_client;
-use crate::wire::{frontend, PgError, SqlState};
-
-/// Rows of a shard are sent when this much is waiting.
-const GATHER_BYTES: usize = 64 << 10;
+use crate::wire::{frontend, Frame, PgError};
 
 pub async fn run(
     executor: &mut Executor,
@@ -45,7 +46,7 @@ pub async fn run(
         CopyDestination::EveryMember | CopyDestination::Home => None,
     };
     let mut sinks = open(executor, admitted, &copy.sql).await?;
-    let syncs = run.bound.bind.is_some() && executor.synced;
+    executor.takes_copy_data()?;
     let relayed = match split {
         Some((keyspace, key_type, splitter)) => {
             let topology = &admitted.view.topology;
@@ -54,11 +55,11 @@ pub async fn run(
                 .get(&keyspace)
                 .ok_or_else(|| Failure::from(PgError::internal("COPY into a keyspace that is not in the topology")))?;
             let owner = |token| space.owner(token);
-            relay(executor, &mut sinks, syncs, Some(Splitter { splitter, key_type, owner: &owner })).await
+            relay(executor, &mut sinks, Some(Splitter { splitter, key_type, owner: &owner })).await
         }
-        None => relay::<fn(ringway_topology::token::Token) -> ShardId>(executor, &mut sinks, syncs, None).await,
+        None => relay::<fn(ringway_topology::token::Token) -> ShardId>(executor, &mut sinks, None).await,
     };
-    close(executor, sinks, relayed, matches!(copy.destination, CopyDestination::Sharded { .. })).await
+    close(executor, sinks, relayed?, matches!(copy.destination, CopyDestination::Sharded { .. })).await
 }
 
 /// A shard that takes rows.
@@ -67,6 +68,8 @@ struct Sink {
     /// Payload of the next CopyData.
     waiting: BytesMut,
     captured: Option<u64>,
+    /// What has ended the COPY there.
+    error: Option<ServerError>,
 }
 
 struct Splitter<'a, F> {
@@ -80,8 +83,18 @@ enum End {
     Done,
     /// CopyFail, with the client's reason.
     Failed(String),
-    /// A row that cannot be placed.
-    Refused(Box<PgError>),
+    /// A row that cannot be placed. A shard that is given it says what is wrong with it, if anybody can say it better.
+    Refused(Box<PgError>, Option<ShardId>),
+    /// A shard has said what is wrong.
+    Ended,
+}
+
+/// What comes first while data are relayed.
+enum Heard {
+    Client(Frame),
+    /// The client has to read first.
+    Unread,
+    Ended,
 }
 
 /// Begins the COPY on every shard; the client gets one CopyInResponse.
@@ -101,7 +114,7 @@ async fn open(
                 if let Some(error) = error {
                     failure.get_or_insert(Failure::Server(error));
                 }
-                sinks.insert(*id, Sink { lent, waiting: BytesMut::new(), captured: None });
+                sinks.insert(*id, Sink { lent, waiting: BytesMut::new(), captured: None, error: None });
             }
             Err(error) => return Err(error),
         }
@@ -148,23 +161,21 @@ async fn begin(lent: &mut Lent, sql: &str) -> Result<(Option<bytes::Bytes>, Opti
 async fn relay<F: Fn(ringway_topology::token::Token) -> ShardId>(
     executor: &mut Executor,
     sinks: &mut BTreeMap<ShardId, Sink>,
-    client_syncs: bool,
     mut splitter: Option<Splitter<'_, F>>,
 ) -> Result<End, Failure> {
-    let mut refused: Option<Box<PgError>> = None;
-    let mut end = None;
     loop {
-        if end.is_some() && !client_syncs {
-            break;
-        }
-        let Some(frame) = executor.client.frame().await? else { return Err(Failure::Gone(None)) };
-        match frame.tag() {
-            from_client::COPY_DATA if end.is_none() => {
+        let frame = match hear(&mut executor.client, sinks).await? {
+            Heard::Client(frame) => frame,
+            Heard::Unread => {
+                executor.client.flush().await?;
+                continue;
+            }
+            Heard::Ended => return Ok(End::Ended),
+        };
+        let placed = match frame.tag() {
+            from_client::COPY_DATA => {
                 executor.client.progresses();
-                if refused.is_some() {
-                    continue;
-                }
-                let placed = match &mut splitter {
+                match &mut splitter {
                     Some(splitter) => {
                         splitter.splitter.feed(frame.body());
                         place(splitter, sinks)
@@ -175,53 +186,71 @@ async fn relay<F: Fn(ringway_topology::token::Token) -> ShardId>(
                         }
                         Ok(())
                     }
-                };
-                if let Err(error) = placed {
-                    refused = Some(error);
-                    continue;
-                }
-                for sink in sinks.values_mut().filter(|sink| sink.waiting.len() >= GATHER_BYTES) {
-                    send(sink).await?;
                 }
             }
-            from_client::COPY_DONE if end.is_none() => {
-                if let (Some(splitter), None) = (&mut splitter, &refused) {
-                    splitter.splitter.finish();
-                    refused = place(splitter, sinks).err();
-                    for sink in sinks.values_mut() {
-                        sink.waiting.extend_from_slice(splitter.splitter.epilogue());
-                    }
+            from_client::COPY_DONE => {
+                let Some(splitter) = &mut splitter else { return Ok(End::Done) };
+                splitter.splitter.finish();
+                if let Err(end) = place(splitter, sinks) {
+                    return Ok(end);
                 }
-                end = Some(End::Done);
+                for sink in sinks.values_mut() {
+                    sink.waiting.extend_from_slice(splitter.splitter.epilogue());
+                }
+                return Ok(End::Done);
             }
-            from_client::COPY_FAIL if end.is_none() => {
+            from_client::COPY_FAIL => {
                 let reason = frame.body().split(|byte| *byte == 0).next().unwrap_or_default();
-                end = Some(End::Failed(String::from_utf8_lossy(reason).into_owned()));
+                return Ok(End::Failed(String::from_utf8_lossy(reason).into_owned()));
             }
-            // The Sync behind Execute is overread while data come; the one behind them ends the pipeline.
-            from_client::SYNC if end.is_some() => break,
-            from_client::FLUSH | from_client::SYNC => {}
-            from_client::TERMINATE => return Err(Failure::Gone(None)),
-            tag => {
-                let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
-                return Err(Failure::Gone(Some(Box::new(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)))));
-            }
+            // They are overread while data come.
+            from_client::FLUSH | from_client::SYNC => Ok(()),
+            tag => return Err(unexpected(executor, tag)),
+        };
+        if let Err(end) = placed {
+            return Ok(end);
+        }
+        for sink in sinks.values_mut().filter(|sink| sink.waiting.len() >= GATHER_BYTES) {
+            sink.queue();
         }
     }
-    Ok(match (refused, end) {
-        (Some(error), _) => End::Refused(error),
-        (None, Some(end)) => end,
-        (None, None) => End::Done,
+}
+
+/// The client's next message, unless a shard ends the COPY first, or has to take what it was sent.
+async fn hear(client: &mut Client, sinks: &mut BTreeMap<ShardId, Sink>) -> Result<Heard, Failure> {
+    poll_fn(|context| loop {
+        let mut full = false;
+        for sink in sinks.values_mut() {
+            if sink.poll_said(client, context)?.is_ready() {
+                return Poll::Ready(Ok(Heard::Ended));
+            }
+            full |= !sink.lent.participant.connection.output().is_empty();
+        }
+        if !client.out().is_empty() {
+            return Poll::Ready(Ok(Heard::Unread));
+        }
+        if full {
+            return client.poll_gone(context).map(|()| Err(Failure::Gone(None)));
+        }
+        if let Some(frame) = client.try_frame()? {
+            return Poll::Ready(Ok(Heard::Client(frame)));
+        }
+        match client.poll_fill(context)? {
+            Poll::Ready(0) => return Poll::Ready(Err(Failure::Gone(None))),
+            Poll::Ready(_) => {}
+            Poll::Pending => return Poll::Pending,
+        }
     })
+    .await
 }
 
 /// Puts every whole row where it belongs.
 fn place<F: Fn(ringway_topology::token::Token) -> ShardId>(
     splitter: &mut Splitter<'_, F>,
     sinks: &mut BTreeMap<ShardId, Sink>,
-) -> Result<(), Box<PgError>> {
-    let boxed = |error: MergeError| Box::new(PgError::from(error));
-    while let Some(piece) = splitter.splitter.next_piece().map_err(boxed)? {
+) -> Result<(), End> {
+    let refused = |error: MergeError| End::Refused(Box::new(PgError::from(error)), None);
+    while let Some(piece) = splitter.splitter.next_piece().map_err(refused)? {
         match piece {
             Piece::Prologue(bytes) => {
                 for sink in sinks.values_mut() {
@@ -235,11 +264,22 @@ fn place<F: Fn(ringway_topology::token::Token) -> ShardId>(
                 }
             }
             Piece::Row(row) => {
-                let owner = (splitter.owner)(row.key_value(splitter.key_type).map_err(boxed)?.token());
+                let key = match row.key_value(splitter.key_type) {
+                    Ok(key) => key,
+                    Err(error) => {
+                        let told = sinks.iter_mut().next().map(|(shard, sink)| {
+                            sink.waiting.extend_from_slice(row.bytes);
+                            *shard
+                        });
+                        return Err(End::Refused(Box::new(PgError::from(error)), told));
+                    }
+                };
+                let owner = (splitter.owner)(key.token());
                 match sinks.get_mut(&owner) {
                     Some(sink) => sink.waiting.extend_from_slice(row.bytes),
                     None => {
-                        return Err(Box::new(PgError::internal(format!("shard {owner} owns a row but takes no part"))))
+                        let error = PgError::internal(format!("shard {owner} owns a row but takes no part"));
+                        return Err(End::Refused(Box::new(error), None));
                     }
                 }
             }
@@ -248,68 +288,90 @@ fn place<F: Fn(ringway_topology::token::Token) -> ShardId>(
     Ok(())
 }
 
-async fn send(sink: &mut Sink) -> Result<(), Failure> {
-    if !sink.waiting.is_empty() {
-        let connection = &mut *sink.lent.participant.connection;
-        frontend::copy_data(connection.output(), &sink.waiting);
-        sink.waiting.clear();
-        connection.flush().await?;
+impl Sink {
+    /// What waits becomes a message.
+    fn queue(&mut self) {
+        if !self.waiting.is_empty() {
+            frontend::copy_data(self.lent.participant.connection.output(), &self.waiting);
+            self.waiting.clear();
+        }
     }
-    Ok(())
+
+    /// Sends what is queued; what the shard says goes to the client. Ready at the shard's error, which ends the COPY.
+    fn poll_said(&mut self, client: &mut Client, context: &mut Context<'_>) -> Result<Poll<()>, Failure> {
+        let connection = &mut *self.lent.participant.connection;
+        loop {
+            while let Some(message) = connection.take_message() {
+                match message.tag {
+                    b'E' => self.error = Some(ServerError::new(message.raw.slice(5..))),
+                    b'N' if field(message.body(), b'C') == Some(sqlstate::CAPTURED) => {
+                        self.captured = field(message.body(), b'D').and_then(|xid| xid.parse().ok());
+                    }
+                    b'N' => client.keep(&message.raw)?,
+                    _ => {}
+                }
+            }
+            if self.error.is_some() {
+                return Ok(Poll::Ready(()));
+            }
+            match connection.poll_fill(context) {
+                Poll::Ready(filled) => filled?,
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        }
+    }
 }
 
 /// Ends the COPY on every shard and adds up what they took.
 async fn close(
     executor: &mut Executor,
-    sinks: BTreeMap<ShardId, Sink>,
-    relayed: Result<End, Failure>,
+    mut sinks: BTreeMap<ShardId, Sink>,
+    end: End,
     adds_up: bool,
 ) -> Result<Completed, Failure> {
-    // Dropping the connections rolls everything back.
-    let end = relayed?;
-    let fail_with = match &end {
-        End::Done => None,
-        End::Failed(reason) => Some(reason.clone()),
-        End::Refused(error) => Some(error.to_string()),
+    let (fail_with, told) = match &end {
+        End::Done => (None, None),
+        End::Failed(reason) => (Some(reason.clone()), None),
+        End::Refused(error, told) => (Some(error.to_string()), *told),
+        End::Ended => (Some("another shard refused the COPY".to_owned()), None),
     };
-    let mut failure: Option<Failure> = None;
-    let mut rows = 0;
-    let mut sinks = sinks;
-    for sink in sinks.values_mut() {
-        if fail_with.is_none() {
-            send(sink).await?;
+    for (shard, sink) in &mut sinks {
+        match fail_with.as_ref().filter(|_| told != Some(*shard)) {
+            None => {
+                sink.queue();
+                frontend::copy_done(sink.lent.participant.connection.output());
+            }
+            // What it has refused is over there.
+            Some(_) if sink.error.is_some() => {}
+            Some(reason) => frontend::copy_fail(sink.lent.participant.connection.output(), reason),
         }
-        let output = sink.lent.participant.connection.output();
-        match &fail_with {
-            None => frontend::copy_done(output),
-            Some(reason) => frontend::copy_fail(output, reason),
-        }
-        sink.lent.participant.connection.flush().await?;
     }
-    for (_, mut sink) in sinks {
-        let ended = finish(executor, &mut sink).await?;
-        match ended {
+    let mut first: Option<(ShardId, ServerError)> = None;
+    let mut said = None;
+    let mut rows = 0;
+    for (shard, mut sink) in sinks {
+        let has_said = sink.error.is_some();
+        match finish(executor, &mut sink).await? {
             Ok(copied) if adds_up => rows += copied,
             Ok(copied) => rows = copied,
-            Err(error) => {
-                failure.get_or_insert(Failure::Server(error));
-            }
+            Err(error) if has_said => said = said.or(Some(error)),
+            Err(error) => first = first.or(Some((shard, error))),
         }
         let outcome = Outcome { captured: sink.captured, ..Outcome::default() };
         executor.give_back(sink.lent, &outcome).await;
     }
-    if let End::Refused(error) = end {
-        return Err(Failure::Error(error));
-    }
-    match failure {
-        Some(failure) => Err(failure),
-        None => Ok(Completed { tag: Some(format!("COPY {rows}")), ..Completed::default() }),
+    let first = first.filter(|(shard, _)| told.is_none() || told == Some(*shard));
+    match (end, said, first) {
+        (End::Refused(error, None), ..) => Err(Failure::Error(error)),
+        (_, Some(error), _) | (_, None, Some((_, error))) => Err(Failure::Server(error)),
+        (End::Refused(error, _), ..) => Err(Failure::Error(error)),
+        (_, None, None) => Ok(Completed { tag: Some(format!("COPY {rows}")), ..Completed::default() }),
     }
 }
 
 async fn finish(executor: &mut Executor, sink: &mut Sink) -> Result<Result<u64, ServerError>, Failure> {
     let connection = &mut *sink.lent.participant.connection;
-    let mut result = Ok(0);
+    let mut result = sink.error.take().map_or(Ok(0), Err);
     while connection.outstanding > 0 {
         let message = connection.message().await?;
         match message.tag {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::bound::Statement;
+use super::commit;
 use super::cursors::{self, CursorCommand};
 use super::executor::Executor;
 use super::failure::Failure;
@@ -231,6 +232,8 @@ async fn ask_by(
     request: &(dyn Fn(&mut ServerConnection) + Send + Sync),
 ) -> Result<Description, Failure> {
     type_oids::learn_own(executor, view, shard).await?;
+    // A SERIALIZABLE transaction is to be of one shard, which is not known yet.
+    let has_part = !executor.transaction.participants.is_empty() || !executor.is_serializable();
     let mut lent = executor.lend(view, shard, Access::Read).await?;
     let connection = &mut *lent.participant.connection;
     request(connection);
@@ -268,6 +271,7 @@ async fn ask_by(
         }
     }
     executor.give_back(lent, &super::pump::Outcome::default()).await;
+    commit::leave_asked(executor, has_part).await;
     match error {
         Some(error) => Err(Failure::Server(error)),
         None => {
@@ -283,6 +287,7 @@ fn own(plan: &Plan) -> Option<Description> {
         Plan::Session(
             SessionCommand::Show { .. }
             | SessionCommand::Execute { .. }
+            | SessionCommand::ExplainExecute { .. }
             | SessionCommand::SetConfig { .. }
             | SessionCommand::ListeningChannels { .. },
         ) => return None,

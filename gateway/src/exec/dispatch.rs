@@ -406,7 +406,6 @@ pub async fn single(
             access: admitted.access,
             show,
             repeatable: admitted.access == Access::Read && !executor.is_guarded(),
-            client_syncs: run.bound.bind.is_some() && executor.synced,
             extended: true,
             changes_settings: false,
             write: &mut write,

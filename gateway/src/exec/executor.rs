@@ -79,8 +79,10 @@ pub struct Executor {
     pub listening: Option<Box<Listening>>,
     /// A read of the client's present message has been run again because its connection was lost.
     pub repeated: bool,
-    /// The Sync of the messages that are being answered is here already: COPY data end with another.
+    /// The Sync of the messages that are being answered is here already. A COPY that takes data overreads it.
     pub synced: bool,
+    /// The message that is here already behind the one that is being answered, a Sync apart.
+    pub behind: Option<u8>,
     /// Statements that have been admitted since this was reset may raise notifications where they write.
     pub notifies: bool,
     /// The session's and the transaction's settings under which a shard has said that values' text is exact, as far as these settings go.
@@ -104,7 +106,6 @@ pub struct Lent {
 impl Executor {
     /// A statement begins: the topology that it sees.
     pub fn enter(&mut self) -> Result<Arc<View>, Failure> {
-        Statistics::count(&self.gateway.statistics.statements);
         self.entry.set(Activity::Active);
         let gateway = &self.gateway;
         let of_transaction = self.transaction.view.clone();
@@ -134,7 +135,6 @@ impl Executor {
     }
 
     pub fn plan(&self, sql: &str, view: &View) -> Result<Arc<Planned>, Failure> {
-        self.check_cursor_listing(sql)?;
         let one_shard = self.only_shard.is_some();
         let names = self.names_now();
         Ok(self.gateway.plan_of_session(&self.recent, sql, view, &names.search_path, &names.user, one_shard)?)
@@ -284,7 +284,14 @@ impl Executor {
             let participant = Participant { wrote, ..Participant::new(connection) };
             Lent { shard: id, participant, in_transaction: false }
         } else {
-            let participant = match self.transaction.participants.remove(&id) {
+            let known = self.transaction.participants.remove(&id);
+            let writes = wrote || known.as_ref().is_some_and(|participant| participant.wrote);
+            // One that is refused has no part in the transaction.
+            if let Err(error) = self.check_serializable(writes) {
+                self.transaction.participants.extend(known.map(|participant| (id, participant)));
+                return Err(error);
+            }
+            let participant = match known {
                 Some(participant) => participant,
                 None => self.join(view, id).await?,
             };
@@ -295,11 +302,6 @@ impl Executor {
         lent.participant.connection.own_oids = self.only_shard.is_some();
         if lent.in_transaction {
             self.transaction.lent += 1;
-            if let Err(error) = self.check_serializable(&lent) {
-                self.transaction.lent -= 1;
-                self.transaction.participants.insert(id, lent.participant);
-                return Err(error);
-            }
             if self.is_guarded() {
                 lent.participant.queue_before(&format!("SELECT ringway.check_epoch({})", view.epoch().0));
             }
@@ -322,7 +324,7 @@ impl Executor {
         Ok(participant)
     }
 
-    fn is_serializable(&self) -> bool {
+    pub fn is_serializable(&self) -> bool {
         match self.transaction.isolation() {
             Some(isolation) => isolation == Isolation::Serializable,
             None => self
@@ -332,13 +334,12 @@ impl Executor {
         }
     }
 
-    /// No server would see the whole of a cycle that spans two.
-    fn check_serializable(&self, lent: &Lent) -> Result<(), Failure> {
+    /// No server would see the whole of a cycle that spans two. `writes`: on a shard that is not among the participants.
+    fn check_serializable(&self, writes: bool) -> Result<(), Failure> {
         let serializable = self.is_serializable();
         let read_only = self.transaction.modes.read_only == Some(true);
         let others = !self.transaction.participants.is_empty() && !read_only;
-        let writes =
-            lent.participant.wrote || self.transaction.participants.values().any(|participant| participant.wrote);
+        let writes = writes || self.transaction.participants.values().any(|participant| participant.wrote);
         if serializable && others && writes {
             return Err(PgError::refused(
                 "a SERIALIZABLE transaction that writes cannot span shards",

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use ringway_topology::service::sqlstate;
 
 use crate::pool::error::{PoolError, ServerError};
-use crate::wire::{backend, PgError, SqlState};
+use crate::wire::{backend, ErrorFields, PgError, Severity, SqlState};
 
 #[derive(Debug)]
 pub enum Failure {
@@ -44,7 +44,7 @@ impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Self {
         let message = error.to_string();
         let made = match error {
-            PoolError::Server(error) => return Failure::Server(error),
+            PoolError::Server(error) => return told(error),
             PoolError::Connect { .. } => PgError::new(SqlState::CONNECTION_FAILURE, message)
                 .hint("Check that the shard runs (\"shardctl shard list\"), then try again."),
             PoolError::Io(_) => PgError::new(SqlState::CONNECTION_FAILURE, message)
@@ -64,6 +64,17 @@ impl From<PoolError> for Failure {
             ),
         };
         Failure::Error(Box::new(made))
+    }
+}
+
+/// A shard that refuses a login says FATAL; the client's own session goes on.
+fn told(error: ServerError) -> Failure {
+    if !matches!(error.field(b'V'), Some("FATAL" | "PANIC")) {
+        return Failure::Server(error);
+    }
+    match ErrorFields::parse(&error.body) {
+        Ok(fields) => Failure::Error(Box::new(PgError::from(&fields).severity(Severity::Error))),
+        Err(_) => Failure::Server(error),
     }
 }
 

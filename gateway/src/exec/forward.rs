@@ -1,5 +1,7 @@
 //! One request to one shard: the way of nearly every statement.
 
+pub mod copy;
+
 use std::collections::VecDeque;
 use std::task::{ready, Context, Poll};
 
@@ -16,7 +18,6 @@ use crate::plan::types::Access;
 use crate::pool::connection::ServerConnection;
 use crate::pool::error::ServerError;
 use crate::pool::ReadyConn;
-use crate::wire::tag::client as from_client;
 use crate::wire::{PgError, SqlState};
 
 /// What is sent, and how the answer is shown.
@@ -26,8 +27,6 @@ pub struct Request<'a> {
     pub show: Show,
     /// The answer may be given again by another run: nothing is shown once the lease has run out.
     pub repeatable: bool,
-    /// COPY data of the client ends with a Sync (extended protocol).
-    pub client_syncs: bool,
     /// The request ends with a Sync: the shard overreads it while it takes COPY data, and needs another one.
     pub extended: bool,
     /// What the connection knows of its settings is void afterwards.
@@ -41,7 +40,6 @@ pub struct Exchange {
     expects: VecDeque<Expect>,
     show: Show,
     repeatable: bool,
-    client_syncs: bool,
     extended: bool,
     pub outcome: Outcome,
     /// None: nothing of the answer, or of what follows COPY data, has been looked at.
@@ -71,9 +69,9 @@ impl Exchange {
         (request.write)(connection, &mut expects);
         // If it fails, so does the first look at the answer.
         let _broken = connection.try_flush();
-        let Request { show, repeatable, client_syncs, extended, changes_settings, .. } = request;
+        let Request { show, repeatable, extended, changes_settings, .. } = request;
         let outcome = Outcome { settings_changed: changes_settings, ..Outcome::default() };
-        Exchange { expects, show, repeatable, client_syncs, extended, outcome, progress: None }
+        Exchange { expects, show, repeatable, extended, outcome, progress: None }
     }
 
     /// As [`Self::answer`], as long as the answer is a plain one and the client need not be waited for. False: it is not, or it has to
@@ -127,11 +125,10 @@ impl Exchange {
             if !self.outcome.stops() {
                 return Ok(());
             }
-            let connection = &mut *lent.participant.connection;
             if self.outcome.copy_in {
-                Box::pin(relay_copy(executor, connection, self.client_syncs, self.extended)).await?;
-                continue;
+                return Box::pin(self.copy_in(lent, executor)).await;
             }
+            let connection = &mut *lent.participant.connection;
             let oids = &mut self.outcome.oids;
             if !self.outcome.lease_lost {
                 match Box::pin(type_oids::settle(&executor.gateway, view, lent.shard, oids)).await {
@@ -229,6 +226,7 @@ fn not_begun(
 ) {
     executor.transaction.failed = true;
     outcome.unanswered = expects.iter().filter(|expect| !matches!(expect, Expect::Ready(_))).count();
+    outcome.unbound = expects.iter().filter(|expect| matches!(expect, Expect::Bind)).count();
     if show.errors {
         while let Some(Expect::Ready(bytes)) = expects.pop_front() {
             executor.client.out().extend_from_slice(bytes);
@@ -240,47 +238,4 @@ fn not_begun(
     }
     expects.clear();
     outcome.error = Some(error);
-}
-
-/// COPY data from the client to the shard, up to its end.
-async fn relay_copy(
-    executor: &mut Executor,
-    connection: &mut ServerConnection,
-    client_syncs: bool,
-    extended: bool,
-) -> Result<(), Failure> {
-    const GATHER_BYTES: usize = 64 << 10;
-    executor.client.flush().await?;
-    let mut data_ended = false;
-    loop {
-        let Some(frame) = executor.client.frame().await? else { return Err(Failure::Gone(None)) };
-        match frame.tag() {
-            from_client::COPY_DATA if !data_ended => {
-                executor.client.progresses();
-                connection.output().extend_from_slice(frame.bytes());
-                if connection.output().len() >= GATHER_BYTES {
-                    connection.flush().await?;
-                }
-            }
-            from_client::COPY_DONE | from_client::COPY_FAIL if !data_ended => {
-                connection.output().extend_from_slice(frame.bytes());
-                data_ended = true;
-                if !client_syncs {
-                    break;
-                }
-            }
-            from_client::SYNC if data_ended => break,
-            from_client::FLUSH | from_client::SYNC => {}
-            from_client::TERMINATE => return Err(Failure::Gone(None)),
-            tag => {
-                let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
-                return Err(Failure::Gone(Some(Box::new(PgError::fatal(SqlState::PROTOCOL_VIOLATION, message)))));
-            }
-        }
-    }
-    if extended {
-        crate::wire::frontend::sync(connection.output());
-    }
-    connection.flush().await?;
-    Ok(())
 }

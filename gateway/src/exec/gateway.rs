@@ -19,6 +19,7 @@ use super::describe::{Description, DescriptionKey};
 use super::faults::Faults;
 use super::inflight::InFlight;
 use super::listen::Listeners;
+use super::multiplex::Sharing;
 use super::sick::Sick;
 use super::statistics::Statistics;
 use super::view::{ControlPlane, View, Views};
@@ -30,7 +31,7 @@ use crate::pool::connection::StatementId;
 use crate::pool::endpoint::Endpoint;
 use crate::pool::error::ServerError;
 use crate::pool::Pools;
-use crate::sql::lexer::{lex, Kind};
+use crate::sql::lexer::{lex, Kind, Lexeme};
 use crate::users::Users;
 use crate::wire::{PgError, SqlState};
 
@@ -59,6 +60,10 @@ pub struct Planned {
     pub only_locks: bool,
     /// It may raise notifications where it writes.
     pub notifies: bool,
+    /// Of point reads.
+    pub sharing: Sharing,
+    /// The highest number of a parameter in its text.
+    pub parameters: usize,
     key: PlanKey,
 }
 
@@ -326,12 +331,32 @@ impl Gateway {
         let (pins, notifies) = (takes_session_lock(sql), catalog.catalog.may_notify(sql));
         let only_locks = pins
             && matches!(&plan, Ok(Plan::Query(query)) if !query.calls_code && query.tables.is_empty() && waits_for_lock(sql));
-        let planned = Arc::new(Planned { sql: Arc::from(sql), plan, pins, only_locks, notifies, key });
+        let planned = Arc::new(Planned {
+            sql: Arc::from(sql),
+            plan,
+            pins,
+            only_locks,
+            notifies,
+            sharing: Sharing::default(),
+            parameters: parameters(sql),
+            key,
+        });
         if sql.len() <= self.config.limits.statement_cache_text_bytes_max {
             self.plans.lock().unwrap_or_else(PoisonError::into_inner).put(hash, Arc::clone(&planned));
         }
         Ok(planned)
     }
+}
+
+fn parameters(sql: &str) -> usize {
+    let highest = lex(sql).ok().and_then(|lexemes| {
+        let number = |lexeme: &Lexeme| match lexeme.kind {
+            Kind::Parameter(number) => Some(number as usize),
+            _ => None,
+        };
+        lexemes.iter().filter_map(number).max()
+    });
+    highest.unwrap_or(0)
 }
 
 /// Whether the text calls `pg_advisory_lock` or one of its kin that outlive transactions.

@@ -178,7 +178,7 @@ async fn data_rows(executor: &mut Executor, mut captured: Bytes) -> Result<Vec<B
 /// The types in which rows travel. PostgreSQL reads a literal without a type in a select list as the type of the column that it is
 /// assigned to, and the query by itself gives it as text: such a text is read as that type again.
 async fn columns(
-    executor: &Executor,
+    executor: &mut Executor,
     admitted: &Admitted,
     plan: &InsertSelect,
     shard: ShardId,

@@ -36,6 +36,7 @@ pub mod insert;
 pub mod insert_select;
 pub mod listen;
 pub mod mirror;
+pub mod multiplex;
 pub mod one_phase;
 pub mod passwords;
 pub mod place;

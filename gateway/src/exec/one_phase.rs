@@ -58,7 +58,6 @@ impl Executor {
             access: Access::Write,
             show: SHOW,
             repeatable: false,
-            client_syncs: false,
             extended: false,
             changes_settings: false,
             write: &mut write,

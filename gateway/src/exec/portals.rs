@@ -155,15 +155,6 @@ async fn requested(
     show: Show,
     write: &mut (dyn FnMut(&mut ServerConnection, &mut std::collections::VecDeque<Expect>) + Send),
 ) -> Result<Outcome, Failure> {
-    let request = Request {
-        shard,
-        access,
-        show,
-        repeatable: false,
-        client_syncs: true,
-        extended: true,
-        changes_settings: false,
-        write,
-    };
+    let request = Request { shard, access, show, repeatable: false, extended: true, changes_settings: false, write };
     forward(executor, view, request).await
 }

@@ -116,6 +116,8 @@ pub struct Outcome {
     pub kept_back: bool,
     /// Answers that an error made impossible: what was expected from it on.
     pub unanswered: usize,
+    /// Binds among them.
+    pub unbound: usize,
     /// The connection has prepared statements that it is not known to have.
     pub unclosed: bool,
     /// OIDs in what a shard other than the home shard sends. If some are missing, the pump stops before the message.
@@ -454,6 +456,7 @@ impl Pump<'_> {
         }
         let error = ServerError::new(Bytes::copy_from_slice(body));
         self.outcome.unanswered = self.expects.iter().filter(|e| !matches!(e, Expect::Ready(_))).count();
+        self.outcome.unbound = self.expects.iter().filter(|expect| matches!(expect, Expect::Bind)).count();
         self.expects.clear();
         let keep_back = self.show.fence && self.rewindable && is_fence(&error);
         let first = self.outcome.error.is_none();

@@ -16,8 +16,11 @@ const PERIOD: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Statistics {
     pub clients: AtomicU64,
+    /// Statements of simple queries, and Executes, once each.
     pub statements: AtomicU64,
     pub single_shard: AtomicU64,
+    /// Among them, point reads that have shared a connection.
+    pub shared_reads: AtomicU64,
     pub fan_out: AtomicU64,
     pub distributed_commits: AtomicU64,
     pub errors: AtomicU64,

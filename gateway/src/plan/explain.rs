@@ -11,7 +11,7 @@ use super::filter::filtered;
 use super::refuse::refused;
 use super::route::Route;
 use super::session::Cursor;
-use super::types::{CopyDestination, DdlKind, Explain, MultiShard, Plan, Query, Targets};
+use super::types::{CopyDestination, DdlKind, Explain, MultiShard, Plan, Query, SessionCommand, Targets};
 use crate::sql::clauses::split_at_commas;
 use crate::sql::parse::Text;
 use crate::wire::PgError;
@@ -49,19 +49,17 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
     let inner_start = text.lexemes[cursor.at].start;
     let inner_sql = text.slice(cursor.at, text.lexemes.len() - 1);
     let inner = super::plan(inner_sql, context)?;
+    if let (false, Plan::Session(SessionCommand::Execute { name, arguments })) = (route_only, &inner) {
+        let (name, arguments) = (name.clone(), arguments.clone());
+        let explain = text.sql[..inner_start].to_owned();
+        return Ok(Plan::Session(SessionCommand::ExplainExecute { explain, name, arguments }));
+    }
     if !route_only && !matches!(inner, Plan::Query(_) | Plan::Home(_)) {
-        return Err(match text.word(cursor.at, "execute") {
-            true => refused(
-                "EXPLAIN EXECUTE is not supported",
-                "Statements that are prepared by PREPARE are the gateway's; the shards do not know them by name.",
-                "Explain the statement itself with its values written out: EXPLAIN SELECT ....",
-            ),
-            false => refused(
-                "only queries are explained by the shards",
-                "The gateway carries this statement out itself, or on every shard.",
-                "Use EXPLAIN (ROUTE), which tells where it goes.",
-            ),
-        });
+        return Err(refused(
+            "only queries are explained by the shards",
+            "The gateway carries this statement out itself, or on every shard.",
+            "Use EXPLAIN (ROUTE), which tells where it goes.",
+        ));
     }
     Ok(Plan::Explain(Explain {
         sql: Arc::from(text.sql),

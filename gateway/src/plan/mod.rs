@@ -37,12 +37,14 @@ pub mod insert;
 pub mod insert_select;
 pub mod keys;
 pub mod listen;
+pub mod lists;
 pub mod merge_sort;
 pub mod names;
 mod notation;
 pub mod numeric_type;
 pub mod oid_columns;
 mod oids;
+mod point_read;
 pub mod reach;
 pub mod refuse;
 pub mod route;
@@ -89,6 +91,7 @@ pub fn plan(sql: &str, context: &PlanContext<'_>) -> Result<Plan, PgError> {
 
 fn statement(context: &PlanContext<'_>, text: &Text<'_>, word: &str) -> Result<Plan, PgError> {
     let sql = text.sql;
+    lists::check(text)?;
     match word {
         "select" | "with" | "values" | "insert" | "update" | "delete" | "merge" | "table" | "(" => {
             rows::plan(context, text)

@@ -60,6 +60,12 @@ pub fn reach(context: &PlanContext<'_>, code: &Code) -> Reach {
             "Use LISTEN, UNLISTEN and SELECT pg_listening_channels() as statements of their own.",
         );
     }
+    if effects.lists {
+        return refuse(
+            "It lists prepared statements or cursors, which are the gateway's.".to_owned(),
+            "Keep their names where they are made.",
+        );
+    }
     if !context.is_spread() {
         return Reach::Anywhere;
     }

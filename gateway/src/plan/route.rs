@@ -205,11 +205,19 @@ fn key_error(index: usize, error: KeyError, text: &[u8]) -> PgError {
             SqlState::INVALID_TEXT_REPRESENTATION,
             format!("invalid input syntax for type {key_type}: \"{}\"", String::from_utf8_lossy(text)),
         ),
+        KeyError::Invalid { key_type, reason: "out of range" } if !text.is_empty() && is_integer(key_type) => {
+            PgError::new(
+                SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+                format!("value \"{}\" is out of range for type {key_type}", String::from_utf8_lossy(text)),
+            )
+        }
+        KeyError::Invalid { reason: reason @ "incorrect binary data format", .. } => {
+            PgError::new(SqlState::INVALID_BINARY_REPRESENTATION, format!("{reason} in bind parameter {}", index + 1))
+        }
+        KeyError::Invalid { reason: TOO_SHORT, .. } => PgError::new(SqlState::PROTOCOL_VIOLATION, TOO_SHORT),
         KeyError::Invalid { key_type, reason } => {
             let code = match reason {
                 "out of range" => SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
-                "incorrect binary data format" => SqlState::INVALID_BINARY_REPRESENTATION,
-                TOO_SHORT => SqlState::PROTOCOL_VIOLATION,
                 BAD_ENCODING => SqlState::CHARACTER_NOT_IN_REPERTOIRE,
                 _ => SqlState::INVALID_TEXT_REPRESENTATION,
             };
@@ -222,6 +230,10 @@ fn key_error(index: usize, error: KeyError, text: &[u8]) -> PgError {
             "Use ISO format with a time zone, plain decimal notation, or the binary format.",
         ),
     }
+}
+
+fn is_integer(key_type: KeyType) -> bool {
+    matches!(key_type, KeyType::Int2 | KeyType::Int4 | KeyType::Int8)
 }
 
 /// The element type of an array type, by `pg_type.dat`; 0 for what is not declared.

@@ -14,7 +14,7 @@ use super::notation::{self, Columns};
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
-use super::{clock, concatenate, exact, insert, oid_columns, oids, write};
+use super::{clock, concatenate, exact, insert, oid_columns, oids, point_read, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
@@ -380,7 +380,8 @@ fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Resul
         None => concatenate::select(analysis, query, &facts),
     })?;
     let home_access = if matches!(targets, Targets::Home) && calls.home.is_some() { Access::Write } else { access };
-    Ok(Plan::Query(finish(analysis, home_access, targets, multi, true)))
+    let point_read = home_access == Access::Read && point_read::is_point_read(analysis.context, query, calls);
+    Ok(Plan::Query(Query { point_read, ..finish(analysis, home_access, targets, multi, true) }))
 }
 
 /// Whether functions may write tables.
@@ -456,5 +457,6 @@ pub fn finish(
         clock: clock::reads(analysis.text),
         oid_columns: oid_columns::any(analysis),
         calls_code: false,
+        point_read: false,
     }
 }

@@ -421,3 +421,54 @@ fn more_keys_than_the_limit_are_for_every_shard() {
     assert_eq!(keys.values.len(), KEYS_PER_STATEMENT_MAX, "each once");
     assert!(matches!(targets(KEYS_PER_STATEMENT_MAX + 1), Targets::Keyspace(KeyspaceId(1))));
 }
+
+#[test]
+fn point_reads_find_one_row_and_compute_nothing() {
+    let (catalog, topology) = (catalog(), topology());
+    let path = ["public".to_owned()];
+    let context =
+        PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app", one_shard: false };
+    let is_point_read = |sql: &str| match plan(sql, &context) {
+        Ok(Plan::Query(query)) => query.point_read,
+        _ => false,
+    };
+    for sql in [
+        "SELECT * FROM users WHERE id = $1",
+        "SELECT name, u.email AS mail FROM public.users AS u WHERE u.id = $1::bigint AND name = 'x' LIMIT $2",
+        "SELECT \"age\" FROM users WHERE ((-5) = (id))",
+        "SELECT amount FROM orders WHERE user_id = 1 AND id = 2",
+        "SELECT value FROM settings WHERE key = 'k'",
+    ] {
+        assert!(is_point_read(sql), "{sql}");
+    }
+    for sql in [
+        "SELECT * FROM users",
+        "SELECT * FROM users WHERE name = 'x'",
+        "SELECT * FROM users WHERE id = 1 OR id = 2",
+        "SELECT * FROM users WHERE id > 1",
+        "SELECT * FROM users WHERE id = age",
+        "SELECT * FROM users WHERE id = 1 AND lower(name) = 'x'",
+        "SELECT * FROM users WHERE id = (SELECT 1)",
+        "SELECT * FROM users WHERE id = 1 AND age = $1::positive",
+        "SELECT * FROM users WHERE id = 1 FOR UPDATE",
+        "SELECT * FROM users WHERE id = 1 OFFSET 1",
+        "SELECT * FROM users u JOIN orders o ON o.user_id = u.id WHERE u.id = 1",
+        "SELECT * FROM users TABLESAMPLE SYSTEM (1) WHERE id = 1",
+        "SELECT count(*) FROM users WHERE id = 1",
+        "SELECT name || 'x' FROM users WHERE id = 1",
+        "SELECT users FROM users WHERE id = 1",
+        "SELECT DISTINCT name FROM users WHERE id = 1",
+        "SELECT name INTO copied FROM settings WHERE key = 'k'",
+        "SELECT amount FROM orders WHERE user_id = 1",
+        // Views, policies, partitioned tables, tables without a key, system catalogs.
+        "SELECT * FROM cheap_products WHERE id = 1",
+        "SELECT * FROM guarded WHERE id = 1",
+        "SELECT * FROM parted WHERE k = 1",
+        "SELECT * FROM pg_class WHERE oid = 1",
+        "SELECT ctid FROM settings WHERE key = 'k'",
+        "WITH u AS (SELECT 1) SELECT * FROM settings WHERE key = 'k'",
+        "UPDATE users SET age = 1 WHERE id = 1 RETURNING age",
+    ] {
+        assert!(!is_point_read(sql), "{sql}");
+    }
+}

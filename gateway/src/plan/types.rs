@@ -125,6 +125,12 @@ pub enum SessionCommand {
         name: String,
         arguments: Vec<String>,
     },
+    /// EXPLAIN EXECUTE: what stands before EXECUTE, and the rest as there.
+    ExplainExecute {
+        explain: String,
+        name: String,
+        arguments: Vec<String>,
+    },
     Deallocate {
         name: Option<String>,
     },
@@ -288,6 +294,8 @@ pub struct Query {
     /// It calls functions of the application's, or such as the catalog does not know: planned by the catalog of before, it must
     /// not run in a transaction that has changed the schema.
     pub calls_code: bool,
+    /// It reads one row by its primary key ([`super::point_read`]).
+    pub point_read: bool,
 }
 
 /// One appearance of a sharded table in a statement's text: where the filter on owned arcs is spliced in.

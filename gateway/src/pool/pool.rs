@@ -232,6 +232,11 @@ impl Pool {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// How many point reads may be on their way over one connection.
+    pub fn shared_reads_max(&self) -> usize {
+        self.settings.load().shared_reads_max
+    }
+
     pub fn settings(&self) -> Arc<PoolSettings> {
         self.settings.load_full()
     }
@@ -257,6 +262,11 @@ impl Pool {
     /// Of its connections, and of cancel requests.
     pub fn tcp(&self) -> &TcpOptions {
         &self.shared.tcp
+    }
+
+    /// Connections at work.
+    pub fn lent(&self) -> usize {
+        self.state().lent
     }
 
     /// Open connections.

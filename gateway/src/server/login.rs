@@ -103,6 +103,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 listening: None,
                 repeated: false,
                 synced: false,
+                behind: None,
                 notifies: false,
                 exact_text: None,
             };

@@ -9,9 +9,11 @@ use crate::config::pools::PoolMode;
 use crate::exec::answers::ask;
 use crate::exec::bound::Bound;
 use crate::exec::commit;
+use crate::exec::describe::describe;
 use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
+use crate::exec::hold::admit;
 use crate::exec::listen::session::Change;
 use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
@@ -126,6 +128,9 @@ impl Session {
             }
             SessionCommand::Execute { name, arguments } => {
                 return self.execute_prepared(name, arguments, simple.is_some()).await
+            }
+            SessionCommand::ExplainExecute { explain, name, arguments } => {
+                return self.explain_prepared(explain, name, arguments, simple.is_some()).await
             }
             SessionCommand::Deallocate { name } => self.deallocate(name.as_deref())?,
             SessionCommand::Listen { channel, written } => {
@@ -422,7 +427,7 @@ impl Session {
         let sql: Arc<str> = Arc::from(sql);
         let statement = Arc::new(self.executor.statement(sql, oids));
         // Wrong statements are refused now, as PostgreSQL does.
-        let description = crate::exec::describe::describe(&mut self.executor, &statement).await?;
+        let description = describe(&mut self.executor, &statement).await?;
         let result = statement.result.clone();
         let mut statement = self.executor.statement(Arc::clone(&statement.sql), description.parameters);
         statement.result = result;
@@ -455,17 +460,7 @@ impl Session {
 
     /// EXECUTE: its arguments are evaluated by a shard, and bound as text.
     async fn execute_prepared(&mut self, name: &str, arguments: &[String], describe: bool) -> Result<(), Failure> {
-        let statement = Box::pin(self.current_statement(name)).await?;
-        if arguments.len() != statement.types.len() {
-            let message = format!("wrong number of parameters for prepared statement \"{name}\"");
-            let detail = format!("Expected {} parameters but got {}.", statement.types.len(), arguments.len());
-            return Err(PgError::new(SqlState::SYNTAX_ERROR, message).detail(detail).into());
-        }
-        let values = if arguments.is_empty() { Vec::new() } else { self.evaluate(arguments, &statement.types).await? };
-        let mut buffer = BytesMut::new();
-        frontend::bind(&mut buffer, "", "", [], values.iter().map(|value| value.as_deref()), [] as [Format; 0]);
-        let frame = Frame::new(buffer.freeze()).map_err(PgError::from)?;
-        let bound = Bound { statement, bind: Some(frame) };
+        let bound = self.bound_by_arguments(name, arguments).await?;
         let view = self.executor.enter()?;
         let planned = self.executor.plan(&bound.statement.sql, &view)?;
         if let Ok(Plan::Session(SessionCommand::SetConfig { items, .. })) = &planned.plan {
@@ -478,6 +473,60 @@ impl Session {
             backend::command_complete(self.executor.client.out(), tag);
         }
         Ok(())
+    }
+
+    /// EXPLAIN EXECUTE: the prepared text is explained with the same values, where one shard has all of its rows.
+    async fn explain_prepared(
+        &mut self,
+        explain: &str,
+        name: &str,
+        arguments: &[String],
+        describe: bool,
+    ) -> Result<(), Failure> {
+        let Bound { statement, bind } = self.bound_by_arguments(name, arguments).await?;
+        let sql = Arc::from(format!("{explain}{}", statement.sql));
+        let statement = Arc::new(self.executor.statement(sql, statement.types.clone()));
+        let bound = Bound { statement, bind };
+        let admitted = admit(&mut self.executor, &bound.statement.sql, &bound.values()?).await?;
+        if admitted.placement.single().is_none() {
+            return Err(PgError::refused(
+                "EXPLAIN EXECUTE is not supported for a statement over several shards",
+                "Use EXPLAIN (ROUTE) with the statement itself, or SET ringway.shard to look at one shard.",
+            )
+            .detail("Every shard has a plan of its own.")
+            .into());
+        }
+        let run = Run { bound: &bound, describe, rows_max: 0, portal: "" };
+        let completed = dispatch::run(&mut self.executor, run).await?;
+        let mut complete = BytesMut::new();
+        backend::command_complete(&mut complete, completed.tag.as_deref().unwrap_or("EXPLAIN"));
+        self.executor.client.keep(&complete)
+    }
+
+    /// The prepared statement with the values of these arguments.
+    async fn bound_by_arguments(&mut self, name: &str, arguments: &[String]) -> Result<Bound, Failure> {
+        let statement = Box::pin(self.current_statement(name)).await?;
+        // What is prepared by the protocol leaves types open.
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        let numbered = match statement.sql.is_empty() {
+            true => 0,
+            false => self.executor.plan(&statement.sql, &view)?.parameters,
+        };
+        let types = match statement.types.len() >= numbered && !statement.types.contains(&0) {
+            true => statement.types.clone(),
+            false => Box::pin(describe(&mut self.executor, &statement)).await?.parameters,
+        };
+        if arguments.len() != types.len() {
+            let message = format!("wrong number of parameters for prepared statement \"{name}\"");
+            let detail = format!("Expected {} parameters but got {}.", types.len(), arguments.len());
+            return Err(PgError::new(SqlState::SYNTAX_ERROR, message).detail(detail).into());
+        }
+        let values = if arguments.is_empty() { Vec::new() } else { self.evaluate(arguments, &types).await? };
+        let mut buffer = BytesMut::new();
+        frontend::bind(&mut buffer, "", "", [], values.iter().map(|value| value.as_deref()), [] as [Format; 0]);
+        let frame = Frame::new(buffer.freeze()).map_err(PgError::from)?;
+        Ok(Bound { statement, bind: Some(frame) })
     }
 
     async fn evaluate(&mut self, arguments: &[String], types: &[u32]) -> Result<Vec<Option<Vec<u8>>>, Failure> {
@@ -544,12 +593,13 @@ impl Session {
             access: Access::Read,
             show: Show { row_description: describe, command_complete: true, errors: false, ..Show::ROWS },
             repeatable: false,
-            client_syncs: false,
             extended: true,
             changes_settings: false,
             write: &mut write,
         };
+        let had_parts = !self.executor.transaction.participants.is_empty();
         let outcome = forward(&mut self.executor, &view, request).await?;
+        Box::pin(commit::leave_asked(&mut self.executor, had_parts)).await;
         outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
     }
 
@@ -575,7 +625,6 @@ impl Session {
             access: Access::Read,
             show: Show::NOTICES,
             repeatable: false,
-            client_syncs: false,
             extended: false,
             changes_settings: true,
             write: &mut write,

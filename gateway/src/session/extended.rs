@@ -8,9 +8,10 @@ use super::fast::Begun;
 use super::Session;
 use crate::exec::bound::Statement;
 use crate::exec::commit;
-use crate::exec::describe::{describe, refusal, Description};
+use crate::exec::describe::{describe, refusal, syntax_error, Description};
 use crate::exec::dispatch::check_not_failed;
 use crate::exec::failure::Failure;
+use crate::exec::gateway::Planned;
 use crate::exec::result_type::revalidate;
 use crate::exec::transaction::Block;
 use crate::plan::types::{Plan, SessionCommand};
@@ -27,27 +28,30 @@ impl Session {
             true => self.begin_pipeline(pipeline),
             false => Ok(Begun::No),
         };
-        let slowly = match begun {
-            Ok(Begun::Sent(flight)) => match self.end_fast(flight).await {
-                Ok(true) if self.after.is_empty() => {
-                    self.settings_told();
-                    self.executor.leave();
-                    return Ok(());
-                }
-                Ok(true) => return Box::pin(self.synced()).await,
-                Ok(false) => Slowly::Waits,
-                Err(failure) => Slowly::Failed(failure),
-            },
-            Ok(Begun::Waits) => Slowly::Waits,
+        let answered = match begun {
+            Ok(Begun::Sent(flight)) => self.end_fast(flight).await.map(Some),
+            Ok(Begun::Shared(shared)) => self.end_shared(shared).await.map(Some),
+            Ok(Begun::Waits) => Ok(Some(false)),
             Ok(Begun::Here) => {
                 self.executor.leave();
                 return Ok(());
             }
             Ok(Begun::Commit) => match self.begin_commit(messages(pipeline)) {
                 Some(sent) => return self.end_commit(sent).await,
-                None => Slowly::ByMessage,
+                None => Ok(None),
             },
-            Ok(Begun::No) => Slowly::ByMessage,
+            Ok(Begun::No) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        let slowly = match answered {
+            Ok(Some(true)) if self.after.is_empty() => {
+                self.settings_told();
+                self.executor.leave();
+                return Ok(());
+            }
+            Ok(Some(true)) => return Box::pin(self.synced()).await,
+            Ok(Some(false)) => Slowly::Waits,
+            Ok(None) => Slowly::ByMessage,
             Err(failure) => Slowly::Failed(failure),
         };
         Box::pin(self.pipeline_slowly(pipeline, slowly)).await
@@ -94,6 +98,10 @@ impl Session {
         let mut answered = false;
         if !self.skipping {
             answered = Box::pin(self.run_batch(true, tried)).await?;
+            if !self.executor.synced {
+                // A COPY has overread it: the pipeline goes on.
+                return Ok(());
+            }
         }
         self.fresh.clear();
         self.batch.clear();
@@ -155,7 +163,7 @@ impl Session {
                 Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
                 Err(failure) => {
                     self.report(&failure);
-                    self.skipping = !sync;
+                    self.skipping = !self.executor.synced;
                     return Ok(false);
                 }
             }
@@ -167,7 +175,8 @@ impl Session {
     async fn slow(&mut self, frames: &[Frame], lone: bool) -> Result<(), Failure> {
         let Some((frame, rest)) = frames.split_first() else { return Ok(()) };
         self.finish_after().await?;
-        match frame.tag() {
+        self.executor.behind = rest.first().map(Frame::tag);
+        let done = match frame.tag() {
             // Nothing follows that would tell what is wrong with it.
             tag::PARSE => {
                 let mut until = rest.iter().map(Frame::tag).take_while(|next| *next != tag::PARSE);
@@ -177,7 +186,9 @@ impl Session {
             tag::EXECUTE => self.execute(frame, lone).await,
             tag::DESCRIBE => self.describe(frame).await,
             _ => Box::pin(self.close_named(frame)).await,
-        }
+        };
+        self.executor.behind = None;
+        done
     }
 
     async fn parse(&mut self, frame: &Frame, alone: bool) -> Result<(), Failure> {
@@ -206,17 +217,17 @@ impl Session {
             let view = self.executor.enter()?;
             self.executor.slot.reads();
             let planned = self.executor.plan(text, &view)?;
+            if !planned.plan.as_ref().is_ok_and(ends_transaction) {
+                self.check_accepts(text, &planned).await?;
+            }
             let plan = match &planned.plan {
                 Ok(plan) => plan,
                 Err(error) => {
                     return Err(refusal(&mut self.executor, error, &Arc::from(parse.query), &statement.types).await)
                 }
             };
-            if !ends_transaction(plan) {
-                check_not_failed(&self.executor)?;
-                if alone && !matches!(plan, Plan::Session(_) | Plan::Admin(_)) {
-                    self.description(&statement).await?;
-                }
+            if alone && !matches!(plan, Plan::Session(_) | Plan::Admin(_)) {
+                self.description(&statement).await?;
             }
         }
         if !parse.statement.is_empty() && self.statements.contains_key(parse.statement) {
@@ -227,6 +238,22 @@ impl Session {
         self.statements.insert(parse.statement.to_owned(), statement);
         backend::parse_complete(self.executor.client.out());
         Ok(())
+    }
+
+    /// A failed transaction accepts nothing but its end: PostgreSQL reads a statement before it says so, and looks nothing up.
+    pub(super) async fn check_accepts(&mut self, text: &str, planned: &Planned) -> Result<(), Failure> {
+        let Err(failed) = check_not_failed(&self.executor) else { return Ok(()) };
+        match &planned.plan {
+            Err(error) if error.code == SqlState::SYNTAX_ERROR => return Err(Failure::Error(error.clone())),
+            Ok(Plan::Query(_) | Plan::Session(_) | Plan::Admin(_)) => return Err(failed),
+            _ => {}
+        }
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        match syntax_error(&self.executor, &view, text).await? {
+            Some(error) => Err(Failure::Server(error)),
+            None => Err(failed),
+        }
     }
 
     /// What no shard is asked about in this place.
@@ -429,7 +456,7 @@ fn messages(pipeline: &[u8]) -> impl Iterator<Item = FrameRef<'_>> {
     Frames(pipeline).filter(|frame| frame.tag() != tag::SYNC)
 }
 
-fn check_count(bind: &Bind<'_>, needed: usize) -> Result<(), PgError> {
+pub(super) fn check_count(bind: &Bind<'_>, needed: usize) -> Result<(), PgError> {
     let given = bind.parameters.len();
     if given == needed {
         return Ok(());
@@ -446,6 +473,7 @@ fn gives_rows(plan: &Plan) -> Option<bool> {
         Plan::Session(
             SessionCommand::Show { .. }
             | SessionCommand::Execute { .. }
+            | SessionCommand::ExplainExecute { .. }
             | SessionCommand::SetConfig { .. }
             | SessionCommand::ListeningChannels { .. },
         )

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use smallvec::SmallVec;
 use super::block::COMMITTED;
 use super::pipeline::{Commits, Fits, NewPortal, Pipeline, Step};
 use super::portals::Portal;
+use super::shared::Shared;
 use super::Session;
 use crate::exec::bound::{
     ensure_prepared, queue_close_statement, queue_learn, queue_parse, queue_told, Bound, Statement,
@@ -53,6 +55,8 @@ struct Sent {
 
 pub enum Begun<'a> {
     Sent(Box<Flight<'a>>),
+    /// With reads of other clients.
+    Shared(Shared),
     /// Something has to be waited for: [`Session::fast`] does.
     Waits,
     /// The gateway has answered all of it.
@@ -88,10 +92,11 @@ impl Session {
         }
         let (view, shard) = self.destination(&pipeline).inspect_err(|_| self.undo(&pipeline))?;
         let wrote = pipeline.access != Access::Read;
-        let lent = match pipeline.declared().all(are_built_in) && !self.executor.transaction.has_new_oids {
-            true => self.executor.try_lend(&view, shard, wrote),
-            false => None,
-        };
+        let is_known = pipeline.declared().all(are_built_in) && !self.executor.transaction.has_new_oids;
+        if let Some(shared) = is_known.then(|| self.try_share(&mut pipeline, &view, shard)).flatten() {
+            return Ok(Begun::Shared(shared));
+        }
+        let lent = is_known.then(|| self.executor.try_lend(&view, shard, wrote)).flatten();
         let Some(mut lent) = lent else {
             self.undo(&pipeline);
             return Ok(Begun::Waits);
@@ -269,14 +274,10 @@ impl Session {
             },
             // A lease that has run out since then shows before the answer does.
             repeatable: pipeline.access == Access::Read,
-            client_syncs: true,
             extended: true,
             changes_settings: false,
             write: &mut write,
         };
-        if pipeline.executes > 0 {
-            Statistics::count(&self.executor.gateway.statistics.single_shard);
-        }
         let exchange = Exchange::new(&mut self.executor, lent, request);
         (exchange, sent)
     }
@@ -378,6 +379,11 @@ impl Session {
 
     /// What the session knows once the pipeline has been answered.
     fn conclude(&mut self, pipeline: &mut Pipeline<'_>, shard: ShardId, sent: &Sent, outcome: &Outcome) {
+        if pipeline.executes > 0 {
+            let statistics = &self.executor.gateway.statistics;
+            Statistics::count(&statistics.single_shard);
+            statistics.statements.fetch_add(pipeline.statements_executed(), Ordering::Relaxed);
+        }
         if let Some(error) = &outcome.error {
             for step in &pipeline.steps {
                 if let Step::Parse { statement, .. } | Step::Bind { statement, .. } = step {
@@ -407,10 +413,11 @@ impl Session {
                 self.portals.remove(*name);
             }
             if outcome.error.is_some() {
-                // They go with the transaction, or with its savepoint.
-                pipeline.portals.clear();
+                // What has been bound is there until the transaction ends, or its savepoint.
+                let bound = pipeline.binds.saturating_sub(outcome.unbound);
+                pipeline.portals.retain(|portal| portal.place < bound);
             }
-            for NewPortal { name, statement, frame } in pipeline.portals.drain(..) {
+            for NewPortal { name, statement, frame, .. } in pipeline.portals.drain(..) {
                 let bound = Arc::new(Bound { statement, bind: Some(frame.to_frame()) });
                 let depth = self.executor.transaction.savepoints.len();
                 let portal = Portal { shard: Some(shard), ..Portal::new(bound, depth) };
@@ -422,7 +429,7 @@ impl Session {
     }
 }
 
-fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step: &Step<'_>) {
+pub(super) fn queue(connection: &mut ServerConnection, expects: &mut VecDeque<Expect>, step: &Step<'_>) {
     match step {
         Step::Parse { statement, named: true, .. } => {
             queue_parse(connection, expects, statement);

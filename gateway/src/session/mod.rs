@@ -11,6 +11,7 @@ mod pipeline;
 pub mod portals;
 mod query;
 pub mod settings;
+mod shared;
 pub mod simple;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use crate::exec::commit;
 use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
 use crate::exec::listen::session::heard;
+use crate::exec::multiplex::SharedRead;
 use crate::exec::transaction::{Block, Participant};
 use crate::pool::connection::ServerConnection;
 use crate::pool::error::field;
@@ -52,6 +54,8 @@ pub struct Session {
     pub after: Vec<commit::AfterCommit>,
     /// Of the administrative database.
     pub console: bool,
+    /// Its read in a batch, or the last one; None: it has had none.
+    read: Option<Arc<SharedRead>>,
 }
 
 impl Session {
@@ -66,6 +70,7 @@ impl Session {
             skipping: false,
             after: Vec::new(),
             console: false,
+            read: None,
         }
     }
 

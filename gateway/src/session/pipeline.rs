@@ -70,7 +70,12 @@ pub(super) struct NewPortal<'a> {
     pub name: &'a str,
     pub statement: Arc<Statement>,
     pub frame: FrameRef<'a>,
+    /// How many Binds come before its own.
+    pub place: usize,
 }
+
+/// A statement's name, what it was before a step (from 0) of a pipeline, and the step.
+pub(super) type Before = (String, Option<Arc<Statement>>, usize);
 
 /// The pipeline, understood. One of a single statement is understood without allocating.
 pub(super) struct Pipeline<'a> {
@@ -80,11 +85,12 @@ pub(super) struct Pipeline<'a> {
     pub admitted: Option<Admitted>,
     pub any: bool,
     /// Statements as they were before this pipeline.
-    pub before: Vec<(String, Option<Arc<Statement>>, usize)>,
+    pub before: Vec<Before>,
     pub portals: SmallVec<[NewPortal<'a>; 1]>,
     /// Portals that it closes.
     pub closed: SmallVec<[&'a str; 1]>,
     pub executes: u32,
+    pub binds: usize,
     /// Some statement's rows may have OIDs in them.
     pub learns: bool,
     /// BEGIN, which the unnamed portal is.
@@ -109,6 +115,7 @@ impl Default for Pipeline<'_> {
             portals: SmallVec::new(),
             closed: SmallVec::new(),
             executes: 0,
+            binds: 0,
             learns: false,
             bound_begin: None,
             begins: false,
@@ -148,6 +155,11 @@ impl Pipeline<'_> {
         }
     }
 
+    /// Statements that it executes, those that begin and end its block among them.
+    pub fn statements_executed(&self) -> u64 {
+        u64::from(self.executes) + u64::from(self.begins) + u64::from(self.commits == Commits::Executed)
+    }
+
     /// The types that these declare.
     pub fn declared(&self) -> impl Iterator<Item = &[u32]> {
         self.statements().map(|statement| statement.types.as_slice())
@@ -178,7 +190,10 @@ impl Session {
         frames: impl Iterator<Item = FrameRef<'a>>,
         pipeline: &mut Pipeline<'a>,
     ) -> Result<Fits<'a>, Failure> {
-        let fits = self.understand_each(frames, pipeline);
+        let mut fits = self.understand_each(frames, pipeline);
+        if matches!(fits, Ok(Fits::Yes)) && self.asks_only(pipeline) {
+            fits = Ok(Fits::No);
+        }
         match fits {
             // One that is executed no more could be.
             Ok(Fits::Yes) if pipeline.commits == Commits::Bound || pipeline.bound_begin.is_some() => {
@@ -356,7 +371,9 @@ impl Session {
         let (Ok(Plan::Query(query)), Some(shard)) = (&admitted.planned.plan, admitted.placement.single()) else {
             return Ok(Fits::No);
         };
-        if self.executor.is_outdated(&statement, admitted.planned.catalog()) {
+        // A shard would say what is wrong with the count by its own name of the statement.
+        let miscounted = bind.parameters.len() != statement.types.len().max(admitted.planned.parameters);
+        if miscounted || self.executor.is_outdated(&statement, admitted.planned.catalog()) {
             return Ok(Fits::No);
         }
         let chosen = match pipeline.shard {
@@ -395,7 +412,9 @@ impl Session {
         pipeline.admitted = Some(admitted);
         let named = !bind.statement.is_empty();
         pipeline.portals.retain(|portal| portal.name != bind.portal);
-        pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame });
+        let place = pipeline.binds;
+        pipeline.binds += 1;
+        pipeline.portals.push(NewPortal { name: bind.portal, statement: Arc::clone(&statement), frame, place });
         pipeline.steps.push(Step::Bind { frame, statement, named });
         Ok(Fits::Yes)
     }
@@ -424,7 +443,9 @@ impl Session {
                 let named = !bind.statement.is_empty();
                 pipeline.commits = Commits::Bound;
                 pipeline.portals.clear();
-                pipeline.portals.push(NewPortal { name: "", statement: Arc::clone(&statement), frame });
+                let place = pipeline.binds;
+                pipeline.binds += 1;
+                pipeline.portals.push(NewPortal { name: "", statement: Arc::clone(&statement), frame, place });
                 pipeline.steps.push(Step::Bind { frame, statement, named });
                 Fits::Yes
             }
@@ -510,6 +531,13 @@ impl Session {
         self.executor.transaction.participants.contains_key(&home).then_some(home)
     }
 
+    /// What is only asked does not decide where a SERIALIZABLE transaction is.
+    fn asks_only(&self, pipeline: &Pipeline<'_>) -> bool {
+        let transaction = &self.executor.transaction;
+        let is_nowhere = transaction.is_open() && transaction.participants.is_empty();
+        pipeline.binds == 0 && !pipeline.is_local() && is_nowhere && self.executor.is_serializable()
+    }
+
     /// As if nothing of the pipeline had been understood.
     pub(super) fn undo(&mut self, pipeline: &Pipeline<'_>) {
         self.undo_definitions(pipeline, 0);
@@ -520,7 +548,11 @@ impl Session {
 
     /// Statements defined by steps from `first` on are as they were before.
     pub(super) fn undo_definitions(&mut self, pipeline: &Pipeline<'_>, first: usize) {
-        for (name, before, step) in pipeline.before.iter().rev() {
+        self.restore_statements(&pipeline.before, first);
+    }
+
+    pub(super) fn restore_statements(&mut self, before: &[Before], first: usize) {
+        for (name, before, step) in before.iter().rev() {
             if *step < first {
                 continue;
             }

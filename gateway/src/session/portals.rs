@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::extended::check_count;
 use super::Session;
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::cursors::{self, Place};
 use crate::exec::dispatch::{check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::portals::{self, Where};
+use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
 use crate::plan::refuse::refused;
 use crate::plan::types::{DdlKind, Plan, SessionCommand};
@@ -83,6 +85,14 @@ impl Session {
         let bind = Bind::parse(frame.body()).map_err(PgError::from)?;
         let statement = self.current_statement(bind.statement).await?;
         if self.executor.transaction.failed && !self.ends_transaction(&statement) {
+            let view = self.executor.enter()?;
+            self.executor.slot.reads();
+            if statement.sql.is_empty() {
+                check_count(&bind, statement.types.len())?;
+            } else {
+                let planned = self.executor.plan(&statement.sql, &view)?;
+                check_count(&bind, statement.types.len().max(planned.parameters))?;
+            }
             check_not_failed(&self.executor)?;
         }
         let taken = self.portals.contains_key(bind.portal) || self.executor.has_cursor(bind.portal);
@@ -174,6 +184,7 @@ impl Session {
 
     pub(super) async fn execute(&mut self, frame: &Frame, lone: bool) -> Result<(), Failure> {
         let execute = Execute::parse(frame.body()).map_err(PgError::from)?;
+        Statistics::count(&self.executor.gateway.statistics.statements);
         let Some(portal) = self.portals.get(execute.portal).cloned() else {
             return Box::pin(self.execute_cursor(execute)).await;
         };
@@ -217,7 +228,8 @@ impl Session {
             Plan::Admin(_) => true,
             _ => false,
         };
-        if !lone && !outside {
+        // A COPY that takes data overreads the Sync behind it: more may follow.
+        if (!lone || matches!(plan, Plan::CopyIn(_))) && !outside {
             self.executor.begin_implicit();
         }
         let repeats = match plan {
@@ -297,7 +309,10 @@ impl Session {
         let values = portal.bound.values()?;
         let gives_rows = matches!(
             command,
-            SessionCommand::Show { .. } | SessionCommand::SetConfig { .. } | SessionCommand::ListeningChannels { .. }
+            SessionCommand::Show { .. }
+                | SessionCommand::ExplainExecute { .. }
+                | SessionCommand::SetConfig { .. }
+                | SessionCommand::ListeningChannels { .. }
         );
         if !gives_rows {
             return Box::pin(self.command(command, &values, None)).await;

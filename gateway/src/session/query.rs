@@ -105,12 +105,10 @@ impl Session {
             show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
             // A lease that has run out since `is_for_shards` shows before the answer does.
             repeatable: admitted.access == Access::Read,
-            client_syncs: false,
             extended: false,
             changes_settings: false,
             write: &mut write,
         };
-        Statistics::count(&self.executor.gateway.statistics.single_shard);
         let exchange = Exchange::new(&mut self.executor, &mut lent, request);
         Some(Box::new(Flight { admitted, shard, lent, exchange }))
     }
@@ -163,6 +161,8 @@ impl Session {
             }
             return Ok(Ended::Again);
         }
+        Statistics::count(&self.executor.gateway.statistics.single_shard);
+        Statistics::count(&self.executor.gateway.statistics.statements);
         if admitted.placement.any {
             self.executor.last_shard = Some(shard);
         }

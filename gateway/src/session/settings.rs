@@ -3,6 +3,7 @@
 //! In a transaction the statements are run on every shard that it is open on, and kept for shards that join it.
 
 use super::Session;
+use crate::exec::commit;
 use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
 use crate::exec::search_path::value;
@@ -247,7 +248,7 @@ impl Session {
         self.on_shards(&settings, sql, true).await
     }
 
-    /// On every shard that the transaction is open on, or on one that then belongs to it: somebody must say what is wrong with
+    /// On every shard that the transaction is open on, or on one (that then belongs to it): somebody must say what is wrong with
     /// it. `settings`: the session's, afterwards.
     async fn on_shards(&mut self, settings: &Settings, text: &str, local: bool) -> Result<(), Failure> {
         let shards: Vec<ShardId> = if self.executor.transaction.participants.is_empty() {
@@ -256,6 +257,8 @@ impl Session {
             self.executor.transaction.participants.keys().copied().collect()
         };
         let open = self.executor.transaction.is_open();
+        // Whoever joins later is told what has been set; a SERIALIZABLE transaction is to be of one shard.
+        let has_part = !self.executor.transaction.participants.is_empty() || !self.executor.is_serializable();
         for (index, shard) in shards.into_iter().enumerate() {
             let reported = self.on_shard(shard, text, index == 0).await?;
             if index == 0 {
@@ -265,6 +268,7 @@ impl Session {
                 participant.connection.settings = Some(settings.clone());
             }
         }
+        Box::pin(commit::leave_asked(&mut self.executor, has_part)).await;
         if open {
             // Each its own request.
             let pieces = split(text).map_err(|error| lexical_error(&error, text))?;

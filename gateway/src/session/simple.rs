@@ -8,14 +8,15 @@ use std::time::Instant;
 use super::Session;
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::describe::refusal;
-use crate::exec::dispatch::{self, check_not_failed, Run};
+use crate::exec::dispatch::{self, Run};
 use crate::exec::failure::Failure;
+use crate::exec::filter;
 use crate::exec::forward::{forward, Request};
 use crate::exec::hold::{admit, Admitted};
 use crate::exec::place::Values;
 use crate::exec::pump::Show;
+use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
-use crate::exec::{filter, statistics};
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Plan, Targets};
 use crate::pool::connection::StatementId;
@@ -124,6 +125,7 @@ impl Session {
     }
 
     async fn one(&mut self, frame: &Frame, text: &str, lifted: Option<Lifted<'_>>) -> Result<Answered, Failure> {
+        Statistics::count(&self.executor.gateway.statistics.statements);
         // Since a fence was met.
         let mut fenced = None;
         self.executor.notifies = false;
@@ -182,12 +184,10 @@ impl Session {
                 show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
                 // A lease that has run out since `special` shows before the answer does.
                 repeatable: admitted.access == Access::Read,
-                client_syncs: false,
                 extended: false,
                 changes_settings: false,
                 write: &mut write,
             };
-            statistics::Statistics::count(&self.executor.gateway.statistics.single_shard);
             let outcome = forward(&mut self.executor, &admitted.view, request).await?;
             if outcome.kept_back {
                 self.executor.client.rewind();
@@ -200,6 +200,7 @@ impl Session {
                 Box::pin(self.statement(text, true)).await?;
                 return Ok(Answered::WithoutReady);
             }
+            Statistics::count(&self.executor.gateway.statistics.single_shard);
             if admitted.placement.any {
                 self.executor.last_shard = Some(shard);
             }
@@ -238,6 +239,7 @@ impl Session {
     }
 
     async fn one_of_several(&mut self, text: &str, last: bool) -> Result<(), Failure> {
+        Statistics::count(&self.executor.gateway.statistics.statements);
         self.executor.client.mark();
         self.statement(text, last).await
     }
@@ -251,7 +253,7 @@ impl Session {
         let plan = match &planned.plan {
             Ok(plan) => plan,
             Err(error) => {
-                check_not_failed(&self.executor)?;
+                self.check_accepts(text, &planned).await?;
                 return Err(refusal(&mut self.executor, error, &planned.sql, &[]).await);
             }
         };
@@ -259,7 +261,7 @@ impl Session {
             self.executor.slot.reads();
             return Box::pin(self.command(command, &[], Some(text))).await;
         }
-        check_not_failed(&self.executor)?;
+        self.check_accepts(text, &planned).await?;
         let bound = Bound {
             statement: Arc::new(Statement::new(Arc::clone(&planned.sql), Vec::new(), StatementId(0))),
             bind: None,

@@ -215,10 +215,24 @@ impl From<WireError> for PgError {
             WireError::ProtocolVersion { .. } => SqlState::FEATURE_NOT_SUPPORTED,
             WireError::MissingUser => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             WireError::FrameTooLong { .. } => SqlState::PROGRAM_LIMIT_EXCEEDED,
+            WireError::InvalidValue { field, .. } if field.contains("format code") => SqlState::INVALID_PARAMETER_VALUE,
             _ => SqlState::PROTOCOL_VIOLATION,
         };
+        // As PostgreSQL says it of a client's message.
+        let message = match &error {
+            WireError::InvalidValue { field, value, .. } if field.contains("format code") => {
+                format!("unsupported format code: {value}")
+            }
+            WireError::InvalidValue { message: message @ ("Close" | "Describe"), field: "kind", value } => {
+                format!("invalid {} message subtype {value}", message.to_ascii_uppercase())
+            }
+            WireError::FormatCount { message: "Bind", formats, values } => {
+                format!("bind message has {formats} parameter formats but {values} parameters")
+            }
+            error => error.to_string(),
+        };
         let severity = if error.is_fatal() { Severity::Fatal } else { Severity::Error };
-        PgError::new(code, error.to_string()).severity(severity)
+        PgError::new(code, message).severity(severity)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bare;
 pub mod certificates;
 pub mod faults;
 pub mod gateway;
+pub mod messages;
 pub mod mover;
 pub mod raw;
 pub mod shopping;

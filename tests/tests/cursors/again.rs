@@ -1,6 +1,6 @@
 //! Statements that are executed more than once through one portal, and what Bind and Describe say of them.
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 
 use super::pair::{bind, close, describe, execute, parse, sync};
 use super::Pair;
@@ -47,10 +47,7 @@ pub async fn twice(ports: Ports) -> Result<()> {
                 let opened = [parse("o", sql, &[]), bind(name, "o", &[], &[])];
                 let more = [execute(name, 1), execute(name, 0), sync()];
                 pair.same_messages(&what, &[&opened[..], &more].concat()).await?;
-                // What a pipeline has bound that failed on a shard is gone at once.
-                if !sql.starts_with("UPDATE") {
-                    pair.same_messages(&what, &[execute(name, 1), sync()]).await?;
-                }
+                pair.same_messages(&what, &[execute(name, 1), sync()]).await?;
                 pair.same(block.unwrap_or("ROLLBACK")).await?;
                 for sql in
                     ["ROLLBACK", "DEALLOCATE ALL", "RESET ALL", "UNLISTEN *", "DROP TABLE IF EXISTS pg_temp.again"]
@@ -77,9 +74,7 @@ pub async fn counts(ports: Ports) -> Result<()> {
                 }
                 for name in ["o", ""] {
                     let messages = [parse(name, sql, types), bind("", name, values, &[]), execute("", 0), sync()];
-                    // Of a named statement of one shard the shard says it, by its own name.
-                    let of_shard = sql.starts_with("UPDATE") || sql.starts_with("INSERT");
-                    if !values.is_empty() && sql.contains("$1") || of_shard && !name.is_empty() {
+                    if !values.is_empty() && sql.contains("$1") {
                         continue;
                     }
                     pair.same_messages(&format!("{sql} {types:?} {values:?}"), &messages).await?;
@@ -161,5 +156,45 @@ pub async fn prepared(ports: Ports) -> Result<()> {
         pair.same("EXECUTE z").await?;
         pair.same("DEALLOCATE z").await?;
     }
+    explained(&mut pair).await
+}
+
+/// EXPLAIN EXECUTE, of what one shard answers.
+async fn explained(pair: &mut Pair) -> Result<()> {
+    // Whatever is known of the tables' contents.
+    for way in ["enable_seqscan", "enable_bitmapscan", "enable_indexonlyscan"] {
+        pair.same(&format!("SET {way} TO off")).await?;
+    }
+    for sql in [
+        "PREPARE e AS SELECT id FROM plain WHERE id = $1",
+        "PREPARE f AS SELECT n + 1 FROM parts WHERE item = 3 AND n < $1 ORDER BY n",
+        "PREPARE g (int, text) AS INSERT INTO plain SELECT length($2) + $1",
+        "EXPLAIN (COSTS off) EXECUTE e(3)",
+        "EXPLAIN (COSTS off) EXECUTE e(NULL)",
+        "EXPLAIN (VERBOSE, COSTS off, FORMAT JSON) EXECUTE e(1 + 2)",
+        "EXPLAIN (VERBOSE, COSTS off) EXECUTE g(1, upper('x'))",
+        "EXPLAIN (COSTS off) EXECUTE e",
+        "EXPLAIN (COSTS off) EXECUTE e(1, 2)",
+        "EXPLAIN (COSTS off) EXECUTE nothing",
+        "EXPLAIN (COSTS off, FORMAT XML) EXECUTE g(1, 'x')",
+        "EXPLAIN (COSTS off, ANALYZE, TIMING off, SUMMARY off) EXECUTE e(3)",
+    ] {
+        pair.same(sql).await?;
+    }
+    for sql in ["SELECT id FROM plain WHERE id = $1", "SELECT n FROM parts WHERE item = $1 AND n > length($2)"] {
+        pair.same_messages(sql, &[parse("of the protocol", sql, &[]), sync()]).await?;
+        for arguments in ["(3)", "(3, 'a')", "", "('x')", "(NULL, NULL)"] {
+            pair.same(&format!("EXECUTE \"of the protocol\"{arguments}")).await?;
+            pair.same(&format!("EXPLAIN (VERBOSE, COSTS off) EXECUTE \"of the protocol\"{arguments}")).await?;
+        }
+        pair.same("DEALLOCATE \"of the protocol\"").await?;
+    }
+    let sql = "EXPLAIN (VERBOSE, COSTS off, FORMAT JSON) EXECUTE e(NULL)";
+    let messages = [parse("", sql, &[]), describe('S', ""), bind("", "", &[], &[]), execute("", 0), sync()];
+    pair.same_messages(sql, &messages).await?;
+    pair.same("PREPARE several AS SELECT count(*) FROM items").await?;
+    let code = pair.gateway_alone("EXPLAIN EXECUTE several").await?;
+    ensure!(code == "0A000", "EXPLAIN of several shards: {code:?}");
+    pair.same("DEALLOCATE ALL").await?;
     Ok(())
 }

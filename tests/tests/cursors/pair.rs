@@ -1,7 +1,8 @@
 //! One PostgreSQL and the gateway, sent the same bytes: their answers must be the same messages.
 
 use anyhow::{bail, ensure, Result};
-use ringway_tests::scenario::raw::{frame, query, strings, Message, Raw};
+pub use ringway_tests::scenario::messages::{bind, close, describe, execute, parse, sync};
+use ringway_tests::scenario::raw::{frame, query, Message, Raw};
 
 /// How much of what was sent is told.
 const LOG_MAX: usize = 12;
@@ -13,45 +14,15 @@ pub struct Pair {
     log: Vec<String>,
 }
 
-pub fn parse(name: &str, sql: &str, types: &[u32]) -> Vec<u8> {
-    let mut body = strings(&[name, sql]);
-    body.extend((types.len() as u16).to_be_bytes());
-    body.extend(types.iter().flat_map(|oid| oid.to_be_bytes()));
-    frame(b'P', &body)
-}
-
-pub fn bind(portal: &str, statement: &str, values: &[Option<&str>], formats: &[u16]) -> Vec<u8> {
-    let mut body = strings(&[portal, statement]);
-    body.extend(0u16.to_be_bytes());
-    body.extend((values.len() as u16).to_be_bytes());
-    for value in values {
-        match value {
-            None => body.extend((-1i32).to_be_bytes()),
-            Some(value) => {
-                body.extend((value.len() as u32).to_be_bytes());
-                body.extend(value.bytes());
-            }
-        }
-    }
-    body.extend((formats.len() as u16).to_be_bytes());
-    body.extend(formats.iter().flat_map(|format| format.to_be_bytes()));
-    frame(b'B', &body)
-}
-
-pub fn describe(kind: char, name: &str) -> Vec<u8> {
-    frame(b'D', &[vec![kind as u8], strings(&[name])].concat())
-}
-
-pub fn close(kind: char, name: &str) -> Vec<u8> {
-    frame(b'C', &[vec![kind as u8], strings(&[name])].concat())
-}
-
-pub fn execute(portal: &str, rows: u32) -> Vec<u8> {
-    frame(b'E', &[strings(&[portal]), rows.to_be_bytes().to_vec()].concat())
-}
-
-pub fn sync() -> Vec<u8> {
-    frame(b'S', &[])
+/// What is read before the next step.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// Up to such a message.
+    Until(u8),
+    /// Up to ReadyForQuery.
+    Ready,
+    /// Up to the end of the connection.
+    Closed,
 }
 
 impl Pair {
@@ -119,6 +90,22 @@ impl Pair {
         Ok(())
     }
 
+    /// What is sent piece by piece, each once so much of the answer has come.
+    pub async fn same_steps(&mut self, what: &str, steps: &[(Vec<u8>, Step)]) -> Result<()> {
+        let (one, other) = (stepped(&mut self.one, steps).await?, stepped(&mut self.other, steps).await?);
+        let (one, other) = (one.join("\n  "), other.join("\n  "));
+        ensure!(one == other, "{what}: PostgreSQL says\n  {one}\nand the gateway\n  {other}");
+        Ok(())
+    }
+
+    /// As [`Self::same_steps`], of what is only known to end the connection.
+    pub async fn steps_end(&mut self, steps: &[(Vec<u8>, Step)]) -> Result<()> {
+        for server in [&mut self.one, &mut self.other] {
+            stepped(server, steps).await?;
+        }
+        Ok(())
+    }
+
     async fn same_bytes(&mut self, what: &str, bytes: &[u8]) -> Result<Vec<Message>> {
         if self.log.len() == LOG_MAX {
             self.log.remove(0);
@@ -160,6 +147,29 @@ impl Pair {
         let messages = self.other.until_ready().await?;
         Ok(messages.iter().find(|message| message.tag == b'E').map(Message::sqlstate).unwrap_or_default())
     }
+}
+
+async fn stepped(server: &mut Raw, steps: &[(Vec<u8>, Step)]) -> Result<Vec<String>> {
+    let mut answers = Vec::new();
+    for (bytes, step) in steps {
+        server.send(bytes).await?;
+        loop {
+            let Some(message) = server.message().await? else {
+                answers.push("the end".to_owned());
+                break;
+            };
+            answers.push(show(&message));
+            let waits = match step {
+                Step::Until(tag) => message.tag != *tag,
+                Step::Ready => message.tag != b'Z',
+                Step::Closed => true,
+            };
+            if !waits {
+                break;
+            }
+        }
+    }
+    Ok(answers)
 }
 
 /// Without what differs from server to server.

@@ -103,3 +103,52 @@ async fn runs(pair: &mut Pair, what: &str, round: usize) -> Result<()> {
     }
     Ok(())
 }
+
+/// Types that the transaction itself has renamed, exchanged or made, where rows of several shards are combined.
+pub async fn renamed(ports: (u16, u16)) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    for sql in [
+        "CREATE TYPE colour AS ENUM ('red', 'green')",
+        "CREATE TYPE shade AS ENUM ('green', 'red')",
+        "CREATE TABLE painted (id bigint PRIMARY KEY, c colour, s shade)",
+    ] {
+        pair.same(sql).await?;
+    }
+    pair.gateway_alone("SELECT create_distributed_table('painted', 'id')").await?;
+    pair.same("INSERT INTO painted SELECT i, 'red', 'green' FROM generate_series(1, 20) i").await?;
+    pair.same("INSERT INTO painted SELECT i, 'green', 'red' FROM generate_series(21, 30) i").await?;
+    let asks = async |pair: &mut Pair| {
+        for sql in [
+            "SELECT c::text, count(*) FROM painted GROUP BY c ORDER BY c",
+            "SELECT s::text, count(*), max(c)::text FROM painted GROUP BY s ORDER BY s",
+            "SELECT max(c)::text, min(s)::text FROM painted",
+        ] {
+            pair.same(sql).await?;
+        }
+        pair.same("DECLARE p CURSOR FOR SELECT c::text, count(*) FROM painted GROUP BY c ORDER BY c").await?;
+        pair.same("FETCH ALL p").await?;
+        pair.same("CLOSE p").await
+    };
+    for changes in [
+        &["ALTER TYPE colour RENAME TO hue"][..],
+        &["ALTER TYPE colour RENAME TO other", "ALTER TYPE shade RENAME TO colour", "ALTER TYPE other RENAME TO shade"],
+        &["CREATE TYPE tone AS ENUM ('red', 'green')", "ALTER TABLE painted ALTER c TYPE tone USING c::text::tone"],
+    ] {
+        for touched in ["", "SELECT count(*) FROM painted", "SELECT id FROM painted WHERE id = 3"] {
+            pair.same("BEGIN").await?;
+            pair.same(touched).await?;
+            for change in changes {
+                pair.same(change).await?;
+            }
+            asks(&mut pair).await?;
+            pair.same("ROLLBACK").await?;
+            pair.same("BEGIN").await?;
+            asks(&mut pair).await?;
+            pair.same("ROLLBACK").await?;
+        }
+    }
+    for sql in ["DROP TABLE painted", "DROP TYPE colour", "DROP TYPE shade"] {
+        pair.same(sql).await?;
+    }
+    Ok(())
+}

@@ -36,11 +36,6 @@ impl Transcript {
         }
     }
 
-    pub async fn known(&mut self, name: &str, body: impl Future<Output = Result<Vec<String>>>) {
-        let _ = writeln!(self.0, "== known {name}");
-        self.body(body).await;
-    }
-
     /// `told`: a [`refusal_line`], or none if it was done.
     pub fn refused(&mut self, name: &str, told: Option<String>) {
         let _ = writeln!(self.0, "== refused {name}");

@@ -16,8 +16,6 @@ use ringway_topology::ids::ShardId;
 
 use super::executor::Executor;
 use super::failure::Failure;
-use crate::plan::refuse::refused;
-use crate::wire::PgError;
 pub use command::{command, CursorCommand};
 use merged::Merged;
 
@@ -123,31 +121,6 @@ impl Executor {
     fn cursor_bytes(&self) -> usize {
         let cursors = self.transaction.cursors.values().chain(self.held_cursors.values());
         cursors.map(held_bytes).sum()
-    }
-
-    /// pg_cursors is one server's: it cannot tell of cursors that are the gateway's, or another server's.
-    pub fn check_cursor_listing(&self, sql: &str) -> Result<(), PgError> {
-        if self.transaction.cursors.is_empty() && self.transaction.portals.is_empty() && self.held_cursors.is_empty() {
-            return Ok(());
-        }
-        let mentions = sql.as_bytes().windows(9).any(|word| word.eq_ignore_ascii_case(b"pg_cursor"));
-        if !mentions {
-            return Ok(());
-        }
-        let asked = self.transaction.participants.keys().next();
-        let cursors = self.transaction.cursors.values().chain(self.held_cursors.values());
-        let elsewhere = |cursor: &Cursor| match &cursor.place {
-            Place::Shard(shard) => Some(shard) != asked,
-            Place::Merged(_) => true,
-        };
-        if self.transaction.portals.is_empty() && !cursors.into_iter().any(elsewhere) {
-            return Ok(());
-        }
-        Err(refused(
-            "pg_cursors cannot be read while the session has cursors over several shards",
-            "The view is one server's; such cursors are the gateway's.",
-            "Read it before they are declared, or after they are closed.",
-        ))
     }
 
     /// Before a commit: what WITH HOLD keeps beyond the transaction, read to its end.

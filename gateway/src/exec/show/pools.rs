@@ -68,6 +68,7 @@ pub fn columns(subject: Subject) -> &'static [Column] {
             Number("total_fan_out_count"),
             Number("total_distributed_commit_count"),
             Number("total_error_count"),
+            Number("total_shared_read_count"),
         ],
         Subject::StatsTotals => &[
             Text("database"),
@@ -79,6 +80,7 @@ pub fn columns(subject: Subject) -> &'static [Column] {
             Number("fan_out_count"),
             Number("distributed_commit_count"),
             Number("error_count"),
+            Number("shared_read_count"),
         ],
         Subject::Databases => &[
             Text("name"),
@@ -240,7 +242,13 @@ fn stats(gateway: &Gateway, averages: bool) -> Vec<Cell> {
             number(averages.waited_microseconds),
         ]);
     }
-    let ours = [&statistics.single_shard, &statistics.fan_out, &statistics.distributed_commits, &statistics.errors];
+    let ours = [
+        &statistics.single_shard,
+        &statistics.fan_out,
+        &statistics.distributed_commits,
+        &statistics.errors,
+        &statistics.shared_reads,
+    ];
     row.extend(ours.map(|counter| number(counter.load(Ordering::Relaxed))));
     row
 }
