@@ -35,12 +35,12 @@ const ANSWER_BYTES_MAX: usize = 8 << 10;
 const KEPT_BYTES_MAX: usize = 512;
 /// When no answer has come for so long, the batch's reads run again, each for itself.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// After that, for so long an answer may come that nobody waits for; then it is cancelled, and the connection closed.
+const ABANDONED_MAX: Duration = Duration::from_secs(1);
 /// When no answer has come for so long, no more reads join.
 const JOIN_MAX: Duration = Duration::from_millis(5);
 /// Reads join for so long: then the connection goes back to its pool, where it may be waited for, or be too old.
 const BATCH_MAX: Duration = Duration::from_millis(100);
-/// After that, for so long an answer may come that nobody waits for; then it is cancelled, and the connection closed.
-const ABANDONED_MAX: Duration = Duration::from_secs(1);
 /// With fewer other connections of the pool at work, a read gets one of its own.
 const OTHERS_MIN: usize = 1;
 /// Carriers of a thread that wait for a batch.

@@ -1,5 +1,6 @@
 //! A simple query of one statement that one shard answers: sent as it is, in one write. All others are [`super::simple`]'s.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use crate::exec::failure::Failure;
 use crate::exec::filter;
 use crate::exec::forward::{Exchange, Request};
 use crate::exec::hold::{try_admit, Admitted};
-use crate::exec::pump::{Outcome, Show};
+use crate::exec::pump::{Expect, Outcome, Show};
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
 use crate::plan::types::{Access, Plan};
@@ -93,22 +94,9 @@ impl Session {
             return None;
         }
         let mut lent = self.executor.try_lend(&admitted.view, shard, admitted.access != Access::Read)?;
-        let mut write = |connection: &mut ServerConnection, _: &mut _| {
-            connection.output().extend_from_slice(frame.bytes());
-            connection.unnamed = None;
-            connection.outstanding += 1;
-        };
+        let mut write = |connection: &mut ServerConnection, _: &mut _| queue_whole(connection, frame);
         let alone = self.executor.transaction.statements == 0;
-        let request = Request {
-            shard,
-            access: admitted.access,
-            show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
-            // A lease that has run out since `is_for_shards` shows before the answer does.
-            repeatable: admitted.access == Access::Read,
-            extended: false,
-            changes_settings: false,
-            write: &mut write,
-        };
+        let request = whole(shard, admitted.access, alone, &mut write);
         let exchange = Exchange::new(&mut self.executor, &mut lent, request);
         Some(Box::new(Flight { admitted, shard, lent, exchange }))
     }
@@ -169,4 +157,29 @@ impl Session {
         self.executor.transaction.statements += u64::from(self.executor.transaction.is_open());
         Ok(Ended::Answered)
     }
+}
+
+/// A simple query that goes to one shard as it is. `alone`: it is the first of its transaction.
+pub(super) fn whole<'a>(
+    shard: ShardId,
+    access: Access,
+    alone: bool,
+    write: &'a mut (dyn FnMut(&mut ServerConnection, &mut VecDeque<Expect>) + Send),
+) -> Request<'a> {
+    Request {
+        shard,
+        access,
+        show: Show { fence: alone && access != Access::Read, ..Show::ALL },
+        // A lease that has run out since the session looked shows before the answer does.
+        repeatable: access == Access::Read,
+        extended: false,
+        changes_settings: false,
+        write,
+    }
+}
+
+pub(super) fn queue_whole(connection: &mut ServerConnection, frame: FrameRef<'_>) {
+    connection.output().extend_from_slice(frame.bytes());
+    connection.unnamed = None;
+    connection.outstanding += 1;
 }

@@ -5,26 +5,26 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::query::{queue_whole, whole};
 use super::Session;
 use crate::exec::bound::{Bound, Statement};
 use crate::exec::describe::refusal;
 use crate::exec::dispatch::{self, Run};
 use crate::exec::failure::Failure;
 use crate::exec::filter;
-use crate::exec::forward::{forward, Request};
+use crate::exec::forward::forward;
 use crate::exec::hold::{admit, Admitted};
 use crate::exec::place::Values;
-use crate::exec::pump::Show;
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Plan, Targets};
-use crate::pool::connection::StatementId;
+use crate::pool::connection::{ServerConnection, StatementId};
 use crate::sql::lexer::{lex, Kind, Lexeme};
 use crate::sql::lift::{lift, Lifted};
 use crate::sql::parse::Text;
 use crate::sql::split::split_lexemes;
-use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
+use crate::wire::{backend, frontend, Format, Frame, FrameRef, PgError, SqlState};
 
 impl Session {
     pub async fn simple_query(&mut self, frame: Frame) -> Result<(), Failure> {
@@ -172,22 +172,10 @@ impl Session {
                 return Ok(Answered::WithoutReady);
             }
             // The whole message goes to one shard as it is.
-            let mut write = |connection: &mut crate::pool::connection::ServerConnection, _: &mut _| {
-                connection.output().extend_from_slice(frame.bytes());
-                connection.unnamed = None;
-                connection.outstanding += 1;
-            };
+            let mut write =
+                |connection: &mut ServerConnection, _: &mut _| queue_whole(connection, FrameRef::from(frame));
             let alone = self.executor.transaction.statements == 0;
-            let request = Request {
-                shard,
-                access: admitted.access,
-                show: Show { fence: alone && admitted.access != Access::Read, ..Show::ALL },
-                // A lease that has run out since `special` shows before the answer does.
-                repeatable: admitted.access == Access::Read,
-                extended: false,
-                changes_settings: false,
-                write: &mut write,
-            };
+            let request = whole(shard, admitted.access, alone, &mut write);
             let outcome = forward(&mut self.executor, &admitted.view, request).await?;
             if outcome.kept_back {
                 self.executor.client.rewind();
