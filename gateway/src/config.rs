@@ -197,6 +197,8 @@ pub struct Limits {
     pub mirror_rows_max: usize,
     pub merge_rows_buffered_max: usize,
     pub gather_bytes_max: usize,
+    /// Rows that one statement brings into temporary tables on one shard.
+    pub workbench_bytes_max: usize,
     /// Rows that cursors of one session keep: those of SCROLL that have been read, and all of WITH HOLD.
     pub cursor_bytes_max: usize,
     /// Rows of INSERT ... SELECT that travel to the owners of their keys.
@@ -262,6 +264,7 @@ impl Default for Limits {
             mirror_rows_max: 50_000,
             merge_rows_buffered_max: 1_000_000,
             gather_bytes_max: 256 << 20,
+            workbench_bytes_max: 4 << 30,
             cursor_bytes_max: 64 << 20,
             insert_select_bytes_max: 64 << 20,
             copy_row_bytes_max: 256 << 20,

@@ -34,6 +34,7 @@ const FILES: &[(&str, &str)] = &[
     ("joins.slt", include_str!("differential/joins.slt")),
     ("aggregates.slt", include_str!("differential/aggregates.slt")),
     ("subqueries.slt", include_str!("differential/subqueries.slt")),
+    ("gather.slt", include_str!("differential/gather.slt")),
     ("writes.slt", include_str!("differential/writes.slt")),
     ("insert_select.slt", include_str!("differential/insert_select.slt")),
     ("transactions.slt", include_str!("differential/transactions.slt")),

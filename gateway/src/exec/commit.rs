@@ -212,8 +212,9 @@ async fn anchored(
 ) -> Result<AfterCommit, Failure> {
     // One that made temporary objects cannot prepare, nor can one that has notified: it must be the anchor.
     let pinned = participants.keys().find(|id| executor.pins.contains(id)).copied();
+    let temporary = participants.iter().find(|(_, part)| part.temporary).map(|(id, _)| *id);
     let notified = participants.iter().find(|(_, part)| part.notified).map(|(id, _)| *id);
-    let Some(anchor_id) = pinned.or(notified).or_else(|| participants.keys().next().copied()) else {
+    let Some(anchor_id) = pinned.or(temporary).or(notified).or_else(|| participants.keys().next().copied()) else {
         return Ok(AfterCommit::default());
     };
     let Some(mut anchor) = participants.remove(&anchor_id) else { return Ok(AfterCommit::default()) };

@@ -3,15 +3,17 @@
 //! A statement that meets a fence (RW002, RW004) before it has shown anything, and that is all of its transaction, waits for
 //! a newer epoch and runs again on the new owner.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 
 use super::answers::ask;
-use super::bound::{queue_execute, Bound};
+use super::bound::{queue_execute, Bound, Statement};
 use super::commit;
 use super::cursors::merged::with_formats;
 use super::cursors::{self, CursorCommand, Place};
+use super::describe::describe;
 use super::executor::Executor;
 use super::failure::Failure;
 use super::faults::FaultPoint;
@@ -21,8 +23,8 @@ use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
 use super::type_oids::{self, bound_for};
-use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, insert, insert_select};
-use crate::plan::types::{Access, Cursor, Home, InsertSelect, MultiShard, Plan, Query};
+use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, gather, insert, insert_select};
+use crate::plan::types::{Access, Cursor, Gather, Home, InsertSelect, MultiShard, Plan, Query};
 use crate::wire::{Format, PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::service::sqlstate;
@@ -111,7 +113,7 @@ pub async fn again(executor: &mut Executor, admitted: &Admitted, started: Instan
     executor.transaction.failed = false;
     executor.transaction.view = None;
     executor.slot.leave_transaction();
-    let gateway = std::sync::Arc::clone(&executor.gateway);
+    let gateway = Arc::clone(&executor.gateway);
     let left = gateway.config.limits.fence_timeout().saturating_sub(started.elapsed());
     if left.is_zero() {
         return Err(PgError::new(
@@ -144,6 +146,7 @@ pub fn wants_transaction(admitted: &Admitted) -> bool {
     let writes = admitted.access != Access::Read;
     writes && (admitted.placement.shards.len() > 1 || admitted.placement.is_mirrored(&admitted.view.topology))
         || matches!(plan, Plan::Ddl(_))
+        || admitted.placement.shards.len() > 1 && gather::is_gathered(plan)
         || admitted.access == Access::LockingRead && filter::share_arcs(admitted).is_some()
 }
 
@@ -188,6 +191,13 @@ pub async fn query(
         return single(executor, run, admitted, shard, text.as_deref()).await;
     }
     Statistics::count(&executor.gateway.statistics.fan_out);
+    let expanded;
+    let run = if query.sql == run.bound.statement.sql {
+        run
+    } else {
+        expanded = with_views(executor, run.bound, query).await?;
+        &Run { bound: &expanded, ..run.clone() }
+    };
     if run.rows_max == 0 {
         return several(executor, run, admitted, query).await;
     }
@@ -198,6 +208,15 @@ pub async fn query(
     }
     // The shards are done at once; the client takes its rows piece by piece.
     whole(executor, run, async |executor, run| several(executor, run, admitted, query).await).await
+}
+
+/// The statement with the queries of its views. What is wrong with it is said of the text that the client knows.
+async fn with_views(executor: &mut Executor, bound: &Bound, query: &Query) -> Result<Bound, Failure> {
+    describe(executor, &bound.statement).await?;
+    let Bound { statement, bind } = fanout::rebound(executor, bound, &query.sql, None).await?;
+    let mut statement = Statement::clone(&statement);
+    statement.result = bound.statement.result.clone();
+    Ok(Bound { statement: Arc::new(statement), bind })
 }
 
 /// As [`query`] over several shards.
@@ -228,6 +247,7 @@ async fn several(
         MultiShard::WriteEverywhere => fanout::write_everywhere(executor, run, admitted, query).await,
         MultiShard::InsertSplit(plan) => insert::run(executor, run, admitted, query, plan).await,
         MultiShard::InsertSelect(plan) => insert_select::run(executor, run, admitted, plan).await,
+        MultiShard::Gather(plan) => gather::run(executor, run, admitted, query, plan).await,
         MultiShard::Refused(error) => Err(Failure::Error(error.clone())),
     }
 }
@@ -293,14 +313,37 @@ async fn declare(
     admitted: &Admitted,
     cursor: &Cursor,
 ) -> Result<Completed, Failure> {
+    let options = (cursor.options.name.clone(), cursor.options.hold, cursor.options.binary);
     let Some(shard) = admitted.placement.single() else {
-        return cursors::declare::declare(executor, run, admitted, cursor).await;
+        return match &cursor.query.multi {
+            MultiShard::Gather(plan) => declare_gathered(executor, run, admitted, cursor, plan, options).await,
+            _ => cursors::declare::declare(executor, run, admitted, cursor).await,
+        };
     };
     let start = cursor.options.query_start;
     let filtered = filter::text(&cursor.query, admitted, shard, &cursor.query.sql)?;
     let text = filtered.map(|query| format!("{}{query}", &cursor.sql[..start]));
-    let options = (cursor.options.name.clone(), cursor.options.hold, cursor.options.binary);
     declare_on(executor, run, admitted, shard, text, options).await
+}
+
+/// The rows come to the workbench at once, and a cursor there reads them.
+async fn declare_gathered(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    cursor: &Cursor,
+    plan: &Gather,
+    options: (String, bool, bool),
+) -> Result<Completed, Failure> {
+    cursors::declare::check_block(executor, run, options.1)?;
+    cursors::declare::check_name(executor, &options.0)?;
+    let statement = executor.statement(Arc::clone(&cursor.query.sql), run.bound.statement.types.clone());
+    let bound = Bound { statement: Arc::new(statement), bind: run.bound.bind.clone() };
+    let gathered = gather::gather(executor, &bound, admitted, &cursor.query, plan).await?;
+    let text = format!("{}{}", &cursor.sql[..cursor.options.query_start], gathered.bound.statement.sql);
+    let reading = gather::on(admitted, gathered.workbench);
+    let run = Run { bound: &gathered.bound, describe: false, ..run.clone() };
+    declare_on(executor, &run, &reading, gathered.workbench, Some(text), options).await
 }
 
 /// The cursor reads what it began with until its transaction ends, or longer.

@@ -29,6 +29,7 @@ pub mod fleet;
 pub mod forget;
 pub mod forward;
 pub mod gateway;
+pub mod gather;
 pub mod guarded;
 pub mod hold;
 pub mod inflight;

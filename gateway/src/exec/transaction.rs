@@ -36,6 +36,8 @@ pub struct Participant {
     pub wrote: bool,
     /// It may have raised notifications: PostgreSQL does not prepare it then.
     pub notified: bool,
+    /// It has made temporary tables for rows of other shards: PostgreSQL does not prepare it then.
+    pub temporary: bool,
     /// It has captured rows: its transaction id.
     pub captured: Option<u64>,
     /// Requests that the gateway has queued in front of the next statement: see [`super::prefix`].
@@ -52,6 +54,7 @@ impl Participant {
             connection,
             wrote: false,
             notified: false,
+            temporary: false,
             captured: None,
             prefix: 0,
             told: None,
@@ -100,6 +103,8 @@ pub struct Transaction {
     pub cursors: Cursors,
     /// Portals of the client over several shards, which are read piece by piece.
     pub portals: BTreeMap<String, Merged>,
+    /// Queries that have gathered rows of other shards.
+    pub gathers: u64,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
     /// LISTEN and UNLISTEN, which its commit carries out.

@@ -209,6 +209,8 @@ pub fn rewritten_references(
         MultiShard::Concatenate(Concatenate { sql: Some(sql), .. }) => sql,
         MultiShard::MergeSort(merge) => &merge.sql,
         MultiShard::Aggregate(aggregate) => &aggregate.partial_sql,
+        // Its fragments have references of their own.
+        MultiShard::Gather(_) => return Vec::new(),
         _ => return references.to_vec(),
     };
     // The parts that differ are the select list and what follows the body: a common prefix and suffix around each

@@ -94,7 +94,8 @@ fn several(analysis: &Analysis<'_>, calls: &Calls, query: &Query) -> Option<PgEr
             "Write now() in the statement, or hold it to one shard's keys.",
         ));
     }
-    if let Some(name) = &calls.volatile_once {
+    let runs_once = matches!(query.multi, MultiShard::Gather(_));
+    if let (false, Some(name)) = (runs_once, &calls.volatile_once) {
         return Some(not_over_shards(
             format!("{name} stands in a subquery or in FROM: one server would call it once for all rows, and shards once each."),
             "Call it in the select list or condition itself (for each row), or first, and give its value as a parameter.",

@@ -147,6 +147,16 @@ fn query_lines(query: &Query, route: Option<&Route>, topology: &Topology, lines:
         MultiShard::WriteEverywhere => ("write on every shard", &query.sql),
         MultiShard::InsertSplit(_) => ("insert, rows split by owner", &query.sql),
         MultiShard::InsertSelect(insert) => ("insert, rows of a query split by owner", &insert.sql),
+        MultiShard::Gather(gather) => {
+            lines.push("Tier: gather".to_owned());
+            lines.extend(route.map(|route| shards_line(topology, &route.shards)));
+            for (index, fragment) in gather.fragments.iter().enumerate() {
+                lines.push(format!("Fragment {}: {}", index + 1, fragment.sql));
+            }
+            let workbench = topology.home_shard().map(|shard| name(topology, shard)).unwrap_or_default();
+            lines.push(format!("SQL on {workbench}: {}", gather.text(1).unwrap_or_default()));
+            return;
+        }
         MultiShard::Refused(error) => {
             lines.push(format!("Tier: refused: {}", error.message));
             return;

@@ -11,6 +11,7 @@
 //! | push down, concatenate | [`concatenate`], [`colocate`] |
 //! | push down, merge | [`merge_sort`] |
 //! | partial aggregate | [`aggregate`] |
+//! | gather | [`gather`] |
 //! | schema, COPY, EXPLAIN, cursors | [`ddl`], [`copy`], [`explain`], [`cursor`] |
 //!
 //! [`exact`] has the last word on statements over rows, [`reach`] on code that servers run by themselves; [`notation`] finds
@@ -33,6 +34,7 @@ pub mod exact;
 pub mod explain;
 pub mod figure_name;
 pub mod filter;
+pub mod gather;
 pub mod insert;
 pub mod insert_select;
 pub mod keys;
@@ -52,6 +54,8 @@ pub mod rows;
 pub mod session;
 pub mod set_config;
 pub mod types;
+mod views;
+mod whole_rows;
 pub mod write;
 
 #[cfg(test)]

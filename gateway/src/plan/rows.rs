@@ -14,7 +14,7 @@ use super::notation::{self, Columns};
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
-use super::{clock, concatenate, exact, insert, oid_columns, oids, point_read, write};
+use super::{clock, concatenate, exact, gather, insert, oid_columns, oids, point_read, views, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
@@ -232,6 +232,13 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         Ok(statement) => statement,
         Err(message) => return unparsed(context, text, &message),
     };
+    if let Statement::Query(query) = &statement {
+        let writes =
+            matches!(*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_));
+        if let (false, Some(expanded)) = (writes, views::expanded(context, text, query)?) {
+            return super::plan(&expanded, context);
+        }
+    }
     let by_row = usize::from(matches!(statement, Statement::Query(_) | Statement::Insert(_)));
     let calls = calls_within(context, &statement, by_row);
     let mut analysis = Analysis::new(context, text);
@@ -375,10 +382,18 @@ fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Resul
     } else {
         Access::Read
     };
-    let (targets, multi) = targets(analysis, calls, |analysis| match blocked_multi(analysis, &facts, calls) {
-        Some(error) => MultiShard::Refused(Box::new(error)),
-        None => concatenate::select(analysis, query, &facts),
-    })?;
+    let apart = different_keyspaces(analysis).or_else(|| mixed_with_single(analysis));
+    let (targets, multi) = match apart {
+        // Tables that are placed independently of each other.
+        Some(why) => {
+            let multi = several(analysis, query, &Facts { core: Some(Box::new(why)), ..facts }, calls, access);
+            match multi {
+                MultiShard::Refused(why) => return Err(*why),
+                multi => (Targets::EveryMember, multi),
+            }
+        }
+        None => targets(analysis, calls, |analysis| several(analysis, query, &facts, calls, access))?,
+    };
     let home_access = if matches!(targets, Targets::Home) && calls.home.is_some() { Access::Write } else { access };
     let point_read = home_access == Access::Read && point_read::is_point_read(analysis.context, query, calls);
     Ok(Plan::Query(Query { point_read, ..finish(analysis, home_access, targets, multi, true) }))
@@ -420,10 +435,28 @@ pub fn targets<'a>(
     Ok((targets, multi))
 }
 
-fn blocked_multi(analysis: &Analysis<'_>, facts: &Facts, calls: &Calls) -> Option<PgError> {
-    if let Some(core) = &facts.core {
-        return Some((**core).clone());
+/// How a query runs on more than one shard.
+fn several(analysis: &mut Analysis<'_>, query: &SqlQuery, facts: &Facts, calls: &Calls, access: Access) -> MultiShard {
+    if let Some(error) = blocked_multi(analysis, facts, calls) {
+        return MultiShard::Refused(Box::new(error));
     }
+    let pushed_down = match &facts.core {
+        Some(core) => MultiShard::Refused(core.clone()),
+        None => concatenate::select(analysis, query, facts),
+    };
+    match pushed_down {
+        MultiShard::Refused(why) if why.code == SqlState::FEATURE_NOT_SUPPORTED => {
+            match gather::plan(analysis, query, access, *why) {
+                Ok(gather) => MultiShard::Gather(Box::new(gather)),
+                Err(error) => MultiShard::Refused(Box::new(error)),
+            }
+        }
+        multi => multi,
+    }
+}
+
+/// What no tier makes exact.
+fn blocked_multi(analysis: &Analysis<'_>, facts: &Facts, calls: &Calls) -> Option<PgError> {
     if !facts.sharded {
         return Some(not_over_shards("Its sharded tables are read by a statement in WITH only.", GIVE_THE_KEY));
     }

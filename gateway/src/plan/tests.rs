@@ -13,7 +13,7 @@ use ringway_topology::ring::{Ring, TokenArc};
 use ringway_topology::token::{KeyFamily, KeyType};
 
 use super::filter::filtered;
-use super::types::{InsertSelect, MultiShard, Plan, Targets};
+use super::types::{Fragment, InsertSelect, MultiShard, Plan, Targets};
 use super::{plan, route, Parameter, PlanContext};
 use crate::catalog::Catalog;
 use crate::wire::{Format, PgError};
@@ -108,6 +108,14 @@ fn describe(result: &Result<Plan, PgError>) -> String {
             let _ = writeln!(out, "{:?} {targets}{told}", query.access);
             match &query.multi {
                 MultiShard::Refused(error) => out.push_str(&format!("refused: {}", describe_error(error))),
+                MultiShard::Gather(gather) => {
+                    out.push_str("gather\n");
+                    for Fragment { sql, primary_key, .. } in &gather.fragments {
+                        let key = if primary_key.is_empty() { String::new() } else { format!(" key {primary_key:?}") };
+                        let _ = writeln!(out, "  fragment{key}: {sql}");
+                    }
+                    let _ = writeln!(out, "  sql: {}", gather.text(1).unwrap());
+                }
                 MultiShard::Concatenate(c) => {
                     if c.sql.is_some() || c.limit.limit.is_some() || c.limit.offset.is_some() {
                         let _ = writeln!(out, "concatenate: limit {:?} offset {:?}", c.limit.limit, c.limit.offset);
@@ -259,6 +267,7 @@ fn texts_for_shards_parse() {
                 MultiShard::MergeSort(m) => m.sql.clone(),
                 MultiShard::Aggregate(a) => a.partial_sql.clone(),
                 MultiShard::Write => query.sql.clone(),
+                MultiShard::Gather(gather) => gather.text(1).unwrap().into(),
                 _ => continue,
             };
             let check = |text: &str| {

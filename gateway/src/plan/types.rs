@@ -270,7 +270,7 @@ pub enum KeyExpression {
 /// A statement over rows.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// As the client sent it (one statement, without its semicolon).
+    /// As the client sent it (one statement, without its semicolon); with the queries of views over sharded tables in their places.
     pub sql: Arc<str>,
     pub access: Access,
     pub targets: Targets,
@@ -336,8 +336,40 @@ pub enum MultiShard {
     InsertSplit(InsertSplit),
     /// INSERT ... SELECT held to keys that several shards own.
     InsertSelect(Box<InsertSelect>),
+    /// A query over rows that travel to one shard.
+    Gather(Box<Gather>),
     /// Cannot be made exact.
     Refused(Box<PgError>),
+}
+
+/// Every fragment's rows come into a temporary table on one shard, the workbench; the statement reads these tables there.
+#[derive(Clone, Debug)]
+pub struct Gather {
+    pub fragments: Vec<Fragment>,
+    /// The statement as it is.
+    pub sql: Arc<str>,
+    /// Where it names sharded tables.
+    pub places: Vec<GatheredPlace>,
+}
+
+#[derive(Clone, Debug)]
+pub struct GatheredPlace {
+    /// Bytes of the statement.
+    pub range: Range<usize>,
+    /// Whose rows are read there.
+    pub fragment: usize,
+    /// ` AS name`, if the statement gives none.
+    pub alias: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Fragment {
+    /// A query of one sharded table, planned by itself. Uses the client's parameters.
+    pub sql: Arc<str>,
+    /// The same without its condition: its columns.
+    pub shape: String,
+    /// Columns by which the statement may group instead of all others.
+    pub primary_key: Vec<String>,
 }
 
 #[derive(Clone, Debug)]

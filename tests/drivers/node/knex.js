@@ -2,7 +2,7 @@
 'use strict';
 
 const createKnex = require('knex');
-const { show, rows, step, fails, refused, end } = require('./transcript');
+const { show, rows, step, fails, end } = require('./transcript');
 
 const connection = process.argv[2];
 
@@ -134,8 +134,9 @@ async function main() {
     show(await knex('accounts').where('name', 'changed').count('*').first());
   });
 
-  await refused('a subquery over rows of all shards', () => (
-    knex('orders').where('total', knex('orders').max('total')).select('account_id')));
+  await step('a subquery over rows of all shards', async () => {
+    show(await knex('orders').where('total', knex('orders').max('total')).select('account_id').orderBy('account_id'));
+  });
 
   await step('roll migrations back', async () => {
     show(await knex.migrate.rollback(undefined, true));

@@ -8,7 +8,7 @@ const { Client, Pool, types } = require('pg');
 const Cursor = require('pg-cursor');
 const QueryStream = require('pg-query-stream');
 const copy = require('pg-copy-streams');
-const { statements, typeName, show, rows, step, fails, refused, end } = require('./transcript');
+const { statements, typeName, show, rows, step, fails, end } = require('./transcript');
 
 const CANCEL_ROUNDS_MAX = 400;
 const connectionString = process.argv[2];
@@ -236,7 +236,9 @@ async function main() {
     await pool.end();
   });
 
-  await refused('distinct values of all shards counted', () => client.query('SELECT count(DISTINCT whole) FROM events'));
+  await step('distinct values of all shards counted', async () => {
+    await query('SELECT count(DISTINCT whole) FROM events');
+  });
 
   await step('drop', async () => {
     for (const statement of statements('drop.sql')) await query(statement);

@@ -167,7 +167,9 @@ async function main() {
   });
 
   // SELECT "number" ... GROUP BY "number" ORDER BY "order"."number"
-  await refused('groups ordered by the full name of their column', () => Order.findAll({ ...byNumber, order: ['number'] }).catch(original));
+  await step('groups ordered by the full name of their column', async () => {
+    all(await Order.findAll({ ...byNumber, order: ['number'] }));
+  });
 
   await step('update, upsert, delete', async () => {
     show(await Order.update({ paid: true }, { where: { number: 2 } }));
@@ -258,8 +260,10 @@ async function main() {
     show(found);
   });
 
-  await refused('a page of accounts with their orders', () => (
-    Account.findAll({ include: [Order], order: ['id', [Order, 'number', 'ASC']], limit: 3 }).catch(original)));
+  await step('a page of accounts with their orders', async () => {
+    const page = await Account.findAll({ include: [Order], order: ['id', [Order, 'number', 'ASC']], limit: 3 });
+    show(page.map((account) => [account.id, account.orders.map(({ number, total }) => [number, total])]));
+  });
 
   await step('drop', async () => {
     await sequelize.drop({});

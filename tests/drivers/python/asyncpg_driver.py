@@ -304,8 +304,8 @@ async def main(dsn):
                     return await member.fetchval("SELECT name FROM tenants WHERE id = $1", i)
             t.show(await asyncio.gather(*(one(i) for i in range(1, 13))))
 
-    with t.refused("an aggregate over distinct values of all shards"):
-        await conn.fetchval("SELECT count(DISTINCT whole) FROM events")
+    with t.step("an aggregate over distinct values of all shards"):
+        t.show(await conn.fetchval("SELECT count(DISTINCT whole) FROM events"))
 
     with t.step("drop"):
         await conn.reset()

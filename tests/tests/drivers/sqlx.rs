@@ -22,7 +22,7 @@ use sqlx::{
 };
 
 use crate::sqlx_types::{Mood, Moods, Pair};
-use crate::transcript::{refusal_line, Transcript};
+use crate::transcript::Transcript;
 
 const HEARD_MAX: Duration = Duration::from_secs(20);
 const CONNECTIONS: u32 = 4;
@@ -54,8 +54,8 @@ pub async fn run(dsn: &str, migrations: &Path) -> Result<String> {
     t.step("statement_timeout", timeouts(&options)).await;
     t.step("migrations of tables with rows", later(&options, migrations, &mut connection)).await;
     t.step("migrations that fail", broken(&options)).await;
-    let counted = query("SELECT count(DISTINCT whole) FROM events").fetch_one(&mut connection).await;
-    t.refused("distinct values of all shards counted", refusal(counted));
+    let counted = query_scalar::<_, i64>("SELECT count(DISTINCT whole) FROM events").fetch_one(&mut connection).await;
+    t.step("distinct values of all shards counted", async { Ok(vec![counted?.to_string()]) }).await;
     t.step("the plan of a prepared statement", explained(&options)).await;
     t.step("undo", undo(&options, migrations)).await;
     connection.close().await?;
@@ -81,12 +81,6 @@ async fn pool(options: &PgConnectOptions, connections: u32) -> Result<PgPool> {
 
 fn database_error(error: &sqlx::Error) -> Option<&PgDatabaseError> {
     error.as_database_error().and_then(|error| error.try_downcast_ref())
-}
-
-fn refusal<T>(outcome: Result<T, sqlx::Error>) -> Option<String> {
-    let error = outcome.err()?;
-    let db = database_error(&error)?;
-    Some(refusal_line(db.code(), db.message(), db.detail().is_some() && db.hint().is_some()))
 }
 
 fn failure<T>(outcome: Result<T, sqlx::Error>) -> String {

@@ -36,22 +36,9 @@ impl Transcript {
         }
     }
 
-    /// `told`: a [`refusal_line`], or none if it was done.
-    pub fn refused(&mut self, name: &str, told: Option<String>) {
-        let _ = writeln!(self.0, "== refused {name}");
-        self.show(told.as_deref().unwrap_or("done"));
-    }
-
     pub fn end(mut self) -> String {
         self.0.push_str("== end\n");
         self.0
-    }
-}
-
-pub fn refusal_line(code: &str, message: &str, explained: bool) -> String {
-    match explained {
-        true => format!("{code} {message}"),
-        false => format!("{code} {message} {UNEXPLAINED}"),
     }
 }
 

@@ -41,13 +41,7 @@ pub async fn declare(
     cursor: &Cursor,
 ) -> Result<Completed, Failure> {
     let options = &cursor.options;
-    let block = executor.transaction.block;
-    // A pipeline is no transaction block, several statements in one message are.
-    let in_block = block == Block::Explicit || block == Block::Implicit && run.bound.bind.is_none();
-    if !options.hold && !in_block {
-        let message = "DECLARE CURSOR can only be used in transaction blocks";
-        return Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, message).into());
-    }
+    check_block(executor, run, options.hold)?;
     check_name(executor, &options.name)?;
     if !executor.transaction.is_open() {
         executor.begin_implicit();
@@ -242,6 +236,16 @@ pub async fn close(executor: &mut Executor, merged: Merged) -> Result<(), Failur
         return Ok(());
     }
     rows::close(executor, &merged.admitted.view, &merged.cursor, &merged.sources).await
+}
+
+/// A pipeline is no transaction block, several statements in one message are.
+pub fn check_block(executor: &Executor, run: &Run<'_>, hold: bool) -> Result<(), Failure> {
+    let block = executor.transaction.block;
+    if hold || block == Block::Explicit || block == Block::Implicit && run.bound.bind.is_none() {
+        return Ok(());
+    }
+    let message = "DECLARE CURSOR can only be used in transaction blocks";
+    Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, message).into())
 }
 
 /// Whether its rows over several shards can be merged piece by piece.

@@ -1,0 +1,125 @@
+//! Tier "gather": a SELECT that no cheaper tier accepts. Each sharded table in it becomes a temporary table on one shard, the
+//! workbench; its rows come there from all shards, filtered and with the columns that are used, and the statement runs over these.
+//!
+//! `SELECT o.id, p.name FROM orders o JOIN people p ON p.city = o.city WHERE o.total > 5` becomes the fragments
+//! `SELECT "id", "city", "total" FROM orders AS o WHERE o.total > 5` and `SELECT "city", "name" FROM people AS p`, and
+//! `SELECT o.id, p.name FROM pg_temp.rw_gather_1_1 o JOIN pg_temp.rw_gather_1_2 p ON p.city = o.city WHERE o.total > 5`.
+//!
+//! A fragment is a statement of its own, planned as any other: held to keys where the filter says so, and filtered during a
+//! move. What the statement does with the rows is PostgreSQL's business, so all of it is exact but what tells a temporary
+//! table from the table: whole rows as values, places of rows, catalogs, locks. These are refused.
+
+mod filters;
+mod uses;
+
+use std::sync::Arc;
+
+use ringway_topology::model::quote_ident;
+use sqlparser::ast::Query as SqlQuery;
+
+use super::analysis::Analysis;
+use super::types::{Access, FilterSplice, Fragment, Gather, GatheredPlace, MultiShard, Plan, ShardedReference};
+use super::whole_rows::{self, Replaced};
+use crate::sql::parse::{parse, Text};
+use crate::sql::splice::{apply, Splice};
+use crate::wire::PgError;
+
+/// A sharded table where the statement names it.
+struct Source<'a> {
+    of: Replaced<'a>,
+    key_column: String,
+    /// Bytes of the statement.
+    start: usize,
+    end: usize,
+    aliased: bool,
+}
+
+/// `why`: what the cheaper tiers say. That is the refusal, too, where nothing better can be said.
+pub fn plan(analysis: &Analysis<'_>, query: &SqlQuery, access: Access, why: PgError) -> Result<Gather, PgError> {
+    let unknown = analysis.singles.iter().any(|table| analysis.context.catalog.relation(table).is_none());
+    if access != Access::Read || analysis.system || unknown {
+        return Err(why);
+    }
+    let sources = sources(analysis).ok_or(why.clone())?;
+    whole_rows::refuse(query, &sources.iter().map(|source| &source.of).collect::<Vec<_>>())?;
+    let uses = uses::find(query)?;
+    let filters = filters::find(analysis, query);
+    let mut fragments: Vec<Fragment> = Vec::new();
+    let mut places = Vec::with_capacity(sources.len());
+    for source in &sources {
+        let conditions = filters.get(&source.start).map_or(&[][..], Vec::as_slice);
+        let made = fragment(analysis, source, &uses, conditions).ok_or(why.clone())?;
+        let known = fragments.iter().position(|known| known.sql == made.sql);
+        let fragment = known.unwrap_or_else(|| {
+            fragments.push(made);
+            fragments.len() - 1
+        });
+        let alias = if source.aliased { String::new() } else { format!(" AS {}", quote_ident(&source.of.alias)) };
+        places.push(GatheredPlace { range: source.start..source.end, fragment, alias });
+    }
+    let gather = Gather { fragments, sql: Arc::from(analysis.text.sql), places };
+    let text = gather.text(0);
+    let parses = text.is_some_and(|sql| Text::new(&sql).is_ok_and(|text| parse(&text).is_ok()));
+    parses.then_some(gather).ok_or(why)
+}
+
+impl Gather {
+    /// The statement over the temporary tables. `number`: which query it is that gathers rows in its transaction.
+    pub fn text(&self, number: u64) -> Option<String> {
+        let replaced = |place: &GatheredPlace| {
+            Splice::replace(place.range.clone(), format!("{}{}", Gather::table(number, place.fragment), place.alias))
+        };
+        apply(&self.sql, &self.places.iter().map(replaced).collect::<Vec<_>>())
+    }
+
+    /// The temporary table of a fragment.
+    pub fn table(number: u64, fragment: usize) -> String {
+        format!("pg_temp.rw_gather_{number}_{}", fragment + 1)
+    }
+}
+
+fn sources<'a>(analysis: &Analysis<'a>) -> Option<Vec<Source<'a>>> {
+    analysis.sharded_references().into_iter().map(|reference| source(analysis, reference)).collect()
+}
+
+fn source<'a>(analysis: &Analysis<'a>, reference: ShardedReference) -> Option<Source<'a>> {
+    let FilterSplice::Relation { start, end, alias, aliased } = reference.splice else { return None };
+    let relation = analysis.context.catalog.relation(&reference.table)?;
+    let of = Replaced { table: reference.table, relation, alias };
+    Some(Source { of, key_column: reference.key_column, start, end, aliased })
+}
+
+/// With the filter, or without it if that is not understood.
+fn fragment(
+    analysis: &Analysis<'_>,
+    source: &Source<'_>,
+    uses: &uses::Uses,
+    conditions: &[sqlparser::ast::Expr],
+) -> Option<Fragment> {
+    let used = |name: &str| uses.all_columns || uses.names.contains(name);
+    let mut columns: Vec<&str> =
+        source.of.relation.columns.iter().map(|column| column.name.as_str()).filter(|name| used(name)).collect();
+    if columns.is_empty() {
+        columns.push(&source.key_column);
+    }
+    let list: Vec<String> = columns.iter().map(|name| quote_ident(name)).collect();
+    let table = analysis.text.sql.get(source.start..source.end)?;
+    let shape = format!("SELECT {} FROM {table} AS {}", list.join(", "), quote_ident(&source.of.alias));
+    let filtered = filters::filtered(&shape, conditions);
+    let sql = [filtered, Some(shape.clone())].into_iter().flatten().find(|sql| is_plain(analysis, sql))?;
+    let grouped = !source.of.relation.primary_key.is_empty()
+        && source.of.relation.primary_key.iter().all(|name| uses.grouped.contains(name) && columns.contains(&&**name));
+    let primary_key = if grouped { source.of.relation.primary_key.clone() } else { Vec::new() };
+    Some(Fragment { sql: Arc::from(sql), shape, primary_key })
+}
+
+/// Every shard gives its rows as they are.
+fn is_plain(analysis: &Analysis<'_>, sql: &str) -> bool {
+    match super::plan(sql, analysis.context) {
+        Ok(Plan::Query(query)) => {
+            let plain = matches!(&query.multi, MultiShard::Concatenate(plan) if plan.sql.is_none());
+            plain && query.access == Access::Read && !query.clock
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,116 @@
+//! What a statement uses of the tables that it gathers.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, TableFactor, Visit, Visitor,
+};
+
+use crate::plan::refuse::not_over_shards;
+use crate::sql::parse::ident_value;
+use crate::wire::PgError;
+
+/// More than is used does no harm.
+#[derive(Debug, Default)]
+pub struct Uses {
+    /// Every column of every table.
+    pub all_columns: bool,
+    /// Every name that occurs.
+    pub names: BTreeSet<String>,
+    /// Names in GROUP BY: by a primary key there, other columns may be selected.
+    pub grouped: BTreeSet<String>,
+}
+
+#[derive(Default)]
+struct Finder {
+    uses: Uses,
+}
+
+/// Fails where a temporary table would not do.
+pub fn find(query: &Query) -> Result<Uses, PgError> {
+    let mut finder = Finder::default();
+    match query.visit(&mut finder) {
+        ControlFlow::Continue(()) => Ok(finder.uses),
+        ControlFlow::Break(error) => Err(*error),
+    }
+}
+
+impl Finder {
+    fn select(&mut self, select: &Select) {
+        let is_wildcard =
+            |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+        let joins = select.from.iter().flat_map(|item| &item.joins);
+        self.uses.all_columns |= select.projection.iter().any(is_wildcard);
+        self.uses.all_columns |= joins.into_iter().any(|join| is_natural(&join.join_operator));
+        if let GroupByExpr::Expressions(expressions, _) = &select.group_by {
+            let mut names = Names::default();
+            for expression in expressions {
+                let _ = expression.visit(&mut names);
+            }
+            self.uses.grouped.append(&mut names.0);
+        }
+    }
+}
+
+fn is_natural(operator: &JoinOperator) -> bool {
+    use JoinOperator as J;
+    match operator {
+        J::Join(constraint)
+        | J::Inner(constraint)
+        | J::Left(constraint)
+        | J::LeftOuter(constraint)
+        | J::Right(constraint)
+        | J::RightOuter(constraint)
+        | J::FullOuter(constraint)
+        | J::CrossJoin(constraint) => matches!(constraint, JoinConstraint::Natural),
+        // Not known.
+        _ => true,
+    }
+}
+
+impl Visitor for Finder {
+    type Break = Box<PgError>;
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Box<PgError>> {
+        self.select(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Box<PgError>> {
+        match factor {
+            TableFactor::Table { alias, sample, .. } => {
+                self.uses.all_columns |= alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
+                if sample.is_some() {
+                    let hint = "Sample by a condition: WHERE random() < 0.01.";
+                    return ControlFlow::Break(Box::new(not_over_shards(
+                        "TABLESAMPLE chooses pages of one server.",
+                        hint,
+                    )));
+                }
+            }
+            TableFactor::NestedJoin { table_with_joins, .. } => {
+                self.uses.all_columns |= table_with_joins.joins.iter().any(|join| is_natural(&join.join_operator));
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_ident(&mut self, ident: &Ident) -> ControlFlow<Box<PgError>> {
+        self.uses.names.insert(ident_value(ident));
+        ControlFlow::Continue(())
+    }
+}
+
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl Visitor for Names {
+    type Break = ();
+
+    fn pre_visit_ident(&mut self, ident: &Ident) -> ControlFlow<()> {
+        self.0.insert(ident_value(ident));
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Names of tables that stand for rows: where a table is replaced by something with the same columns, these are others.
+
+use std::ops::ControlFlow;
+
+use ringway_topology::model::TableName;
+use sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Visit, Visitor,
+};
+
+use super::refuse::not_over_shards;
+use crate::catalog::Relation;
+use crate::sql::parse::{ident_value, name_parts};
+use crate::wire::PgError;
+
+/// A table or view that something else stands for, where a statement names it.
+pub struct Replaced<'a> {
+    pub table: TableName,
+    pub relation: &'a Relation,
+    pub alias: String,
+}
+
+struct Finder<'s, 'a> {
+    replaced: &'s [&'s Replaced<'a>],
+}
+
+/// Refuses whole rows as values, calls that are written like columns, and columns that are named with a schema.
+pub fn refuse(statement: &impl Visit, replaced: &[&Replaced<'_>]) -> Result<(), PgError> {
+    match statement.visit(&mut Finder { replaced }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(*error),
+    }
+}
+
+fn whole_row(alias: &str) -> PgError {
+    not_over_shards(
+        format!("\"{alias}\" stands for whole rows of what is on several shards: their type is that of the table."),
+        "Name its columns.",
+    )
+}
+
+impl Finder<'_, '_> {
+    /// A name by itself is a column, or else the row of the table that is called so.
+    fn alone(&self, name: &str) -> Result<(), PgError> {
+        let is_row = |known: &&&Replaced<'_>| known.alias == name && known.relation.column(name).is_none();
+        self.replaced.iter().find(is_row).map_or(Ok(()), |known| Err(whole_row(&known.alias)))
+    }
+
+    fn qualified(&self, parts: &[Ident]) -> Result<(), PgError> {
+        let [.., table, column] = parts else { return Ok(()) };
+        let (table, column) = (ident_value(table), ident_value(column));
+        let schema = parts.len() > 2;
+        for known in self.replaced {
+            if schema && known.table.name == table {
+                return Err(not_over_shards(
+                    format!("A column of {} is named with its schema.", known.table),
+                    format!("Write {table}.{column}, or give the table an alias."),
+                ));
+            }
+            if !schema && known.alias == table && known.relation.column(&column).is_none() {
+                return Err(not_over_shards(
+                    format!("No column {column} of {} is known, so that it may be a call on its rows.", known.table),
+                    format!("Write {column}(...) for a call."),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn wildcard(&self, name: &ObjectName) -> Result<(), PgError> {
+        let alias = name_parts(name).and_then(|parts| parts.last().cloned()).unwrap_or_default();
+        let is_replaced = self.replaced.iter().any(|known| known.alias == alias);
+        if is_replaced {
+            Err(whole_row(&alias))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn arguments(&self, function: &Function) -> Result<(), PgError> {
+        let FunctionArguments::List(list) = &function.args else { return Ok(()) };
+        list.args.iter().try_for_each(|argument| {
+            let (FunctionArg::Unnamed(arg) | FunctionArg::Named { arg, .. } | FunctionArg::ExprNamed { arg, .. }) =
+                argument;
+            match arg {
+                FunctionArgExpr::QualifiedWildcard(name) => self.wildcard(name),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+impl Visitor for Finder<'_, '_> {
+    type Break = Box<PgError>;
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Box<PgError>> {
+        let found = match expr {
+            Expr::Identifier(name) => self.alone(&ident_value(name)),
+            Expr::CompoundIdentifier(parts) => self.qualified(parts),
+            Expr::Function(function) => self.arguments(function),
+            Expr::QualifiedWildcard(name, _) => self.wildcard(name),
+            _ => Ok(()),
+        };
+        found.map_or_else(|error| ControlFlow::Break(Box::new(error)), ControlFlow::Continue)
+    }
+}
