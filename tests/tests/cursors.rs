@@ -10,6 +10,8 @@ mod bindings_in_error;
 mod blocks;
 #[path = "cursors/copies.rs"]
 mod copies;
+#[path = "cursors/corners.rs"]
+mod corners;
 #[path = "cursors/date_style.rs"]
 mod date_style;
 #[path = "cursors/memory.rs"]
@@ -99,6 +101,28 @@ async fn cursors_move_as_postgresqls_do() -> Result<()> {
     stages.run("how sessions begin", startup::begins(ports)).await;
     stages.run("long names", startup::long_names(ports)).await;
     stages.run("what is rarely said", startup::rarely_said(ports)).await;
+    let outcome = stages.finish();
+    if outcome.is_err() {
+        eprintln!("{}", cluster.logs());
+        return outcome;
+    }
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_and_settings_come_in_their_place() -> Result<()> {
+    let _turn = turn().await?;
+    let (single, cluster) = servers().await?;
+    let ports = (single.port(), cluster.listen_port());
+    let mut stages = Stages::default();
+    stages.run("the unnamed statement", corners::unnamed_statement(ports)).await;
+    stages.run("wrong texts", corners::wrong_texts(ports)).await;
+    stages.run("settings are told in time", corners::settings_told(ports)).await;
+    stages.run("wrong shard keys", corners::wrong_keys(ports)).await;
+    stages.run("wrong values", corners::wrong_values(ports)).await;
+    stages.run("without a block", corners::without_a_block(ports)).await;
+    stages.run("the portal that BEGIN was", corners::begins_portal(ports)).await;
+    stages.run("the end of SET LOCAL", corners::local_settings_end(ports)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());

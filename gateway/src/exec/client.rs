@@ -43,6 +43,8 @@ pub struct Client {
     within: bool,
     /// Where [`Self::rewind`] goes back to; None once bytes have been sent since.
     mark: Option<usize>,
+    /// The same for [`Self::unbind`].
+    bound: Option<usize>,
     /// Forwarded bytes are kept here instead of being sent, within the bound.
     capture: Option<Capture>,
     /// It does not matter for now whether the client is still there.
@@ -74,6 +76,7 @@ impl Client {
             sending: false,
             within: false,
             mark: None,
+            bound: None,
             capture: None,
             unwatched: false,
             entry: None,
@@ -225,7 +228,7 @@ impl Client {
             return Ok(());
         }
         self.flush().await?;
-        self.mark = None;
+        self.forget_marks();
         self.sending = true;
         self.stream.send_all(bytes).await.map_err(gone)?;
         self.sending = false;
@@ -256,7 +259,7 @@ impl Client {
 
     pub async fn flush(&mut self) -> Result<(), Failure> {
         if !self.out.is_empty() {
-            self.mark = None;
+            self.forget_marks();
             self.sending = true;
             self.stream.send_all(&self.out).await.map_err(gone)?;
             self.sending = false;
@@ -299,6 +302,28 @@ impl Client {
         if let Some(length) = self.mark {
             self.out.truncate(length);
         }
+    }
+
+    /// The answer to a Bind begins, which no shard has seen yet.
+    pub fn mark_bind(&mut self) {
+        self.bound = Some(self.out.len());
+    }
+
+    /// The Bind has been answered for good.
+    pub fn keep_bind(&mut self) {
+        self.bound = None;
+    }
+
+    /// Takes back the answer to the Bind, and what follows it, unless some of it has been sent.
+    pub fn unbind(&mut self) {
+        if let Some(length) = self.bound.take() {
+            self.out.truncate(length);
+            self.mark = self.mark.filter(|mark| *mark <= length);
+        }
+    }
+
+    fn forget_marks(&mut self) {
+        (self.mark, self.bound) = (None, None);
     }
 
     /// Drops what an idle client does not need.

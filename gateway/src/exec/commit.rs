@@ -17,6 +17,7 @@ use super::statistics::Statistics;
 use super::transaction::{Participant, Transaction};
 use super::view::View;
 use crate::pool::error::ServerError;
+use crate::pool::settings::Settings;
 use crate::pool::ReadyConn;
 use crate::wire::{PgError, SqlState};
 
@@ -90,6 +91,9 @@ async fn commit_shards(executor: &mut Executor) -> Result<AfterCommit, Failure> 
     if result.is_ok() {
         executor.held_cursors.extend(held);
         executor.reports.committed();
+        if transaction.local_settings != Settings::default() {
+            executor.settings_changed();
+        }
     }
     if result.is_err() {
         restore_settings(executor, &transaction);
@@ -406,12 +410,14 @@ async fn roll_back_participants(executor: &mut Executor, participants: BTreeMap<
 
 fn restore_settings(executor: &mut Executor, transaction: &Transaction) {
     executor.reports.rolled_back();
-    if let Some(settings) = &transaction.settings_before {
-        if *settings != executor.settings {
-            executor.settings = settings.clone();
-            executor.settings_changed();
-        }
+    let before = transaction.settings_before.as_ref().filter(|before| **before != executor.settings);
+    if before.is_none() && transaction.local_settings == Settings::default() {
+        return;
     }
+    if let Some(before) = before {
+        executor.settings = before.clone();
+    }
+    executor.settings_changed();
 }
 
 /// PostgreSQL prepares no transaction that has raised notifications.

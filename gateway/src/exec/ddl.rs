@@ -21,11 +21,10 @@ use super::hold::Admitted;
 use super::passwords::with_one_verifier;
 use super::prefix::drained;
 use super::pump::Outcome;
-use super::transaction::Block;
 use super::view::ControlPlane;
 use crate::plan::types::{Access, Ddl, DdlKind};
 use crate::sql::lexer::lex;
-use crate::wire::{backend, PgError, SqlState};
+use crate::wire::{backend, PgError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Other gateways have this long to plan by the new catalog.
@@ -33,11 +32,6 @@ const CATALOG_WAIT: Duration = Duration::from_secs(5);
 
 pub async fn run(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, ddl: &Ddl) -> Result<Completed, Failure> {
     refuse_while_moving(&admitted.view.topology, ddl)?;
-    let locks = ddl.sql.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("lock"));
-    if locks && executor.transaction.block != Block::Explicit {
-        let message = "LOCK TABLE can only be used in transaction blocks";
-        return Err(PgError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, message).into());
-    }
     if ddl.kind != DdlKind::Temporary {
         refuse_ambiguous(executor, ddl)?;
     }

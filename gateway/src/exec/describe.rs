@@ -250,6 +250,13 @@ async fn ask_by(
     while connection.outstanding > 0 {
         let message = match connection.message().await {
             Ok(message) => message,
+            // The connection was idle too long. The question changes nothing, so it is asked again on another one, once.
+            Err(_) if !lent.in_transaction && !executor.repeated => {
+                executor.repeated = true;
+                drop(lent);
+                executor.cancel.clear().await;
+                return Box::pin(ask_by(executor, view, shard, request)).await;
+            }
             Err(lost) => {
                 executor.transaction.failed |= lent.in_transaction;
                 return Err(lost.into());

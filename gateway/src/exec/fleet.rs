@@ -55,6 +55,8 @@ struct Ship {
     outcome: Outcome,
     expects: VecDeque<Expect>,
     done: bool,
+    /// It has answered the Bind.
+    is_bound: bool,
     /// It was asked for its columns because of OIDs in the rows; nobody else wants them.
     hides_columns: bool,
 }
@@ -62,7 +64,7 @@ struct Ship {
 impl Ship {
     fn new(mut lent: Lent, expects: VecDeque<Expect>) -> Ship {
         let outcome = Outcome { told: lent.participant.told.take(), ..Outcome::default() };
-        Ship { lent, expects, outcome, done: false, hides_columns: false }
+        Ship { lent, expects, outcome, done: false, is_bound: false, hides_columns: false }
     }
 }
 
@@ -273,7 +275,8 @@ impl Fleet {
                 None
             }
             b'E' => {
-                let error = ServerError::new(message.raw.slice(5..));
+                let mut error = ServerError::new(message.raw.slice(5..));
+                error.at_bind = !prefix && !ship.is_bound;
                 if prefix {
                     // The rest of it, and the statement, are discarded.
                     ship.lent.participant.prefix = 0;
@@ -321,7 +324,11 @@ impl Fleet {
                 ship.expects.pop_front();
                 None
             }
-            b'2' | b'n' | b't' => None,
+            b'2' => {
+                ship.is_bound = true;
+                None
+            }
+            b'n' | b't' => None,
             b'T' if !self.agrees(message.body()) => None,
             b'T' if self.ships[index].hides_columns => None,
             _ => Some(message),

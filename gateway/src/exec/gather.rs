@@ -90,8 +90,9 @@ pub async fn gather(
     plan: &Gather,
 ) -> Result<Gathered, Failure> {
     executor.begin_implicit();
-    if executor.transaction.block == Block::Implicit && executor.transaction.participants.is_empty() {
-        // The statement only reads; making temporary tables does not count as that.
+    let only_reads = reads_by_default(executor);
+    if only_reads {
+        // Making temporary tables counts as writing.
         executor.transaction.modes.read_only = Some(false);
     }
     let home = admitted.view.topology.home_shard();
@@ -110,6 +111,9 @@ pub async fn gather(
         fill(executor, admitted, workbench, table, &bound, &mut bytes).await?;
     }
     add_keys(executor, admitted, workbench, plan, &tables).await?;
+    if only_reads {
+        read_only_from_now(executor, admitted).await?;
+    }
 
     let text = plan.text(number).ok_or_else(|| PgError::internal("a gathered statement has no text"))?;
     let text = at(query, &executor.readings(), None, &text).unwrap_or(text);
@@ -121,6 +125,28 @@ pub async fn gather(
     }
     let bound = Bound { statement, bind: bound.bind.clone() };
     Ok(Gathered { workbench, fields: told, bound, tables })
+}
+
+/// Whether a transaction that is not begun yet would only read because the session's transactions do by default.
+fn reads_by_default(executor: &Executor) -> bool {
+    let transaction = &executor.transaction;
+    let begins = transaction.block == Block::Implicit && transaction.participants.is_empty();
+    let set = executor.setting("default_transaction_read_only");
+    let on = |set: &str| !matches!(set.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
+    begins && transaction.modes.read_only.is_none() && set.is_some_and(on)
+}
+
+/// What follows the statement in its transaction writes nothing.
+async fn read_only_from_now(executor: &mut Executor, admitted: &Admitted) -> Result<(), Failure> {
+    executor.transaction.modes.read_only = Some(true);
+    let shards: Vec<ShardId> = executor.transaction.participants.keys().copied().collect();
+    for shard in shards {
+        let mut lent = executor.lend_open(&admitted.view, shard, Access::Read).await?;
+        let answers = ask(&mut lent.participant.connection, "SET TRANSACTION READ ONLY").await;
+        executor.give_back(lent, &Outcome::default()).await;
+        answers?.check()?;
+    }
+    Ok(())
 }
 
 /// A statement of the gateway's own there.

@@ -19,6 +19,9 @@ use crate::plan::route::Parameter;
 use crate::plan::types::{Access, CopyDestination, DdlKind, Plan, Targets};
 use crate::wire::{PgError, SqlState};
 
+/// The class of SQLSTATEs of values that are wrong.
+const DATA_EXCEPTION: &str = "22";
+
 /// A statement that may run now.
 #[derive(Clone, Debug)]
 pub struct Admitted {
@@ -63,6 +66,21 @@ pub fn try_admit(
 ) -> Result<Option<Admitted>, Failure> {
     let Considered { admitted, wait } = consider(executor, sql, parameters)?;
     Ok(wait.is_none().then_some(admitted))
+}
+
+/// What is wrong, or not read, of the values that decide where a statement runs.
+pub fn check_keys(executor: &Executor, plan: &Plan, view: &View, parameters: &[Parameter<'_>]) -> Result<(), Failure> {
+    let Some(targets) = targets(plan) else { return Ok(()) };
+    match placed(executor, view, &targets, access(plan), parameters) {
+        Err(failure)
+            if failure.code().starts_with(DATA_EXCEPTION)
+                || failure.code() == SqlState::FEATURE_NOT_SUPPORTED.as_str() =>
+        {
+            Err(failure)
+        }
+        // Others are said where it runs.
+        _ => Ok(()),
+    }
 }
 
 /// A statement that would be admitted, but for what it has to wait for.

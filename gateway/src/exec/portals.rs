@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use ringway_topology::ids::ShardId;
 
 use super::bound::{queue_bind, queue_learn, Bound, Statement};
+use super::commit;
 use super::cursors::declare::{only_reads, open_portal};
 use super::dispatch::of_bind;
 use super::executor::Executor;
@@ -21,6 +22,7 @@ use super::type_oids::bound_for;
 use super::view::View;
 use crate::plan::types::{Access, Plan, Query};
 use crate::pool::connection::ServerConnection;
+use crate::pool::error::ServerError;
 use crate::wire::frontend;
 use crate::wire::Target;
 
@@ -105,6 +107,26 @@ async fn on_shard(
     }
     executor.slot.keeps_snapshot();
     outcome.error.map_or(Ok(()), |error| Err(Failure::Server(error)))
+}
+
+/// What PostgreSQL finds wrong with the values of a statement that is not sent anywhere yet: they are bound on one shard.
+pub async fn wrong_values(executor: &mut Executor, bound: &Bound) -> Result<Option<ServerError>, Failure> {
+    let view = executor.enter()?;
+    executor.slot.reads();
+    let open = executor.transaction.participants.keys().next().copied();
+    let prefer = executor.only_shard.or(open).or(executor.last_shard);
+    let Some(shard) = prefer.or(view.topology.home_shard()) else { return Ok(None) };
+    // A SERIALIZABLE transaction is to be of one shard, which is not known yet.
+    let has_part = !executor.transaction.participants.is_empty() || !executor.is_serializable();
+    let bound = &*bound_for(executor, &view, shard, bound).await?;
+    let mut failed = None;
+    let mut write = |connection: &mut ServerConnection, expects: &mut std::collections::VecDeque<Expect>| {
+        failed = queue_bind(connection, expects, bound, None, "").err();
+        connection.queue_sync();
+    };
+    let outcome = requested(executor, &view, shard, Access::Read, Show::NOTICES, &mut write).await?;
+    commit::leave_asked(executor, has_part).await;
+    failed.map_or(Ok(outcome.error), |error| Err(error.into()))
 }
 
 /// The next rows of one that is on a shard; 0: all. `learns`: their values may be binary.

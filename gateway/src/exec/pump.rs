@@ -454,9 +454,10 @@ impl Pump<'_> {
             self.fatal = Some(lost(body));
             return Verdict::Drop;
         }
-        let error = ServerError::new(Bytes::copy_from_slice(body));
+        let mut error = ServerError::new(Bytes::copy_from_slice(body));
         self.outcome.unanswered = self.expects.iter().filter(|e| !matches!(e, Expect::Ready(_))).count();
         self.outcome.unbound = self.expects.iter().filter(|expect| matches!(expect, Expect::Bind)).count();
+        error.at_bind = self.outcome.unbound > 0;
         self.expects.clear();
         let keep_back = self.show.fence && self.rewindable && is_fence(&error);
         let first = self.outcome.error.is_none();

@@ -97,9 +97,14 @@ impl Reports {
         self.told = Arc::clone(&self.now);
     }
 
+    /// There may be something that the client does not know yet.
+    pub fn is_pending(&self) -> bool {
+        !Arc::ptr_eq(&self.told, &self.now)
+    }
+
     /// What the client does not know yet.
     pub fn tell(&mut self, out: &mut BytesMut) {
-        if Arc::ptr_eq(&self.told, &self.now) {
+        if !self.is_pending() {
             return;
         }
         for (name, value) in self.now.iter() {

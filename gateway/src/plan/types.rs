@@ -503,6 +503,13 @@ pub struct Ddl {
     pub tables: Vec<TableName>,
 }
 
+impl Ddl {
+    /// LOCK TABLE, which PostgreSQL runs in transaction blocks only.
+    pub fn locks(&self) -> bool {
+        self.sql.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("lock"))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DdlKind {
     /// One transaction over all members.

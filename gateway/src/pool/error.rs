@@ -9,11 +9,13 @@ use crate::wire::scram::ScramError;
 pub struct ServerError {
     /// The message's body: fields, each a type byte and a string, and a closing zero.
     pub body: Bytes,
+    /// It is the answer to a Bind, or to a Parse before it: nothing has been executed.
+    pub at_bind: bool,
 }
 
 impl ServerError {
     pub fn new(body: Bytes) -> ServerError {
-        ServerError { body }
+        ServerError { body, at_bind: false }
     }
 
     /// A field by its type byte: `C` the SQLSTATE, `M` the message, `D` the detail, `H` the hint.
@@ -39,7 +41,7 @@ impl ServerError {
             body.push(0);
         }
         body.push(0);
-        ServerError { body: Bytes::from(body) }
+        ServerError { body: Bytes::from(body), ..self }
     }
 }
 

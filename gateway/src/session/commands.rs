@@ -24,6 +24,7 @@ use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::model::{quote_ident, quote_literal};
 
+pub(super) const LOCK_TABLE: &str = "LOCK TABLE";
 const SET_TRANSACTION: &str = "SET TRANSACTION";
 
 impl Session {
@@ -251,7 +252,7 @@ impl Session {
         }
     }
 
-    fn in_block(&self, what: &str) -> Result<(), Failure> {
+    pub(super) fn in_block(&self, what: &str) -> Result<(), Failure> {
         if self.executor.transaction.block == Block::Explicit {
             return Ok(());
         }

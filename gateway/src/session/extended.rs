@@ -8,6 +8,7 @@ use super::fast::Begun;
 use super::Session;
 use crate::exec::bound::Statement;
 use crate::exec::commit;
+use crate::exec::cursors::{self, CursorCommand};
 use crate::exec::describe::{describe, refusal, syntax_error, Description};
 use crate::exec::dispatch::check_not_failed;
 use crate::exec::failure::Failure;
@@ -85,7 +86,9 @@ impl Session {
     /// Whether one shard may answer all that is left of a pipeline. `fresh`: nothing of it has been answered.
     fn may_be_fast(&self, fresh: bool) -> bool {
         let transaction = &self.executor.transaction;
+        // The client is told of settings before ReadyForQuery, which a shard gives here with the rest.
         !transaction.failed
+            && !self.executor.reports.is_pending()
             && match transaction.block {
                 Block::Explicit => self.after.is_empty(),
                 Block::None => fresh,
@@ -103,7 +106,6 @@ impl Session {
                 return Ok(());
             }
         }
-        self.fresh.clear();
         self.batch.clear();
         self.batch_bytes = 0;
         self.skipping = false;
@@ -177,11 +179,7 @@ impl Session {
         self.finish_after().await?;
         self.executor.behind = rest.first().map(Frame::tag);
         let done = match frame.tag() {
-            // Nothing follows that would tell what is wrong with it.
-            tag::PARSE => {
-                let mut until = rest.iter().map(Frame::tag).take_while(|next| *next != tag::PARSE);
-                self.parse(frame, !until.any(|next| matches!(next, tag::BIND | tag::DESCRIBE))).await
-            }
+            tag::PARSE => self.parse(frame).await,
             tag::BIND => Box::pin(self.bind(frame, rest)).await,
             tag::EXECUTE => self.execute(frame, lone).await,
             tag::DESCRIBE => self.describe(frame).await,
@@ -191,8 +189,13 @@ impl Session {
         done
     }
 
-    async fn parse(&mut self, frame: &Frame, alone: bool) -> Result<(), Failure> {
+    /// A shard says what is wrong with the text, if it is asked about it at all.
+    async fn parse(&mut self, frame: &Frame) -> Result<(), Failure> {
         let parse = Parse::parse(frame.body()).map_err(PgError::from)?;
+        if parse.statement.is_empty() {
+            // Whatever becomes of this one.
+            self.statements.remove("");
+        }
         let limit = self.executor.gateway.config.limits.client_statements_max;
         if self.statements.len() >= limit {
             return Err(PgError::new(
@@ -226,7 +229,7 @@ impl Session {
                     return Err(refusal(&mut self.executor, error, &Arc::from(parse.query), &statement.types).await)
                 }
             };
-            if alone && !matches!(plan, Plan::Session(_) | Plan::Admin(_)) {
+            if is_analysed(plan, text) {
                 self.description(&statement).await?;
             }
         }
@@ -234,7 +237,6 @@ impl Session {
             let message = format!("prepared statement \"{}\" already exists", parse.statement);
             return Err(PgError::new(SqlState::DUPLICATE_PREPARED_STATEMENT, message).into());
         }
-        self.fresh.push(Arc::clone(&statement));
         self.statements.insert(parse.statement.to_owned(), statement);
         backend::parse_complete(self.executor.client.out());
         Ok(())
@@ -416,12 +418,6 @@ impl Session {
         let lent = self.lend_portal(&statement.sql)?;
         let described = Box::pin(describe(&mut self.executor, statement)).await;
         self.take_back(lent);
-        if let Err(Failure::Server(error)) = &described {
-            // Its Parse would have failed.
-            if error.code().starts_with("42") && self.fresh.iter().any(|fresh| Arc::ptr_eq(fresh, statement)) {
-                self.statements.retain(|_, known| !Arc::ptr_eq(known, statement));
-            }
-        }
         described
     }
 
@@ -483,6 +479,12 @@ fn gives_rows(plan: &Plan) -> Option<bool> {
         Plan::Session(_) | Plan::Ddl(_) | Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Cursor(_) => Some(false),
         Plan::ComputedKeys(_) | Plan::InsertSelect(_) | Plan::Home(_) => None,
     }
+}
+
+/// Whether PostgreSQL looks up what a statement names when it is parsed, not when it is run.
+fn is_analysed(plan: &Plan, text: &str) -> bool {
+    let of_cursor = || cursors::command(text).is_some_and(|command| !matches!(command, CursorCommand::Declare { .. }));
+    !matches!(plan, Plan::Session(_) | Plan::Admin(_)) && !of_cursor()
 }
 
 fn ends_transaction(plan: &Plan) -> bool {

@@ -384,6 +384,7 @@ impl Session {
             Statistics::count(&statistics.single_shard);
             statistics.statements.fetch_add(pipeline.statements_executed(), Ordering::Relaxed);
         }
+        self.keep_begun(pipeline);
         if let Some(error) = &outcome.error {
             for step in &pipeline.steps {
                 if let Step::Parse { statement, .. } | Step::Bind { statement, .. } = step {
@@ -396,13 +397,17 @@ impl Session {
             let first_lost = sent.definitions.iter().find(is_lost).map(|(index, ..)| *index);
             if let Some(first_lost) = first_lost {
                 self.undo_definitions(pipeline, first_lost);
+                let is_wrong = sent
+                    .definitions
+                    .iter()
+                    .any(|(index, place, of_shard)| *index == first_lost && *of_shard && *place == answered);
+                if is_wrong && matches!(pipeline.steps[first_lost], Step::Parse { named: false, .. }) {
+                    self.statements.remove("");
+                }
             }
         }
         if pipeline.any && pipeline.executes > 0 {
             self.executor.last_shard = Some(shard);
-        }
-        if outcome.error.is_none() {
-            self.keep_begun(pipeline);
         }
         for name in pipeline.closed.iter().filter(|_| outcome.error.is_none()) {
             self.executor.forget_cursor(name);

@@ -42,8 +42,6 @@ use ringway_topology::ids::ShardId;
 pub struct Session {
     pub executor: Executor,
     pub statements: HashMap<String, Arc<Statement>>,
-    /// Those of them that nobody has asked a shard about yet, since the last Sync.
-    pub fresh: Vec<Arc<Statement>>,
     pub portals: HashMap<String, Portal>,
     /// Messages of the pipeline since the last Sync.
     pub batch: Vec<Frame>,
@@ -63,7 +61,6 @@ impl Session {
         Session {
             executor,
             statements: HashMap::new(),
-            fresh: Vec::new(),
             portals: HashMap::new(),
             batch: Vec::new(),
             batch_bytes: 0,

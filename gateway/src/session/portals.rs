@@ -7,17 +7,19 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
+use super::commands::LOCK_TABLE;
 use super::extended::check_count;
 use super::Session;
 use crate::exec::bound::{Bound, Statement};
-use crate::exec::cursors::{self, Place};
+use crate::exec::cursors::{self, CursorCommand, Place};
 use crate::exec::dispatch::{check_not_failed, Run};
 use crate::exec::failure::Failure;
+use crate::exec::hold::check_keys;
 use crate::exec::portals::{self, Where};
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
 use crate::plan::refuse::refused;
-use crate::plan::types::{DdlKind, Plan, SessionCommand};
+use crate::plan::types::{Access, DdlKind, Plan, SessionCommand};
 use crate::pool::connection::StatementId;
 use crate::wire::frontend::{self, Bind, Execute};
 use crate::wire::tag::client as tag;
@@ -101,13 +103,12 @@ impl Session {
             return Err(PgError::new(SqlState::DUPLICATE_CURSOR, message).into());
         }
         self.check_bind(&bind, &statement).await?;
-        self.drop_portal(bind.portal).await?;
-        let mut portal = Portal::new(
-            Arc::new(Bound { statement, bind: Some(frame.clone()) }),
-            self.executor.transaction.savepoints.len(),
-        );
-        portal.after_error = self.executor.transaction.failed;
+        let bound = Arc::new(Bound { statement, bind: Some(frame.clone()) });
         let next = is_executed_next(bind.portal, rest);
+        Box::pin(self.check_values(&bound, next)).await?;
+        self.drop_portal(bind.portal).await?;
+        let mut portal = Portal::new(bound, self.executor.transaction.savepoints.len());
+        portal.after_error = self.executor.transaction.failed;
         let outlives = !bind.portal.is_empty() && self.executor.transaction.block == Block::Explicit;
         if !self.executor.transaction.failed && (!next || outlives) {
             let (name, there) = self.name_there(bind.portal);
@@ -121,9 +122,37 @@ impl Session {
                 }
             }
         }
+        if next {
+            self.executor.client.mark_bind();
+        }
         self.portals.insert(bind.portal.to_owned(), portal);
         backend::bind_complete(self.executor.client.out());
         Ok(())
+    }
+
+    /// Values that do not say where the statement runs, and those of what writes and is not executed `next`, are bound on a shard, which
+    /// says what is wrong with them.
+    async fn check_values(&mut self, bound: &Bound, next: bool) -> Result<(), Failure> {
+        let values = bound.values()?;
+        if values.is_empty() || self.executor.transaction.failed {
+            return Ok(());
+        }
+        let view = self.executor.enter()?;
+        self.executor.slot.reads();
+        let planned = self.executor.plan(&bound.statement.sql, &view)?;
+        let Ok(plan) = &planned.plan else { return Ok(()) };
+        let keys = check_keys(&self.executor, plan, &view, &values);
+        let waits = match plan {
+            Plan::Query(query) => !next && query.access == Access::Write,
+            Plan::ComputedKeys(_) | Plan::InsertSelect(_) => !next,
+            _ => false,
+        };
+        if keys.is_err() || waits {
+            if let Some(error) = portals::wrong_values(&mut self.executor, bound).await? {
+                return Err(Failure::Server(error));
+            }
+        }
+        keys
     }
 
     /// The unnamed portal gets a name of the gateway's on its shard: the gateway has other uses for that of the shard.
@@ -182,8 +211,21 @@ impl Session {
         Ok(())
     }
 
+    /// The next message after the portal's Bind, or a later one.
     pub(super) async fn execute(&mut self, frame: &Frame, lone: bool) -> Result<(), Failure> {
         let execute = Execute::parse(frame.body()).map_err(PgError::from)?;
+        let done = Box::pin(self.execute_portal(execute, lone)).await;
+        match &done {
+            // Shards bind what is executed next only now.
+            Err(Failure::Server(error)) if error.at_bind => {
+                self.executor.client.unbind();
+            }
+            _ => self.executor.client.keep_bind(),
+        }
+        done
+    }
+
+    async fn execute_portal(&mut self, execute: Execute<'_>, lone: bool) -> Result<(), Failure> {
         Statistics::count(&self.executor.gateway.statistics.statements);
         let Some(portal) = self.portals.get(execute.portal).cloned() else {
             return Box::pin(self.execute_cursor(execute)).await;
@@ -223,6 +265,9 @@ impl Session {
             return Box::pin(self.execute_command(execute, &portal, command, lone)).await;
         }
         check_not_failed(&self.executor)?;
+        if let Some(what) = needs_block(plan) {
+            self.in_block(what)?;
+        }
         let outside = match plan {
             Plan::Ddl(ddl) => ddl.kind == DdlKind::ShardByShard,
             Plan::Admin(_) => true,
@@ -404,6 +449,20 @@ impl Session {
             known.tag = buffered.returns.then(|| buffered.tag.clone());
             known.buffered = (!finished).then_some(buffered);
         }
+    }
+}
+
+/// What makes no sense where the transaction ends with the statement, by its name.
+fn needs_block(plan: &Plan) -> Option<&'static str> {
+    const DECLARE: &str = "DECLARE CURSOR";
+    match plan {
+        Plan::Cursor(cursor) => (!cursor.options.hold).then_some(DECLARE),
+        Plan::Home(home) => match cursors::command(&home.sql) {
+            Some(CursorCommand::Declare { hold: false, .. }) => Some(DECLARE),
+            _ => None,
+        },
+        Plan::Ddl(ddl) => ddl.locks().then_some(LOCK_TABLE),
+        _ => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::commands::LOCK_TABLE;
 use super::query::{queue_whole, whole};
 use super::Session;
 use crate::exec::bound::{Bound, Statement};
@@ -250,6 +251,9 @@ impl Session {
             return Box::pin(self.command(command, &[], Some(text))).await;
         }
         self.check_accepts(text, &planned).await?;
+        if self.executor.transaction.block == Block::None && matches!(plan, Plan::Ddl(ddl) if ddl.locks()) {
+            self.in_block(LOCK_TABLE)?;
+        }
         let bound = Bound {
             statement: Arc::new(Statement::new(Arc::clone(&planned.sql), Vec::new(), StatementId(0))),
             bind: None,

@@ -44,12 +44,17 @@ impl Pair {
 
     /// A simple query.
     pub async fn same(&mut self, sql: &str) -> Result<Vec<Message>> {
-        self.same_bytes(sql, &query(sql)).await
+        self.same_bytes(sql, &query(sql), shown).await
     }
 
     /// Messages that end with a Sync or a simple query.
     pub async fn same_messages(&mut self, what: &str, messages: &[Vec<u8>]) -> Result<Vec<Message>> {
-        self.same_bytes(what, &messages.concat()).await
+        self.same_bytes(what, &messages.concat(), shown).await
+    }
+
+    /// As [`Self::same_messages`]: also the message that an error comes in place of is the same.
+    pub async fn exact_messages(&mut self, what: &str, messages: &[Vec<u8>]) -> Result<Vec<Message>> {
+        self.same_bytes(what, &messages.concat(), |messages| messages.iter().map(show).collect()).await
     }
 
     /// A message with Flush behind it, which has so many answers.
@@ -106,7 +111,12 @@ impl Pair {
         Ok(())
     }
 
-    async fn same_bytes(&mut self, what: &str, bytes: &[u8]) -> Result<Vec<Message>> {
+    async fn same_bytes(
+        &mut self,
+        what: &str,
+        bytes: &[u8],
+        shown: impl Fn(&[Message]) -> Vec<String>,
+    ) -> Result<Vec<Message>> {
         if self.log.len() == LOG_MAX {
             self.log.remove(0);
         }

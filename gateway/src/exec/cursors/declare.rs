@@ -22,6 +22,7 @@ use crate::merge::limit::Window;
 use crate::merge::order_by::visible_fields;
 use crate::plan::types::{Access, Cursor, MultiShard, Query};
 use crate::pool::connection::ServerConnection;
+use crate::pool::error::ServerError;
 use crate::wire::backend::{self, FieldDescription};
 use crate::wire::{frontend, Format, PgError, SqlState, Target};
 
@@ -268,7 +269,12 @@ pub async fn open_portal(
     if !executor.transaction.is_open() {
         executor.begin_implicit();
     }
-    let merged = open(executor, admitted, bound.clone(), Scroll::Never, false).await?;
+    let opened = open(executor, admitted, bound.clone(), Scroll::Never, false).await;
+    // DECLARE on the shards is what Bind is on one server.
+    let merged = opened.map_err(|failure| match failure {
+        Failure::Server(error) => Failure::Server(ServerError { at_bind: true, ..error }),
+        failure => failure,
+    })?;
     executor.transaction.portals.insert(portal.to_owned(), merged);
     Ok(())
 }
