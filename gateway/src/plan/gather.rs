@@ -42,7 +42,7 @@ pub fn plan(analysis: &Analysis<'_>, query: &SqlQuery, access: Access, why: PgEr
     }
     let sources = sources(analysis).ok_or(why.clone())?;
     whole_rows::refuse(query, &sources.iter().map(|source| &source.of).collect::<Vec<_>>())?;
-    let uses = uses::find(query)?;
+    let uses = uses::find(query, analysis.text)?;
     let filters = filters::find(analysis, query);
     let mut fragments: Vec<Fragment> = Vec::new();
     let mut places = Vec::with_capacity(sources.len());

@@ -3,7 +3,7 @@
 //! A condition is copied, never moved: the statement still tests it. So it is enough that a row for which it is not true cannot
 //! matter: WHERE and ON of inner joins, for tables that no outer join makes NULL; ON of a LEFT JOIN, for its right side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
@@ -15,7 +15,7 @@ use crate::catalog::Relation;
 use crate::plan::analysis::Analysis;
 use crate::plan::context::Placed;
 use crate::plan::keys::strip;
-use crate::plan::types::FilterSplice;
+use crate::plan::types::{FilterSplice, ShardedReference};
 use crate::sql::parse::{ident_value, name_parts, parse, Text};
 
 /// Conditions by where their table's name begins in the statement.
@@ -34,11 +34,18 @@ struct Item<'a> {
 
 struct Finder<'f, 'a> {
     analysis: &'f Analysis<'a>,
+    /// Where sharded tables are named.
+    places: BTreeSet<usize>,
     filters: Filters,
 }
 
 pub fn find(analysis: &Analysis<'_>, query: &Query) -> Filters {
-    let mut finder = Finder { analysis, filters: Filters::new() };
+    let place = |reference: ShardedReference| match reference.splice {
+        FilterSplice::Relation { start, .. } => Some(start),
+        _ => None,
+    };
+    let places = analysis.sharded_references().into_iter().filter_map(place).collect();
+    let mut finder = Finder { analysis, places, filters: Filters::new() };
     let _ = query.visit(&mut finder);
     finder.filters
 }
@@ -151,14 +158,11 @@ impl<'a> Finder<'_, 'a> {
         let own = alias.as_ref().map(|alias| ident_value(&alias.name));
         let splice = self.analysis.relation_splice(name, own.as_deref());
         let FilterSplice::Relation { start, alias, .. } = splice else { return unknown };
-        // A WITH query of this name is none of the references.
-        let is_reference = self.analysis.sharded_references().iter().any(
-            |reference| matches!(&reference.splice, FilterSplice::Relation { start: other, .. } if *other == start),
-        );
         let table = self.analysis.context.table(&parts).ok();
         let relation = table.as_ref().and_then(|table| self.analysis.context.catalog.relation(&table.name));
         let sharded = table.is_some_and(|table| matches!(table.placed, Placed::Sharded { .. }));
-        if columns > 0 || !is_reference || !sharded {
+        // A WITH query of this name is at none of the places.
+        if columns > 0 || !self.places.contains(&start) || !sharded {
             return Item { alias, ..unknown };
         }
         Item { alias, relation, start: Some(start), nullable: false }

@@ -8,7 +8,7 @@ use sqlparser::ast::{
 };
 
 use crate::plan::refuse::not_over_shards;
-use crate::sql::parse::ident_value;
+use crate::sql::parse::{ident_value, Text};
 use crate::wire::PgError;
 
 /// More than is used does no harm.
@@ -16,20 +16,20 @@ use crate::wire::PgError;
 pub struct Uses {
     /// Every column of every table.
     pub all_columns: bool,
-    /// Every name that occurs.
+    /// Every name among the statement's tokens: one that were overlooked could mean another query's column.
     pub names: BTreeSet<String>,
     /// Names in GROUP BY: by a primary key there, other columns may be selected.
     pub grouped: BTreeSet<String>,
 }
 
-#[derive(Default)]
 struct Finder {
     uses: Uses,
 }
 
 /// Fails where a temporary table would not do.
-pub fn find(query: &Query) -> Result<Uses, PgError> {
-    let mut finder = Finder::default();
+pub fn find(query: &Query, text: &Text<'_>) -> Result<Uses, PgError> {
+    let names = text.lexemes.iter().filter_map(|lexeme| lexeme.identifier(text.sql)).collect();
+    let mut finder = Finder { uses: Uses { names, ..Uses::default() } };
     match query.visit(&mut finder) {
         ControlFlow::Continue(()) => Ok(finder.uses),
         ControlFlow::Break(error) => Err(*error),
@@ -94,11 +94,6 @@ impl Visitor for Finder {
             }
             _ => {}
         }
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_ident(&mut self, ident: &Ident) -> ControlFlow<Box<PgError>> {
-        self.uses.names.insert(ident_value(ident));
         ControlFlow::Continue(())
     }
 }
