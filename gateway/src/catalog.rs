@@ -71,9 +71,6 @@ pub struct Relation {
     /// What PostgreSQL evaluates whenever it is read: row-level policies, a view's query. SQL text.
     #[serde(default)]
     read_rules: String,
-    /// Row-level security is enabled.
-    #[serde(default)]
-    pub row_security: bool,
     /// And when it is written: triggers (as calls of their functions), rules, CHECK constraints.
     #[serde(default)]
     write_rules: WriteRules,
@@ -138,11 +135,6 @@ impl ForeignKey {
 impl Relation {
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
-    }
-
-    /// A view's query.
-    pub fn definition(&self) -> &str {
-        self.read_rules.trim().trim_end_matches(';')
     }
 
     /// Whether PostgreSQL runs nothing by itself when it is read.

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::BytesMut;
 
 use super::answers::ask;
-use super::bound::{queue_execute, Bound, Statement};
+use super::bound::{queue_execute, Bound};
 use super::commit;
 use super::cursors::merged::with_formats;
 use super::cursors::{self, CursorCommand, Place};
-use super::describe::describe;
 use super::executor::Executor;
 use super::failure::Failure;
 use super::faults::FaultPoint;
@@ -191,13 +190,6 @@ pub async fn query(
         return single(executor, run, admitted, shard, text.as_deref()).await;
     }
     Statistics::count(&executor.gateway.statistics.fan_out);
-    let expanded;
-    let run = if query.sql == run.bound.statement.sql {
-        run
-    } else {
-        expanded = with_views(executor, run.bound, query).await?;
-        &Run { bound: &expanded, ..run.clone() }
-    };
     if run.rows_max == 0 {
         return several(executor, run, admitted, query).await;
     }
@@ -208,15 +200,6 @@ pub async fn query(
     }
     // The shards are done at once; the client takes its rows piece by piece.
     whole(executor, run, async |executor, run| several(executor, run, admitted, query).await).await
-}
-
-/// The statement with the queries of its views. What is wrong with it is said of the text that the client knows.
-async fn with_views(executor: &mut Executor, bound: &Bound, query: &Query) -> Result<Bound, Failure> {
-    describe(executor, &bound.statement).await?;
-    let Bound { statement, bind } = fanout::rebound(executor, bound, &query.sql, None).await?;
-    let mut statement = Statement::clone(&statement);
-    statement.result = bound.statement.result.clone();
-    Ok(Bound { statement: Arc::new(statement), bind })
 }
 
 /// As [`query`] over several shards.

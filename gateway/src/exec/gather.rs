@@ -27,7 +27,7 @@ use super::place::{place, Placement};
 use super::pump::Outcome;
 use super::transaction::Block;
 use super::type_oids::bound_for;
-use crate::plan::types::{Access, Fragment, Gather, MultiShard, Plan, Query};
+use crate::plan::types::{Access, Fragment, Gather, Isolation, MultiShard, Plan, Query};
 use crate::pool::connection::{Message, StatementId};
 use crate::wire::backend::FieldDescription;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
@@ -95,6 +95,10 @@ pub async fn gather(
         // Making temporary tables counts as writing.
         executor.transaction.modes.read_only = Some(false);
     }
+    if begins(executor) && executor.transaction.modes.isolation.is_none() && !executor.is_serializable() {
+        // Each shard reads all fragments of one snapshot, as one server would.
+        executor.transaction.modes.isolation = Some(Isolation::RepeatableRead);
+    }
     let home = admitted.view.topology.home_shard();
     let workbench = home.ok_or_else(|| PgError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster has no shard yet"))?;
     executor.transaction.gathers += 1;
@@ -129,11 +133,14 @@ pub async fn gather(
 
 /// Whether a transaction that is not begun yet would only read because the session's transactions do by default.
 fn reads_by_default(executor: &Executor) -> bool {
-    let transaction = &executor.transaction;
-    let begins = transaction.block == Block::Implicit && transaction.participants.is_empty();
     let set = executor.setting("default_transaction_read_only");
     let on = |set: &str| !matches!(set.trim_matches('\'').to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
-    begins && transaction.modes.read_only.is_none() && set.is_some_and(on)
+    begins(executor) && executor.transaction.modes.read_only.is_none() && set.is_some_and(on)
+}
+
+/// Whether the statement's transaction is its own and is open nowhere yet.
+fn begins(executor: &Executor) -> bool {
+    executor.transaction.block == Block::Implicit && executor.transaction.participants.is_empty()
 }
 
 /// What follows the statement in its transaction writes nothing.

@@ -47,30 +47,22 @@ pub struct ResolvedTable {
 }
 
 impl<'a> PlanContext<'a> {
-    /// The view that a name means, if sharded tables are behind it.
-    pub fn sharded_view(&self, parts: &[String]) -> Option<(TableName, &'a Relation)> {
-        let name = self.name(parts).ok().filter(|name| !name.schema.starts_with("pg_temp"))?;
-        let relation = self.catalog.relation(&name)?;
-        let view = matches!(relation.kind, RelationKind::View | RelationKind::MaterializedView);
-        (view && self.view(&name, relation).is_err()).then_some((name, relation))
-    }
-
     /// A name of one to three parts.
     pub fn table(&self, parts: &[String]) -> Result<ResolvedTable, PgError> {
-        let name = self.name(parts)?;
-        if parts.len() > 1 && name.schema.starts_with("pg_temp") {
-            return Ok(ResolvedTable { name, placed: Placed::Single, known: false, view: false });
-        }
-        self.placed(name)
-    }
-
-    fn name(&self, parts: &[String]) -> Result<TableName, PgError> {
         let (schema, name) = match parts {
             [name] => (None, name),
             [schema, name] | [_, schema, name] => (Some(schema), name),
             _ => return Err(PgError::new(SqlState::SYNTAX_ERROR, "improper qualified name (too many dotted names)")),
         };
-        Ok(match schema {
+        let table = match schema {
+            Some(schema) if schema.starts_with("pg_temp") => {
+                return Ok(ResolvedTable {
+                    name: TableName::new(schema.as_str(), name.as_str()),
+                    placed: Placed::Single,
+                    known: false,
+                    view: false,
+                })
+            }
             Some(schema) => TableName::new(schema.as_str(), name.as_str()),
             None => {
                 let path = self.catalog.effective_path(self.search_path, self.user);
@@ -84,7 +76,8 @@ impl<'a> PlanContext<'a> {
                     }
                 }
             }
-        })
+        };
+        self.placed(table)
     }
 
     fn placed(&self, name: TableName) -> Result<ResolvedTable, PgError> {

@@ -43,7 +43,7 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
             home(false)
         }
         _ => {
-            if named_tables(context, text).iter().any(|table| placed(context, table).is_some_and(spread)) {
+            if named_tables(context, text).iter().any(|table| is_spread(context, table)) {
                 return Err(cursor_error(text)
                     .detail("The statement names a table that is on several shards; it was sent nowhere."));
             }
@@ -60,8 +60,9 @@ fn spread(placed: Placed) -> bool {
     matches!(placed, Placed::Sharded { .. } | Placed::Reference)
 }
 
-fn placed(context: &PlanContext<'_>, table: &TableName) -> Option<Placed> {
-    context.table(&[table.schema.clone(), table.name.clone()]).ok().map(|table| table.placed)
+/// Whether its rows, or those that a view reads, are on several shards.
+fn is_spread(context: &PlanContext<'_>, table: &TableName) -> bool {
+    context.table(&[table.schema.clone(), table.name.clone()]).map_or(true, |table| spread(table.placed))
 }
 
 /// Every known table whose name stands in the text.
@@ -116,7 +117,7 @@ fn create(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError
     let object = Cursor { text, at }.word().unwrap_or_default();
     if temporary {
         // It is on one connection. By the name of such a table it would hide it; otherwise it would read a part of it.
-        return match named_tables(context, text).into_iter().find(|table| placed(context, table).is_some_and(spread)) {
+        return match named_tables(context, text).into_iter().find(|table| is_spread(context, table)) {
             Some(table) => Err(refused(
                 format!("a temporary object cannot name {table}, which is on several shards"),
                 "It would be on one shard alone.",
@@ -149,7 +150,7 @@ fn create(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError
             Ok(DdlKind::Transactional)
         }
         "materialized" => {
-            if named_tables(context, text).iter().any(|table| placed(context, table).is_some_and(spread)) {
+            if named_tables(context, text).iter().any(|table| is_spread(context, table)) {
                 return Err(refused(
                     "a materialized view of a table that is on several shards is not supported",
                     "Each shard would hold its own part.",
@@ -185,7 +186,7 @@ fn create_as() -> PgError {
 
 /// A statement that the parser does not know: fine as long as no distributed table is named.
 fn not_understood(context: &PlanContext<'_>, text: &Text<'_>, kind: DdlKind) -> Result<DdlKind, PgError> {
-    match named_tables(context, text).iter().find(|table| placed(context, table).is_some_and(spread)) {
+    match named_tables(context, text).iter().find(|table| is_spread(context, table)) {
         Some(table) => Err(refused(
             "this schema change is not understood",
             format!("It names {table}, which is on several shards; whether they can enforce it is not known."),

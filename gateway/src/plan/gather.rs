@@ -18,11 +18,14 @@ use ringway_topology::model::quote_ident;
 use sqlparser::ast::Query as SqlQuery;
 
 use super::analysis::Analysis;
+use super::refuse::not_over_shards;
 use super::types::{Access, FilterSplice, Fragment, Gather, GatheredPlace, MultiShard, Plan, ShardedReference};
 use super::whole_rows::{self, Replaced};
 use crate::sql::parse::{parse, Text};
 use crate::sql::splice::{apply, Splice};
 use crate::wire::PgError;
+
+const SYSTEM_COLUMNS: &[&str] = &["tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"];
 
 /// A sharded table where the statement names it.
 struct Source<'a> {
@@ -43,6 +46,12 @@ pub fn plan(analysis: &Analysis<'_>, query: &SqlQuery, access: Access, why: PgEr
     let sources = sources(analysis).ok_or(why.clone())?;
     whole_rows::refuse(query, &sources.iter().map(|source| &source.of).collect::<Vec<_>>())?;
     let uses = uses::find(query, analysis.text)?;
+    if let Some(column) = SYSTEM_COLUMNS.iter().find(|column| uses.names.contains(**column)) {
+        return Err(not_over_shards(
+            format!("{column} tells where a row is, and rows of this statement come together in temporary tables."),
+            "Leave it out, or hold every sharded table to its shard key.",
+        ));
+    }
     let filters = filters::find(analysis, query);
     let mut fragments: Vec<Fragment> = Vec::new();
     let mut places = Vec::with_capacity(sources.len());

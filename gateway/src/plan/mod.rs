@@ -54,7 +54,7 @@ pub mod rows;
 pub mod session;
 pub mod set_config;
 pub mod types;
-mod views;
+mod unseen;
 mod whole_rows;
 pub mod write;
 

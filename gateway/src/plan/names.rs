@@ -10,8 +10,9 @@ use std::rc::Rc;
 
 use sqlparser::ast::{
     BinaryOperator, Distinct, Expr, Function, GroupByExpr, Ident, Join, JoinConstraint, JoinOperator, LimitClause,
-    LockType, NamedWindowExpr, ObjectName, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-    SetExpr, SetOperator, SetQuantifier, TableAlias, TableFactor, TableWithJoins, Visit, Visitor, WindowType, With,
+    LockType, NamedWindowExpr, ObjectName, OrderBy, OrderByKind, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, SetExpr, SetOperator, SetQuantifier, TableAlias, TableFactor, TableWithJoins,
+    Visit, Visitor, WindowType, With,
 };
 
 use super::analysis::{Analysis, CommonBody, CommonTable, Facts, Occurrence, Output, Relation, Scope};
@@ -171,6 +172,9 @@ impl<'a> Analysis<'a> {
         self.references.extend(outside);
         facts.sharded |= before.sharded;
         facts.core = facts.core.or(before.core);
+        if let (false, Some(order)) = (matches!(*query.body, SetExpr::Select(_)), &query.order_by) {
+            self.outer_order(order, &mut facts)?;
+        }
         if query.limit_clause.is_some() || query.fetch.is_some() {
             facts.finish = facts.finish.or_else(|| {
                 Some(Box::new(not_over_shards(
@@ -214,6 +218,19 @@ impl<'a> Analysis<'a> {
         }
         self.depth -= 1;
         Ok(facts)
+    }
+
+    /// ORDER BY of what is no plain SELECT: its names are those of the result.
+    fn outer_order(&mut self, order: &OrderBy, facts: &mut Facts) -> Result<(), PgError> {
+        for sublink in self.collect(&[order]).sublinks {
+            let inner = self.query(&sublink.query)?;
+            facts.sharded |= inner.sharded;
+            facts.core = facts.core.take().or_else(|| {
+                let why = "ORDER BY of this query has a subquery.";
+                inner.sharded.then(|| Box::new(not_over_shards(why, "Compute it in the select list.")))
+            });
+        }
+        Ok(())
     }
 
     /// FOR UPDATE and the like; `references` are those of this query.
@@ -398,6 +415,7 @@ impl<'a> Analysis<'a> {
         }
         expressions.extend(order);
         let mut level = self.collect(&expressions);
+        level.absorb(self.collect(&select.named_window.iter().collect::<Vec<_>>()));
         let mut quiet: Vec<&Expr> = select.selection.iter().collect();
         quiet.extend(group_by);
         let rest = self.collect(&quiet);

@@ -14,7 +14,7 @@ use super::notation::{self, Columns};
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
-use super::{clock, concatenate, exact, gather, insert, oid_columns, oids, point_read, views, write};
+use super::{clock, concatenate, exact, gather, insert, oid_columns, oids, point_read, unseen, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
@@ -232,13 +232,6 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         Ok(statement) => statement,
         Err(message) => return unparsed(context, text, &message),
     };
-    if let Statement::Query(query) = &statement {
-        let writes =
-            matches!(*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_));
-        if let (false, Some(expanded)) = (writes, views::expanded(context, text, query)?) {
-            return super::plan(&expanded, context);
-        }
-    }
     let by_row = usize::from(matches!(statement, Statement::Query(_) | Statement::Insert(_)));
     let calls = calls_within(context, &statement, by_row);
     let mut analysis = Analysis::new(context, text);
@@ -251,6 +244,10 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         _ => return unparsed(context, text, "the statement is not a query"),
     };
     let plan = plan?;
+    // A query whose rows travel is planned, and checked, by itself.
+    if !matches!(plan, Plan::InsertSelect(_)) {
+        unseen::check(&analysis, &statement)?;
+    }
     let events = if analysis.modifying_with { Events::ALL } else { analysis.events };
     for written in analysis.occurrences.iter().filter(|occurrence| occurrence.written) {
         reach::key_triggers(context, &written.table, &written.key_column, events)?;

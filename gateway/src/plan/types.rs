@@ -270,7 +270,7 @@ pub enum KeyExpression {
 /// A statement over rows.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// As the client sent it (one statement, without its semicolon); with the queries of views over sharded tables in their places.
+    /// As the client sent it (one statement, without its semicolon).
     pub sql: Arc<str>,
     pub access: Access,
     pub targets: Targets,
