@@ -89,6 +89,14 @@ pub async fn gather(
     query: &Query,
     plan: &Gather,
 ) -> Result<Gathered, Failure> {
+    if executor.transaction.schema_changed {
+        return Err(PgError::refused(
+            "rows of several shards cannot be gathered in a transaction that has changed the schema",
+            "Run the statement after COMMIT.",
+        )
+        .detail("Which columns their tables have is known from the catalog as it was before.")
+        .into());
+    }
     executor.begin_implicit();
     let only_reads = reads_by_default(executor);
     if only_reads {
