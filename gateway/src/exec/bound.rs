@@ -83,11 +83,22 @@ pub fn ensure_prepared(
     expects: &mut VecDeque<Expect>,
     statement: &Statement,
 ) -> ServerName {
-    let name = statement.id.server_name();
-    if !is_prepared(connection, expects, statement.id) {
+    prepare(connection, expects, statement.id, &statement.sql, &statement.types)
+}
+
+/// [`ensure_prepared`] of a text.
+pub fn prepare(
+    connection: &mut ServerConnection,
+    expects: &mut VecDeque<Expect>,
+    id: StatementId,
+    sql: &str,
+    types: &[u32],
+) -> ServerName {
+    let name = id.server_name();
+    if !is_prepared(connection, expects, id) {
         make_room(connection, expects);
-        connection.queue_parse(&name, &statement.sql, &statement.types);
-        expects.push_back(Expect::Parse { id: statement.id, named: true, show: false });
+        connection.queue_parse(&name, sql, types);
+        expects.push_back(Expect::Parse { id, named: true, show: false });
     }
     name
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use lru::LruCache;
@@ -62,6 +62,8 @@ pub struct Planned {
     pub notifies: bool,
     /// Of point reads.
     pub sharing: Sharing,
+    /// Under this name such a statement is prepared whose parameters stand for a simple query's literals.
+    lifted: OnceLock<StatementId>,
     /// The highest number of a parameter in its text.
     pub parameters: usize,
     key: PlanKey,
@@ -71,6 +73,11 @@ impl Planned {
     /// The serial number of the catalog that it was planned by.
     pub fn catalog(&self) -> u64 {
         self.key.catalog
+    }
+
+    /// A statement without declared types.
+    pub fn lifted_id(&self, gateway: &Gateway) -> StatementId {
+        *self.lifted.get_or_init(|| gateway.statement_id(&self.sql, &[], false))
     }
 
     /// Whether it is the plan of this text under these circumstances.
@@ -338,6 +345,7 @@ impl Gateway {
             only_locks,
             notifies,
             sharing: Sharing::default(),
+            lifted: OnceLock::new(),
             parameters: parameters(sql),
             key,
         });

@@ -1,9 +1,13 @@
 //! Multiplexing: point reads of several clients over one connection to a shard.
 //!
-//! Those that come in one turn of a thread's runtime make a [`Batch`]: they are sent in one write, each with a Sync of its own, so
-//! that each is a transaction, and its error its own. A [`Carrier`] receives the answers and gives each out as it came. That
-//! saves most of a write and of a read per statement, and the shard most of a wake-up. When few statements are at work, each has a
-//! connection of its own.
+//! Those that come in one turn of a thread's runtime are sent in one write. Neighbours that read the same table make a group with one
+//! Sync, so that the shard answers them in one write, too; a [`Carrier`] receives the answers of its [`Batch`] and gives each out as it
+//! came. That saves most of a write and of a read per statement, on both sides, and the shard most of a wake-up. When few statements are
+//! at work, each has a connection of its own.
+//!
+//! A group is one transaction of the shard, whose statements have all arrived before it begins: each sees what was committed before
+//! it was sent, whatever the isolation level. It locks one table, and only the first read can wait for that: in a transaction of several tables
+//! a read would wait while those before it keep their locks, and whoever changes both tables could be the victim of the deadlock.
 //!
 //! Nothing is shown of an answer before all of it is here. When something is not plain (an error, a large answer, a late one, a lost connection),
 //! the read runs again the ordinary way, on a connection of its own: a point read changes nothing, so that is exact. What waits
@@ -12,6 +16,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{poll_fn, Future as _};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +24,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use ringway_topology::model::TableName;
+use smallvec::SmallVec;
 use tokio::time::Sleep;
 
 use super::bound::forget_prepared;
@@ -79,6 +86,9 @@ pub enum End {
     Again { was_plain: bool },
 }
 
+/// ReadyForQuery, outside a transaction.
+const READY: &[u8] = b"Z\0\0\0\x05I";
+
 /// One session's read in a batch. A session has at most one on its way.
 #[derive(Debug, Default)]
 pub struct SharedRead {
@@ -123,6 +133,9 @@ impl SharedRead {
     fn give(&self, end: End, answer: &[u8]) {
         let mut state = self.state();
         state.answer.extend_from_slice(answer);
+        if end == End::Answered {
+            state.answer.extend_from_slice(READY);
+        }
         state.end = Some(end);
         if let Some(waker) = &state.waker {
             waker.wake_by_ref();
@@ -142,13 +155,23 @@ struct Carriers {
     idle: Vec<Arc<Carrier>>,
 }
 
-/// Puts a read behind those on their way over a connection of the pool that has the session's settings. False: there is none. `statement`
-/// is what has to be prepared there; `write` queues the read, and gives it back if it has queued its Parse, too.
+/// What joins a batch.
+pub struct Joining<'a> {
+    pub read: &'a Arc<SharedRead>,
+    /// What it reads.
+    pub table: &'a TableName,
+    /// What has to be prepared for it.
+    pub statement: Option<StatementId>,
+    pub settings: &'a Settings,
+    /// Its client has sent a simple query: it is not told of Bind.
+    pub is_simple: bool,
+}
+
+/// Puts a read behind those on their way over a connection of the pool that has the session's settings. False: there is none. `write`
+/// queues the read without a Sync, and gives the statement back if it has queued its Parse, too.
 pub fn join(
     pool: &Arc<Pool>,
-    settings: &Settings,
-    statement: Option<StatementId>,
-    read: &Arc<SharedRead>,
+    joining: &Joining<'_>,
     write: impl FnOnce(&mut ServerConnection) -> Option<StatementId>,
 ) -> bool {
     THREAD.with_borrow(|carriers| {
@@ -157,10 +180,10 @@ pub fn join(
             let Some(batch) = state.batch.as_mut().filter(|batch| Arc::ptr_eq(batch.connection.pool(), pool)) else {
                 continue;
             };
-            if !batch.has_room() || !is_fit(&mut batch.connection, settings, statement) {
+            if !batch.has_room() || !is_fit(&mut batch.connection, joining) {
                 continue;
             }
-            batch.add(read, write);
+            batch.add(joining, write);
             if std::mem::take(&mut batch.is_sent) {
                 state.wake();
             }
@@ -171,20 +194,18 @@ pub fn join(
 }
 
 /// No other statement has to be closed for it.
-fn is_fit(connection: &mut ServerConnection, settings: &Settings, statement: Option<StatementId>) -> bool {
+fn is_fit(connection: &mut ServerConnection, joining: &Joining<'_>) -> bool {
     let ServerConnection { prepared, statements_max, .. } = connection;
     let has_room = |statement| prepared.get(&statement).is_some() || prepared.len() < *statements_max;
-    connection.settings.as_ref() == Some(settings) && statement.is_none_or(has_room)
+    connection.settings.as_ref() == Some(joining.settings) && joining.statement.is_none_or(has_room)
 }
 
 /// Begins a batch, if enough others are at work and an idle connection is fit for it. It is sent at the end of this turn of the
 /// thread's runtime. `client`: whom the connection works for, as SHOW SERVERS tells it.
 pub fn begin(
     pool: &Arc<Pool>,
-    settings: &Settings,
-    statement: Option<StatementId>,
+    joining: &Joining<'_>,
     client: u32,
-    read: &Arc<SharedRead>,
     write: impl FnOnce(&mut ServerConnection) -> Option<StatementId>,
 ) -> bool {
     let reads_max = pool.shared_reads_max();
@@ -192,13 +213,13 @@ pub fn begin(
         return false;
     }
     let Some(mut connection) = pool.try_checkout(Claim::First) else { return false };
-    if !is_fit(&mut connection, settings, statement) {
+    if !is_fit(&mut connection, joining) {
         return false;
     }
     connection.works_for(client);
     connection.own_oids = false;
     let mut batch = Batch::new(connection, reads_max);
-    batch.add(read, write);
+    batch.add(joining, write);
     THREAD.with_borrow_mut(|carriers| {
         let carrier = carriers.idle.pop().unwrap_or_else(Carrier::start);
         let mut state = carrier.state();
@@ -254,6 +275,7 @@ impl Carrier {
         }
         let Some(carried) = batch else { return Poll::Pending };
         carried.is_sent = true;
+        carried.end_group();
         if carried.poll(context).is_pending() && patience.poll(carried, context).is_pending() {
             return Poll::Pending;
         }
@@ -316,6 +338,9 @@ struct Waiting {
     read: Arc<SharedRead>,
     /// The gateway has had its statement prepared: the client is not told.
     prepares: Option<StatementId>,
+    is_simple: bool,
+    /// The last of its group.
+    is_last: bool,
 }
 
 /// Reads on their way over one connection.
@@ -333,13 +358,33 @@ struct Batch {
     since: Instant,
     /// Nobody waits for its answers.
     is_abandoned: bool,
+    /// The table of the group that has no Sync yet.
+    table: Option<TableName>,
     /// How much of the input has been looked at.
     scanned: usize,
     /// How much of it, and of what follows, belongs to nobody.
     skipped: usize,
-    /// The answer that is being received cannot be given out as it is.
-    is_odd: bool,
+    group: GroupAnswer,
     oids: Incoming,
+}
+
+/// What there is of the first group's answer.
+#[derive(Debug, Default)]
+struct GroupAnswer {
+    /// Where in the input the answers are that are here whole.
+    answers: SmallVec<[Range<usize>; 8]>,
+    /// Where the next one begins.
+    begins: usize,
+    /// So many have ended, the odd ones included.
+    ended: usize,
+    /// The first that cannot be given out as it is: none of the group is.
+    odd: Option<usize>,
+}
+
+impl GroupAnswer {
+    fn is_odd(&mut self) {
+        self.odd.get_or_insert(self.ended);
+    }
 }
 
 /// The connection is of no use any more, or what comes over it not what was expected.
@@ -356,20 +401,36 @@ impl Batch {
             began: now,
             since: now,
             is_abandoned: false,
+            table: None,
             scanned: 0,
             skipped: 0,
-            is_odd: false,
+            group: GroupAnswer::default(),
             oids: Incoming::default(),
         }
     }
 
-    fn add(&mut self, read: &Arc<SharedRead>, write: impl FnOnce(&mut ServerConnection) -> Option<StatementId>) {
+    fn add(&mut self, joining: &Joining<'_>, write: impl FnOnce(&mut ServerConnection) -> Option<StatementId>) {
+        if self.table.as_ref() != Some(joining.table) {
+            self.end_group();
+            self.table = Some(joining.table.clone());
+        }
         let prepares = write(&mut self.connection);
         if let Some(statement) = prepares {
             // Whoever follows relies on it.
             self.connection.prepared.put(statement, ());
         }
-        self.reads.push_back(Waiting { read: Arc::clone(read), prepares });
+        let Joining { read, is_simple, .. } = *joining;
+        self.reads.push_back(Waiting { read: Arc::clone(read), prepares, is_simple, is_last: false });
+    }
+
+    /// What comes next is another transaction.
+    fn end_group(&mut self) {
+        if self.table.take().is_some() {
+            self.connection.queue_sync();
+            if let Some(last) = self.reads.back_mut() {
+                last.is_last = true;
+            }
+        }
     }
 
     /// Whether one more read would not wait long.
@@ -403,16 +464,16 @@ impl Batch {
         Poll::Ready(())
     }
 
-    /// Gives out the answers that have arrived whole.
+    /// Gives out the answers of groups that have arrived whole.
     fn give_out(&mut self) -> Result<(), Lost> {
         self.skip();
         while let Some((tag, length)) = self.connection.header_at(self.scanned) {
             let end = self.scanned + length;
-            if end > ANSWER_BYTES_MAX {
+            if end - self.group.begins > ANSWER_BYTES_MAX {
                 if length > MESSAGE_BYTES_MAX || !matches!(tag, b'T' | b'D') {
                     return Err(Lost);
                 }
-                self.is_odd = true;
+                self.group.is_odd();
                 self.skipped = end;
                 self.skip();
                 continue;
@@ -420,27 +481,25 @@ impl Batch {
             if end > self.connection.input().len() {
                 break;
             }
-            if tag == b'1' && self.reads.front_mut().is_some_and(|waiting| waiting.prepares.take().is_some()) {
-                self.connection.consume(end);
-                self.scanned = 0;
+            if tag == b'Z' {
+                self.answered(end)?;
                 continue;
             }
             self.look(tag, end)?;
             self.scanned = end;
-            if tag == b'Z' {
-                self.answered()?;
-            }
         }
         Ok(())
     }
 
-    /// Drops what there is of a row that is too large.
+    /// Drops what there is of a row that is too large, and of its group.
     fn skip(&mut self) {
         if self.skipped > 0 {
             let here = self.skipped.min(self.connection.input().len());
             self.connection.consume(here);
             self.skipped -= here;
             self.scanned = 0;
+            self.group.begins = 0;
+            self.group.answers.clear();
         }
     }
 
@@ -449,16 +508,36 @@ impl Batch {
         if self.connection.is_foreign() && self.oids.changes(tag) {
             let oids = Arc::clone(&self.connection.oids);
             let body = self.connection.body_mut(self.scanned..end);
-            self.is_odd |= !self.oids.translates(&oids, tag, body);
+            if !self.oids.translates(&oids, tag, body) {
+                self.group.is_odd();
+            }
         }
         match tag {
-            b'1' | b'2' | b'T' | b'n' | b'D' | b'C' | b'I' | b's' | b'Z' => Ok(()),
-            b'E' => {
-                self.is_odd = true;
-                self.connection.unnamed = None;
-                if let Some(statement) = self.reads.front().and_then(|waiting| waiting.prepares) {
-                    self.connection.prepared.pop(&statement);
+            b'1' => {
+                let waiting = self.reads.get_mut(self.group.ended);
+                if waiting.is_some_and(|waiting| waiting.prepares.take().is_some()) {
+                    self.group.begins = end;
                 }
+                Ok(())
+            }
+            b'C' | b'I' | b's' => {
+                self.group.answers.push(self.group.begins..end);
+                self.group.begins = end;
+                self.group.ended += 1;
+                self.oids = Incoming::default();
+                Ok(())
+            }
+            b'2' => {
+                if self.reads.get(self.group.ended).is_some_and(|waiting| waiting.is_simple) {
+                    self.group.begins = end;
+                }
+                Ok(())
+            }
+            b'T' | b'n' | b'D' => Ok(()),
+            b'E' => {
+                self.group.is_odd();
+                self.connection.unnamed = None;
+                self.forget_unprepared();
                 // Somebody has deallocated it behind our back, as a function can.
                 if field(&self.connection.input()[self.scanned + 5..end], b'C') == Some("26000") {
                     forget_prepared(&mut self.connection);
@@ -466,25 +545,42 @@ impl Batch {
                 Ok(())
             }
             b'N' => {
-                self.is_odd = true;
+                self.group.is_odd();
                 Ok(())
             }
             _ => Err(Lost),
         }
     }
 
-    /// The answer ends where the input has been scanned to.
-    fn answered(&mut self) -> Result<(), Lost> {
-        let end = self.scanned;
+    /// After an error the shard passes over the rest of the group.
+    fn forget_unprepared(&mut self) {
+        for waiting in self.reads.range(self.group.ended.min(self.reads.len())..) {
+            if let Some(statement) = waiting.prepares {
+                self.connection.prepared.pop(&statement);
+            }
+            if waiting.is_last {
+                break;
+            }
+        }
+    }
+
+    /// The answer of a group ends at `end` of the input.
+    fn answered(&mut self, end: usize) -> Result<(), Lost> {
         let status = self.connection.input()[end - 1];
         if status != b'I' {
             return Err(Lost);
         }
-        let is_odd = std::mem::take(&mut self.is_odd);
-        if let Some(Waiting { read, .. }) = self.reads.pop_front() {
-            match is_odd {
-                true => read.give(End::Again { was_plain: false }, &[]),
-                false => read.give(End::Answered, &self.connection.input()[..end]),
+        let group = std::mem::take(&mut self.group);
+        let mut answers = group.answers.into_iter();
+        for index in 0.. {
+            let Some(Waiting { read, is_last, .. }) = self.reads.pop_front() else { break };
+            match (group.odd, answers.next()) {
+                (None, Some(answer)) => read.give(End::Answered, &self.connection.input()[answer]),
+                (None, None) => return Err(Lost),
+                (Some(odd), _) => read.give(End::Again { was_plain: index != odd }, &[]),
+            }
+            if is_last {
+                break;
             }
         }
         self.connection.consume(end);

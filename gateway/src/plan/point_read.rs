@@ -3,21 +3,56 @@
 
 use sqlparser::ast::{
     BinaryOperator, DataType, Expr, GroupByExpr, LimitClause, Query, Select, SelectItem, SetExpr, TableFactor,
-    UnaryOperator,
+    UnaryOperator, Value, ValueWithSpan,
 };
 
 use super::context::PlanContext;
-use super::keys::strip;
+use super::keys::{parameter_index, strip};
 use super::rows::Calls;
+use super::types::PointRead;
 use crate::catalog::{Relation, RelationKind};
 use crate::sql::parse::{ident_value, name_parts};
 
-/// Whether a query without locks is one.
-pub fn is_point_read(context: &PlanContext<'_>, query: &Query, calls: &Calls) -> bool {
+/// What a query without locks is, if it is one.
+pub fn point_read(context: &PlanContext<'_>, query: &Query, calls: &Calls) -> Option<PointRead> {
     let calls_nothing = !calls.calls_code && calls.code.is_empty() && calls.volatile.is_none() && calls.home.is_none();
-    let Some((select, alias, relation)) = only_table(context, query) else { return false };
+    let (select, alias, relation) = only_table(context, query)?;
     let table = Table { alias, relation };
-    calls_nothing && table.shows_columns(&select.projection) && table.is_found_by_key(select)
+    if !calls_nothing || !table.shows_columns(&select.projection) || !table.is_found_by_key(select) {
+        return None;
+    }
+    let mut out = PointRead::default();
+    table.compared(select.selection.as_ref()?, &mut out);
+    if let Some(LimitClause::LimitOffset { limit: Some(limit), .. }) = &query.limit_clause {
+        out.for_numbers |= bit(limit);
+    }
+    Some(out)
+}
+
+/// The bit of a parameter that stands for itself; 0: it is something else.
+fn bit(expr: &Expr) -> u64 {
+    let Expr::Value(ValueWithSpan { value: Value::Placeholder(name), .. }) = strip(expr) else { return 0 };
+    match parameter_index(name) {
+        Some(index) if index < 64 => 1 << index,
+        _ => 0,
+    }
+}
+
+/// What literals mean beside a column of the type as well as a parameter does, which takes the column's type: whether whole numbers,
+/// and whether strings. Other numbers would be compared as another type (`real = 0.1`).
+fn takes(type_oid: u32) -> (bool, bool) {
+    /// OIDs of `src/include/catalog/pg_type.dat`.
+    const INT8: u32 = 20;
+    const INT2: u32 = 21;
+    const INT4: u32 = 23;
+    const TEXT: u32 = 25;
+    const VARCHAR: u32 = 1043;
+    const UUID: u32 = 2950;
+    match type_oid {
+        INT8 | INT2 | INT4 => (true, true),
+        TEXT | VARCHAR | UUID => (false, true),
+        _ => (false, false),
+    }
 }
 
 /// The table that a query without joins, grouping and order reads, and what it is called.
@@ -120,6 +155,23 @@ impl Table<'_> {
             SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => self.column(expr).is_some(),
             _ => false,
         })
+    }
+
+    /// The parameters of a condition that is one of [`Self::equals`].
+    fn compared(&self, condition: &Expr, out: &mut PointRead) {
+        let Expr::BinaryOp { left, op, right } = strip(condition) else { return };
+        if *op == BinaryOperator::And {
+            self.compared(left, out);
+            self.compared(right, out);
+            return;
+        }
+        for (column, value) in [(left, right), (right, left)] {
+            let Some(column) = self.column(column).and_then(|name| self.relation.column(&name)) else { continue };
+            let (numbers, strings) = takes(column.type_oid);
+            let bit = bit(value);
+            out.for_numbers |= if numbers { bit } else { 0 };
+            out.for_strings |= if strings { bit } else { 0 };
+        }
     }
 
     /// The whole primary key equals values.

@@ -392,7 +392,8 @@ fn select(analysis: &mut Analysis<'_>, query: &SqlQuery, calls: &Calls) -> Resul
         None => targets(analysis, calls, |analysis| several(analysis, query, &facts, calls, access))?,
     };
     let home_access = if matches!(targets, Targets::Home) && calls.home.is_some() { Access::Write } else { access };
-    let point_read = home_access == Access::Read && point_read::is_point_read(analysis.context, query, calls);
+    let reads = home_access == Access::Read;
+    let point_read = reads.then(|| point_read::point_read(analysis.context, query, calls)).flatten();
     Ok(Plan::Query(Query { point_read, ..finish(analysis, home_access, targets, multi, true) }))
 }
 
@@ -487,6 +488,6 @@ pub fn finish(
         clock: clock::reads(analysis.text),
         oid_columns: oid_columns::any(analysis),
         calls_code: false,
-        point_read: false,
+        point_read: None,
     }
 }

@@ -13,7 +13,7 @@ use ringway_topology::ring::{Ring, TokenArc};
 use ringway_topology::token::{KeyFamily, KeyType};
 
 use super::filter::filtered;
-use super::types::{Fragment, InsertSelect, MultiShard, Plan, Targets};
+use super::types::{Fragment, InsertSelect, MultiShard, Plan, PointRead, Targets};
 use super::{plan, route, Parameter, PlanContext};
 use crate::catalog::Catalog;
 use crate::wire::{Format, PgError};
@@ -437,10 +437,11 @@ fn point_reads_find_one_row_and_compute_nothing() {
     let path = ["public".to_owned()];
     let context =
         PlanContext { catalog: &catalog, topology: &topology, search_path: &path, user: "app", one_shard: false };
-    let is_point_read = |sql: &str| match plan(sql, &context) {
+    let point_read = |sql: &str| match plan(sql, &context) {
         Ok(Plan::Query(query)) => query.point_read,
-        _ => false,
+        _ => None,
     };
+    let is_point_read = |sql: &str| point_read(sql).is_some();
     for sql in [
         "SELECT * FROM users WHERE id = $1",
         "SELECT name, u.email AS mail FROM public.users AS u WHERE u.id = $1::bigint AND name = 'x' LIMIT $2",
@@ -480,4 +481,8 @@ fn point_reads_find_one_row_and_compute_nothing() {
     ] {
         assert!(!is_point_read(sql), "{sql}");
     }
+    let stands = |for_numbers, for_strings| Some(PointRead { for_numbers, for_strings });
+    assert_eq!(point_read("SELECT * FROM users WHERE id = $1 AND name = $2 LIMIT $3"), stands(0b101, 0b11));
+    assert_eq!(point_read("SELECT * FROM users WHERE id = $1::bigint AND $2 = name"), stands(0, 0b10));
+    assert_eq!(point_read("SELECT * FROM users WHERE id = - $1"), stands(0, 0));
 }

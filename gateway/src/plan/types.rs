@@ -295,7 +295,16 @@ pub struct Query {
     /// not run in a transaction that has changed the schema.
     pub calls_code: bool,
     /// It reads one row by its primary key ([`super::point_read`]).
-    pub point_read: bool,
+    pub point_read: Option<PointRead>,
+}
+
+/// Which parameters of a point read may take a literal's place, and mean the same: a bit each, the lowest for `$1`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PointRead {
+    /// In the place of a whole number.
+    pub for_numbers: u64,
+    /// In the place of a string.
+    pub for_strings: u64,
 }
 
 /// One appearance of a sharded table in a statement's text: where the filter on owned arcs is spliced in.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use ringway_topology::ids::ShardId;
 
 use super::block::Answer;
+use super::shared::Shared;
 use super::simple::lift_statement;
 use super::Session;
 use crate::exec::dispatch;
@@ -33,6 +34,12 @@ struct Flight {
     exchange: Exchange,
 }
 
+enum Begun {
+    Sent(Box<Flight>),
+    /// With reads of other clients.
+    Shared(Shared),
+}
+
 /// What has come of a query.
 enum Ended {
     Answered,
@@ -48,10 +55,19 @@ impl Session {
             Some(Answer::Commit(sent)) => return self.end_commit(sent).await,
             None => {}
         }
-        let Some(flight) = self.begin_query(frame) else {
-            return Box::pin(self.simple_query(frame.to_frame())).await;
+        let ended = match self.begin_query(frame) {
+            None => Ok(Ended::Again),
+            Some(Begun::Sent(flight)) => self.end_query(flight).await,
+            Some(Begun::Shared(shared)) => match self.end_shared(shared).await {
+                Ok(true) => {
+                    self.executor.leave();
+                    return Ok(());
+                }
+                Ok(false) => Ok(Ended::Again),
+                Err(failure) => Err(failure),
+            },
         };
-        match self.end_query(flight).await {
+        match ended {
             Ok(Ended::Answered) => {}
             Ok(Ended::Again) => return Box::pin(self.simple_query(frame.to_frame())).await,
             Err(Failure::Gone(error)) => return Err(Failure::Gone(error)),
@@ -66,7 +82,7 @@ impl Session {
     }
 
     /// Sends it, if it is for one shard and nothing has to be waited for. None: it is to be looked at again.
-    fn begin_query(&mut self, frame: FrameRef<'_>) -> Option<Box<Flight>> {
+    fn begin_query(&mut self, frame: FrameRef<'_>) -> Option<Begun> {
         let transaction = &self.executor.transaction;
         let is_plain = !transaction.failed && !transaction.has_new_oids && transaction.block != Block::Implicit;
         if !is_plain || !self.after.is_empty() || !self.is_for_shards() || self.portals.contains_key("") {
@@ -93,12 +109,18 @@ impl Session {
         {
             return None;
         }
+        let is_lifted = admitted.planned.parameters > 0;
+        if let Some(lifted) = lifted.filter(|_| is_lifted) {
+            if let Some(shared) = self.try_share_query(&admitted, &lifted, shard) {
+                return Some(Begun::Shared(shared));
+            }
+        }
         let mut lent = self.executor.try_lend(&admitted.view, shard, admitted.access != Access::Read)?;
         let mut write = |connection: &mut ServerConnection, _: &mut _| queue_whole(connection, frame);
         let alone = self.executor.transaction.statements == 0;
         let request = whole(shard, admitted.access, alone, &mut write);
         let exchange = Exchange::new(&mut self.executor, &mut lent, request);
-        Some(Box::new(Flight { admitted, shard, lent, exchange }))
+        Some(Begun::Sent(Box::new(Flight { admitted, shard, lent, exchange })))
     }
 
     /// As [`Self::admit_lifted`], or by the text itself, without waiting.

@@ -1,6 +1,7 @@
-//! A pipeline that is one point read: answered, while there is enough to do, over a connection that it shares with other clients' reads
-//! ([`crate::exec::multiplex`]).
+//! A pipeline or a simple query that is one point read: answered, while there is enough to do, over a connection that it shares with
+//! other clients' reads ([`crate::exec::multiplex`]).
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 
@@ -10,15 +11,20 @@ use super::fast::queue;
 use super::pipeline::{Before, Pipeline, Step};
 use super::Session;
 use crate::config::pools::PoolMode;
+use crate::exec::bound::prepare;
 use crate::exec::executor::cancelled;
 use crate::exec::failure::Failure;
 use crate::exec::gateway::Planned;
-use crate::exec::multiplex::{self, End};
+use crate::exec::hold::Admitted;
+use crate::exec::multiplex::{self, End, Joining};
 use crate::exec::pump::Expect;
 use crate::exec::statistics::Statistics;
 use crate::exec::view::View;
-use crate::plan::types::Plan;
+use crate::plan::types::{Plan, PointRead, Query};
 use crate::pool::connection::{ServerConnection, StatementId};
+use crate::sql::lift::Lifted;
+use crate::wire::tag::client as tag;
+use crate::wire::{frontend, Target};
 
 /// A read that is on its way.
 pub struct Shared {
@@ -34,15 +40,58 @@ impl Session {
     /// Puts a pipeline into a batch. None: it is not one point read, or there is no reason or no way to share a connection.
     pub(super) fn try_share(&mut self, pipeline: &mut Pipeline<'_>, view: &View, shard: ShardId) -> Option<Shared> {
         let prepared = only_read(pipeline, self.executor.is_foreign(view, shard))?;
-        let planned = &pipeline.admitted.as_ref()?.planned;
-        let is_point_read = matches!(&planned.plan, Ok(Plan::Query(query)) if query.point_read);
+        let planned = Arc::clone(&pipeline.admitted.as_ref()?.planned);
+        self.share(&planned, view, shard, prepared, false, |connection, expects| {
+            pipeline.steps.iter().for_each(|step| queue(connection, expects, step));
+        })?;
+        Some(Shared { planned, shard, any: pipeline.any, before: std::mem::take(&mut pipeline.before) })
+    }
+
+    /// Puts a simple query into a batch, with parameters for its literals. None: as above, or they might not mean the same.
+    pub(super) fn try_share_query(
+        &mut self,
+        admitted: &Admitted,
+        lifted: &Lifted<'_>,
+        shard: ShardId,
+    ) -> Option<Shared> {
+        let Admitted { planned, placement, view, .. } = admitted;
+        let Ok(Plan::Query(Query { point_read: Some(read), .. })) = &planned.plan else { return None };
+        if !are_as_literals(lifted, read) {
+            return None;
+        }
+        let id = planned.lifted_id(&self.executor.gateway);
+        self.share(planned, view, shard, Some(id), true, |connection, expects| {
+            let name = prepare(connection, expects, id, &planned.sql, &[]);
+            let values = lifted.values.iter().map(|value| Some(value.as_bytes()));
+            let output = connection.output();
+            frontend::bind(output, "", &name, [], values, []);
+            frontend::describe(output, Target::Portal, "");
+            frontend::execute(output, "", 0);
+        })?;
+        Some(Shared { planned: Arc::clone(planned), shard, any: placement.any, before: Vec::new() })
+    }
+
+    /// `queue` queues the read without its Sync.
+    fn share(
+        &mut self,
+        planned: &Planned,
+        view: &View,
+        shard: ShardId,
+        prepared: Option<StatementId>,
+        is_simple: bool,
+        queue: impl Fn(&mut ServerConnection, &mut VecDeque<Expect>),
+    ) -> Option<()> {
+        let table = match &planned.plan {
+            Ok(Plan::Query(query)) if query.point_read.is_some() => query.tables.first()?,
+            _ => return None,
+        };
         let executor = &mut self.executor;
         let is_anybodys = executor.mode != PoolMode::Session
             && !executor.transaction.is_open()
             && executor.pinned.is_empty()
             && executor.pins.is_empty()
             && executor.only_shard.is_none();
-        if !is_point_read || !is_anybodys || !planned.sharing.is_allowed() {
+        if !is_anybodys || !planned.sharing.is_allowed() {
             return None;
         }
         let dsn = &view.topology.shard(shard)?.dsn;
@@ -50,22 +99,19 @@ impl Session {
         let expects = &mut executor.expects;
         let mut write = |connection: &mut ServerConnection| {
             expects.clear();
-            for step in &pipeline.steps {
-                queue(connection, expects, step);
-            }
-            connection.queue_sync();
+            queue(connection, expects);
             match expects.front() {
                 Some(Expect::Parse { id, named: true, .. }) => Some(*id),
                 _ => None,
             }
         };
         let read = self.read.get_or_insert_default();
-        let shares = multiplex::join(pool, &executor.settings, prepared, read, &mut write)
-            || multiplex::begin(pool, &executor.settings, prepared, executor.entry.number, read, &mut write);
+        let joining = Joining { read, table, statement: prepared, settings: &executor.settings, is_simple };
+        let shares = multiplex::join(pool, &joining, &mut write)
+            || multiplex::begin(pool, &joining, executor.entry.number, &mut write);
         // What the answer consists of is not looked at.
         expects.clear();
-        let planned = Arc::clone(planned);
-        shares.then(|| Shared { planned, shard, any: pipeline.any, before: std::mem::take(&mut pipeline.before) })
+        shares.then_some(())
     }
 
     /// False: nothing has been answered, and it may be said again.
@@ -107,6 +153,15 @@ impl Session {
     }
 }
 
+/// Whether parameters mean the same as the literals that were lifted. With a backslash a string's meaning depends on a setting.
+fn are_as_literals(lifted: &Lifted<'_>, read: &PointRead) -> bool {
+    let has = |bits: u64, place: usize| bits >> place & 1 == 1;
+    lifted.values.iter().enumerate().all(|(place, value)| match has(lifted.numbers, place) {
+        true => has(read.for_numbers, place),
+        false => has(read.for_strings, place) && !value.contains('\\'),
+    })
+}
+
 /// Of a pipeline that binds the unnamed portal and executes it, and does nothing else: the statement that has to be prepared on the
 /// connection. None in it: the pipeline has the unnamed statement's Parse.
 fn only_read(pipeline: &Pipeline<'_>, is_foreign: bool) -> Option<Option<StatementId>> {
@@ -119,7 +174,12 @@ fn only_read(pipeline: &Pipeline<'_>, is_foreign: bool) -> Option<Option<Stateme
     // Rows of the home shard need not be looked at.
     let is_plain =
         |step: &Step<'_>| matches!(step, Step::Portal { .. }) || !is_foreign && matches!(step, Step::Learn { .. });
-    let only_it =
-        pipeline.executes == 1 && rest.iter().all(is_plain) && portal.name.is_empty() && pipeline.closed.is_empty();
+    // Where an answer ends is told by what Execute ends with.
+    let ends = matches!(rest.last(), Some(Step::Portal { frame, .. }) if frame.tag() == tag::EXECUTE);
+    let only_it = pipeline.executes == 1
+        && ends
+        && rest.iter().all(is_plain)
+        && portal.name.is_empty()
+        && pipeline.closed.is_empty();
     only_it.then_some(prepared)
 }

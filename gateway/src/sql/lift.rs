@@ -22,6 +22,8 @@ pub struct Lifted<'a> {
     pub text: String,
     /// The literals' values, in that order.
     pub values: SmallVec<[Cow<'a, str>; 4]>,
+    /// Which of them were numbers: a bit each, the lowest for the first.
+    pub numbers: u64,
 }
 
 /// `lexemes`: of the text, blanks and comments at its ends left out. None: nothing was lifted, or the text has parameters of its own
@@ -32,6 +34,7 @@ pub fn lift<'a>(sql: &'a str, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
     }
     let mut text = String::with_capacity(sql.len());
     let mut values: SmallVec<[Cow<'_, str>; 4]> = SmallVec::new();
+    let mut numbers = 0;
     let mut copied = lexemes.first()?.start;
     let end = lexemes.last()?.end;
     for (place, lexeme) in lexemes.iter().enumerate() {
@@ -83,6 +86,7 @@ pub fn lift<'a>(sql: &'a str, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
         if values.len() == LITERALS_MAX {
             return None;
         }
+        numbers |= u64::from(lexeme.kind == Kind::Number) << values.len();
         values.push(value);
         text.push_str(&sql[copied..start]);
         text.push('$');
@@ -93,7 +97,7 @@ pub fn lift<'a>(sql: &'a str, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
         return None;
     }
     text.push_str(&sql[copied..end]);
-    Some(Lifted { text, values })
+    Some(Lifted { text, values, numbers })
 }
 
 /// What may stand right behind a number.

@@ -4,7 +4,8 @@ use anyhow::{ensure, Context as _, Result};
 use futures_util::future::try_join_all;
 use ringway_tests::cluster::Cluster;
 use ringway_tests::scenario::gateway::Gateway;
-use ringway_tests::scenario::raw::{Message, Raw};
+
+use ringway_tests::scenario::raw::{query, Message, Raw};
 use ringway_tests::scenario::sql;
 
 use super::{shared, value, while_reading, Counts, Read, CLIENTS, ITEMS};
@@ -70,12 +71,18 @@ async fn alone(port: u16) -> Result<Vec<Vec<Vec<Message>>>> {
     Ok(expected)
 }
 
-pub async fn as_alone(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
+/// A gateway whose reads share nothing.
+async fn apart(cluster: &Cluster) -> Result<Gateway> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("gateway.toml");
     std::fs::write(&path, "[databases.app]\nshared_reads_max = 1\n")?;
     let apart = Gateway::start(cluster, &["--config", &path.to_string_lossy()]).await?;
     apart.serves("postgres").await?;
+    Ok(apart)
+}
+
+pub async fn as_alone(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
+    let apart = apart(cluster).await?;
     let expected = &alone(apart.port).await?;
     let rows = expected.iter().flatten().flatten().filter(|message| message.tag == b'D').count();
     let errors = expected.iter().flatten().flatten().filter(|message| message.tag == b'E').count();
@@ -106,6 +113,94 @@ pub async fn as_alone(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
         let shared = shared(who).await? - before;
         ensure!((shared > 0) == (port == gateway.port), "{shared} reads shared a connection");
     }
+    Ok(())
+}
+
+/// Texts of point reads, and of what only looks like them; `{}` is a number.
+const TEXTS: &[&str] = &[
+    "SELECT name, price, at, feels, tags FROM items WHERE id = {}",
+    "select * from items where id={} limit 1;",
+    "SELECT name /* {} */ FROM items WHERE id = '{}' -- all of it",
+    "SELECT id FROM items WHERE id = 0{}",
+    "SELECT id FROM items WHERE id = -{}",
+    "SELECT id FROM items WHERE id = - {}",
+    "SELECT id FROM items WHERE id = {}.0",
+    "SELECT id FROM items WHERE id = {}::int",
+    "SELECT id FROM items WHERE id = 5000000000{}",
+    "SELECT id FROM items WHERE id = 99999999999999999999",
+    "SELECT id FROM items WHERE id = '{} '",
+    "SELECT id FROM items WHERE id = 'none {}'",
+    "SELECT id FROM items WHERE id = NULL",
+    "SELECT id FROM items WHERE id = {} AND name = 'item {}'",
+    "SELECT id FROM items WHERE id = {} AND name = 'it''s {}'",
+    "SELECT id FROM items WHERE id = {} AND name = 'item \\ {}'",
+    "SELECT id FROM items WHERE id = {} AND name = E'item\\x20{}'",
+    "SELECT id FROM items WHERE id = {} AND name = {}",
+    "SELECT id FROM items WHERE id = {} AND ratio = 0.{}",
+    "SELECT id FROM items WHERE id = {} AND ratio = '0.{}'",
+    "SELECT id FROM items WHERE id = {} AND ratio = {}",
+    "SELECT id FROM items WHERE id = {} AND code = 'c{}'",
+    "SELECT id FROM items WHERE id = {} AND code = 'c{} '",
+    "SELECT id, word FROM items WHERE id = {} AND word = 'w{} '",
+    "SELECT id FROM items WHERE id = {} AND day = '2026-01-{}'",
+    "SELECT id FROM items WHERE id = {} AND big = {}",
+    "SELECT id FROM items WHERE id = {} AND feels = 'glad'",
+    "SELECT id FROM items WHERE id = {} AND feels = 'mood {}'",
+    "SELECT c FROM plain WHERE a = {} AND b = 'b{}'",
+    "SELECT c FROM plain WHERE a = 5000000000 AND b = 'b{}'",
+    "SELECT c FROM plain WHERE a = {} AND b = 'b{}' LIMIT 1",
+    "SELECT c FROM plain WHERE a = {} AND b = 'b{}' LIMIT '1'",
+    "SELECT c FROM plain WHERE a = {} AND b = 'b{}' LIMIT 0",
+    "SELECT c FROM plain WHERE a = $1 AND b = 'b{}'",
+    "SELECT none FROM plain WHERE a = {} AND b = 'b{}'",
+];
+
+/// What texts that share no connection give, message by message.
+async fn texts_alone(port: u16) -> Result<Vec<Vec<Vec<Message>>>> {
+    let mut client = Raw::session(port, "postgres").await?;
+    let mut expected = Vec::new();
+    for text in TEXTS {
+        let mut rounds = Vec::new();
+        for number in NUMBERS {
+            client.send(&query(&text.replace("{}", number))).await?;
+            rounds.push(client.until_ready().await?);
+        }
+        expected.push(rounds);
+    }
+    Ok(expected)
+}
+
+/// With several digits or one, there or not there.
+const NUMBERS: &[&str] = &["1", "2", "7", "10", "11", "23", "31", "50", "199", "250"];
+
+pub async fn texts_as_alone(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
+    let apart = apart(cluster).await?;
+    let expected = &texts_alone(apart.port).await?;
+    let has = |tag: u8| expected.iter().flatten().filter(|answer| answer.iter().any(|one| one.tag == tag)).count();
+    let (rows, errors) = (has(b'D'), has(b'E'));
+    ensure!(rows > TEXTS.len() * 3 && errors > TEXTS.len(), "{rows} with rows, {errors} with errors");
+    let before = shared(gateway).await?;
+    let clients = (0..2 * CLIENTS).map(|client| async move {
+        let mut raw = Raw::session(gateway.port, "postgres").await?;
+        for round in 0..4 {
+            // Each begins with another one.
+            for step in 0..TEXTS.len() {
+                let chosen = (client + step) % TEXTS.len();
+                for (place, number) in NUMBERS.iter().enumerate() {
+                    let text = TEXTS[chosen].replace("{}", number);
+                    raw.send(&query(&text)).await?;
+                    let answer = raw.until_ready().await?;
+                    let expected = &expected[chosen][place];
+                    ensure!(answer == *expected, "{text} in round {round}: {answer:?} instead of {expected:?}");
+                }
+            }
+        }
+        anyhow::Ok(())
+    });
+    try_join_all(clients).await?;
+    let shared = shared(gateway).await? - before;
+    println!("       {shared} of {} shared a connection", 2 * CLIENTS * 4 * TEXTS.len() * NUMBERS.len());
+    ensure!(shared > 0, "no query has shared a connection");
     Ok(())
 }
 

@@ -94,6 +94,45 @@ pub async fn locked(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
     .await
 }
 
+/// Whoever locks two tables, one after the other, waits for reads of either, and is never in a circle with them.
+pub async fn no_deadlocks(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
+    while_reading(gateway, &Counts::default(), async {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let note = &Read::named("SELECT body FROM notes WHERE id = $1");
+        let readers = (1..=super::CLIENTS).map(|id| {
+            let stop = &stop;
+            async move {
+                let mut client = Raw::session(gateway.port, "postgres").await?;
+                note.prepare(&mut client).await?;
+                while !stop.load(Ordering::Relaxed) {
+                    value(&note.run(&mut client, &[Some(&id.to_string())]).await?)?;
+                }
+                anyhow::Ok(())
+            }
+        });
+        let locking = async {
+            let client = sql::connect(&cluster.shard_dsn("s1").await?).await?;
+            client.batch_execute("SET deadlock_timeout = '5ms'").await?;
+            let mut done = Ok(());
+            for round in 0..300 {
+                let order = if round % 2 == 0 { ["notes", "items"] } else { ["items", "notes"] };
+                let [first, second] = order.map(|table| format!("LOCK TABLE public.{table} IN ACCESS EXCLUSIVE MODE"));
+                done = client.batch_execute(&format!("BEGIN; {first}; {second}; COMMIT")).await;
+                if done.is_err() {
+                    break;
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            done.context("locking both")
+        };
+        let (read, locked) = tokio::join!(try_join_all(readers), locking);
+        locked?;
+        read?;
+        Ok(())
+    })
+    .await
+}
+
 /// It ends the read that it is meant for, and no other.
 pub async fn cancelled(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
     while_reading(gateway, &Counts::default(), async {

@@ -27,9 +27,11 @@ async fn point_reads_share_connections() -> Result<()> {
     gateway.serves("postgres").await?;
     let mut stages = Stages::default();
     stages.run("answers as they are alone", answers::as_alone(&cluster, &gateway)).await;
+    stages.run("simple queries as they are alone", answers::texts_as_alone(&cluster, &gateway)).await;
     stages.run("settings of one's own", answers::settings(&cluster, &gateway)).await;
     stages.run("one's own writes", answers::own_writes(&gateway)).await;
     stages.run("a lock that others wait for", disturbed::locked(&cluster, &gateway)).await;
+    stages.run("locks of two tables", disturbed::no_deadlocks(&cluster, &gateway)).await;
     stages.run("cancelled", disturbed::cancelled(&cluster, &gateway)).await;
     stages.run("sessions that shards end", disturbed::terminated(&cluster, &gateway)).await;
     stages.run("clients that vanish", disturbed::vanished(&gateway)).await;
@@ -50,7 +52,7 @@ async fn load(cluster: &Cluster) -> Result<()> {
     for statement in [
         "CREATE TYPE mood AS ENUM ('sad', 'glad')",
         "CREATE TABLE items (id bigint PRIMARY KEY, name text NOT NULL, price numeric(10,2), at timestamptz, tags text[], \
-         feels mood, doc text)",
+         feels mood, doc text, ratio real, code varchar(9), word char(5), day date, big numeric)",
         "SELECT create_distributed_table('items', 'id')",
         "CREATE TABLE notes (id bigint PRIMARY KEY, body text)",
         "SELECT create_distributed_table('notes', 'id')",
@@ -62,7 +64,8 @@ async fn load(cluster: &Cluster) -> Result<()> {
         let doc = if id % 10 == 0 { "repeat('large ', 40000)" } else { "'small'" };
         format!(
             "{id}, 'item {id}', {id} / 4.0, '2026-01-01T00:00:00Z'::timestamptz + {id} * interval '1 h', \
-             ARRAY['a', NULL, '{id}'], {}, {doc}",
+             ARRAY['a', NULL, '{id}'], {}, {doc}, {id} / 10.0, 'c{id}', 'w{id}', \
+             '2026-01-01'::date + {id}, {id}",
             if id % 3 == 0 { "NULL" } else { "'glad'" }
         )
     });
