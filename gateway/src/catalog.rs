@@ -6,14 +6,16 @@
 pub mod builtin;
 pub mod effects;
 mod new_row;
+mod type_code;
 
 use std::collections::{BTreeSet, HashMap};
 
 use ringway_topology::model::TableName;
 use serde::Deserialize;
 
-use effects::{close, Effects, Names, Scanned};
+use effects::{close, type_key, Effects, Names, Scanned};
 use new_row::NewRow;
+use type_code::{type_code, Cast, Type, TypeCode};
 
 /// `pg_class.relkind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -233,6 +235,10 @@ struct Document {
     /// Operators that are not PostgreSQL's own, and their functions.
     #[serde(default)]
     operators: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    types: Option<Vec<Type>>,
+    #[serde(default)]
+    casts: Option<Vec<Cast>>,
 }
 
 #[derive(Deserialize)]
@@ -240,6 +246,9 @@ struct Routine {
     name: String,
     language: String,
     source: String,
+    /// Its arguments with their types and defaults, and the type of its result.
+    #[serde(default)]
+    signature: String,
 }
 
 #[derive(Deserialize)]
@@ -266,11 +275,18 @@ impl Catalog {
         }
         catalog.functions = document.functions.into_iter().collect();
         catalog.strings_by_bytes = document.strings_by_bytes;
-        catalog.read_effects(document.routines.unwrap_or_default(), document.operators.unwrap_or_default());
+        let operators = document.operators.unwrap_or_default();
+        let types = type_code(&document.types.unwrap_or_default(), &document.casts.unwrap_or_default());
+        catalog.read_effects(document.routines.unwrap_or_default(), operators, &types);
         Ok(catalog)
     }
 
-    fn read_effects(&mut self, routines: Vec<Routine>, operators: Vec<(String, String)>) {
+    fn read_effects(
+        &mut self,
+        routines: Vec<Routine>,
+        operators: Vec<(String, String)>,
+        types: &HashMap<u32, TypeCode>,
+    ) {
         for (schema, relations) in &self.relations {
             for name in relations.keys() {
                 let table = TableName::new(schema.as_str(), name.as_str());
@@ -283,7 +299,16 @@ impl Catalog {
         }
         let volatile = self.functions.iter().filter(|(_, f)| f.volatility == Volatility::Volatile && !f.user_defined);
         self.names.volatile = volatile.map(|(name, _)| name.clone()).collect();
+        let names =
+            |is_row: bool| types.values().filter(move |code| code.is_row == is_row).map(|code| code.name.clone());
+        (self.names.types, self.names.rows) = (names(false).collect(), names(true).collect());
         let mut scanned: HashMap<String, Scanned> = HashMap::new();
+        for code in types.values() {
+            let own = self.names.scan(&format!("{} ; {}", code.checks, code.casts));
+            let all = scanned.entry(type_key(&code.name)).or_default();
+            all.effects.add(&of_row(own.effects));
+            all.calls.extend(own.calls);
+        }
         for routine in routines {
             let new_row = match routine.language.as_str() {
                 "sql" | "plpgsql" => NewRow::of(&routine.source),
@@ -296,11 +321,18 @@ impl Catalog {
                     Scanned { effects: Effects::opaque(format!("it is written in {other}")), ..Scanned::default() }
                 }
             };
+            let signature = self.names.scan(&routine.signature);
             let all = scanned.entry(routine.name).or_default();
             all.effects.add(&own.effects);
+            all.effects.settings |= signature.effects.settings;
             all.calls.extend(own.calls);
+            all.calls.extend(signature.calls);
         }
         self.routines = close(scanned);
+        let of_types: HashMap<u32, (Effects, Effects)> = types
+            .iter()
+            .map(|(oid, code)| (*oid, (self.effects_of_row(&code.checks), self.effects_of_row(&code.casts))))
+            .collect();
         let mut relations = std::mem::take(&mut self.relations);
         for (schema, tables) in &mut relations {
             for (name, relation) in tables {
@@ -309,11 +341,16 @@ impl Catalog {
                 relation.on_update = self.effects(&relation.write_rules.update);
                 relation.on_delete = self.effects(&relation.write_rules.delete);
                 for default in relation.columns.iter().filter_map(|column| column.default.as_deref()) {
-                    // Clocks, sequences and random values of a default are the row's own business.
-                    let effects = self.effects(default);
-                    let effects = Effects { server: None, clock: false, volatile: false, ..effects };
+                    let effects = self.effects_of_row(default);
                     relation.on_insert.add(&effects);
                     relation.on_update.add(&effects);
+                }
+                for (checks, casts) in relation.columns.iter().filter_map(|column| of_types.get(&column.type_oid)) {
+                    for effects in [checks, casts] {
+                        relation.on_insert.add(effects);
+                        relation.on_update.add(effects);
+                    }
+                    relation.on_read.add(casts);
                 }
                 for parent in relation.parents() {
                     let child = TableName::new(schema.as_str(), name.as_str());
@@ -328,6 +365,16 @@ impl Catalog {
         self.notifies = self.routines.values().any(|effects| effects.notifies)
             || relations.values().flat_map(HashMap::values).any(|relation| relation.on_write(Events::ALL).notifies);
         self.relations = relations;
+    }
+
+    /// What a default, a check or a cast does.
+    fn effects_of_row(&self, text: &str) -> Effects {
+        of_row(self.effects(text))
+    }
+
+    /// What is run when a value becomes one of a type of this name, or one of it another.
+    pub fn type_effects(&self, name: &str) -> Option<&Effects> {
+        self.routines.get(&type_key(name))
     }
 
     /// What a text in SQL or PL/pgSQL may do, with the functions that it calls.
@@ -464,6 +511,11 @@ impl Catalog {
             .map(|schema| TableName::new(schema.as_str(), name))
             .find(|table| self.relation(table).is_some() || self.is_system_relation(table))
     }
+}
+
+/// Without clocks, sequences and random values: those are the row's own business.
+fn of_row(effects: Effects) -> Effects {
+    Effects { server: None, clock: false, volatile: false, ..effects }
 }
 
 #[cfg(test)]

@@ -88,6 +88,9 @@ SELECT json_build_object(
             FROM pg_catalog.pg_policy o WHERE o.polrelid = c.oid AND c.relrowsecurity),
           (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(k.oid), ' ; ')
             FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND e.kind <> 'delete'),
+          (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ; ', pg_catalog.pg_get_expr(i.indexprs, i.indrelid),
+              pg_catalog.pg_get_expr(i.indpred, i.indrelid)), ' ; ')
+            FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND e.kind <> 'delete'),
           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p.proname) || '() ; '
               || coalesce(pg_catalog.pg_get_expr(t.tgqual, t.tgrelid), ''), ' ; ')
             FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
@@ -120,12 +123,42 @@ SELECT json_build_object(
             -- An aggregate does what its functions do.
             SELECT pg_catalog.concat(g.aggtransfn, '() ', g.aggfinalfn, '() ', g.aggcombinefn, '()')
             FROM pg_catalog.pg_aggregate g WHERE g.aggfnoid = p.oid)
-          ELSE coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc) END))
+          ELSE coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc) END,
+        'signature', pg_catalog.concat('(', pg_catalog.pg_get_function_arguments(p.oid), ' ',
+          pg_catalog.pg_get_function_result(p.oid), ')')))
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     JOIN pg_catalog.pg_language l ON l.oid = p.prolang
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'ringway') AND n.nspname NOT LIKE 'pg\_toast%'
       AND (l.lanname NOT IN ('internal', 'c') OR p.prokind = 'a')),
+  -- What is run when a value becomes one of a type: CHECK constraints and defaults of domains; and what it is made of.
+  'types', (
+    SELECT json_agg(json_build_object('oid', t.oid::int8, 'name', t.typname,
+      'is_row', coalesce(c.relkind <> 'c', false),
+      'checks', pg_catalog.concat_ws(' ; ', t.typdefault, (
+        SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(o.oid), ' ; ')
+        FROM pg_catalog.pg_constraint o WHERE o.contypid = t.oid AND o.contype = 'c')),
+      'parts', (SELECT json_agg(m.part::int8) FROM (
+        SELECT t.typbasetype WHERE t.typtype = 'd'
+        UNION ALL SELECT t.typelem WHERE t.typelem <> 0
+        UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a
+          WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid) AS m (part))))
+    FROM pg_catalog.pg_type t
+    JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'ringway')
+      AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp\_%'),
+  'casts', (
+    SELECT json_agg(json_build_object('source', json_build_array(s.oid::int8, s.typname),
+      'target', json_build_array(t.oid::int8, t.typname), 'call', pg_catalog.quote_ident(p.proname) || '()'))
+    FROM pg_catalog.pg_cast c
+    JOIN pg_catalog.pg_type s ON s.oid = c.castsource
+    JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
+    JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'ringway') AND l.lanname NOT IN ('internal', 'c')),
   'operators', (
     SELECT json_agg(json_build_array(o.oprname, p.proname))
     FROM pg_catalog.pg_operator o

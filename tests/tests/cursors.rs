@@ -10,6 +10,8 @@ mod bindings_in_error;
 mod blocks;
 #[path = "cursors/copies.rs"]
 mod copies;
+#[path = "cursors/copy_errors.rs"]
+mod copy_errors;
 #[path = "cursors/corners.rs"]
 mod corners;
 #[path = "cursors/date_style.rs"]
@@ -161,6 +163,9 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("statements that are counted", bindings_in_error::counted(&cluster)).await;
     stages.run("COPY and the Syncs around it", copies::overread(ports)).await;
     stages.run("COPY and triggers", copies::triggers(ports)).await;
+    stages.run("bad rows of COPY", copy_errors::lines(ports)).await;
+    stages.run("triggers of COPY", copy_errors::of_triggers(ports)).await;
+    stages.run("COPY and what has no place in it", copy_errors::strangers(ports)).await;
     stages.run("BEGIN in a transaction", pipelines::begins_again(ports)).await;
     stages.run("modes of savepoints", pipelines::modes_of_savepoints(ports)).await;
     stages.run("queries behind an error", pipelines::queries_behind(ports)).await;

@@ -91,6 +91,15 @@ pub struct Names {
     pub operators: HashMap<String, Vec<String>>,
     /// PostgreSQL's own functions that are volatile.
     pub volatile: BTreeSet<String>,
+    /// Types whose values are checked or converted by code.
+    pub types: BTreeSet<String>,
+    /// Tables and views with columns of such types.
+    pub rows: BTreeSet<String>,
+}
+
+/// What stands for a type among the functions that are called.
+pub fn type_key(name: &str) -> String {
+    format!("type {name}")
 }
 
 impl Names {
@@ -245,8 +254,17 @@ impl Scan<'_> {
             }
         }
         self.out.effects.lists |= is_list_of_session(&name);
+        if self.names.types.contains(&name) {
+            self.out.calls.insert(type_key(&name));
+        }
         let is_type = self.lexemes.get(index + 1).is_some_and(|next| next.is_operator(self.sql, "%"))
             && self.word(Some(index + 2), &["rowtype", "type"]);
+        if is_type {
+            // `orders%ROWTYPE`, `orders.total%TYPE`.
+            let rows = [Some(name.clone()), schema.clone()].into_iter().flatten();
+            let rows = rows.filter(|name| self.names.rows.contains(name));
+            self.out.calls.extend(rows.map(|name| type_key(&name)));
+        }
         if !tables || is_type || self.punctuation(Some(index + 1), b'.') {
             return;
         }

@@ -32,6 +32,8 @@ pub struct Client {
     /// More than [`KEPT_BYTES_MAX`] has come since the client was idle.
     grown: bool,
     out: BytesMut,
+    /// So much of it is sent before the client's leave, as PostgreSQL sends errors and what ends with ReadyForQuery at once.
+    due: usize,
     frame_bytes_max: usize,
     /// How long the rest of a message may be silent; None: for ever.
     message_timeout: Option<Duration>,
@@ -70,6 +72,7 @@ impl Client {
             bulk: false,
             grown: true,
             out: BytesMut::new(),
+            due: 0,
             frame_bytes_max,
             message_timeout: None,
             stall: None,
@@ -257,7 +260,19 @@ impl Client {
         Ok(())
     }
 
+    /// What is in the output so far is not left unsent, whatever the client says next.
+    pub fn set_due(&mut self) {
+        self.due = self.out.len();
+    }
+
+    /// The client takes its leave.
+    pub async fn flush_due(&mut self) -> Result<(), Failure> {
+        self.out.truncate(self.due);
+        self.flush().await
+    }
+
     pub async fn flush(&mut self) -> Result<(), Failure> {
+        self.due = 0;
         if !self.out.is_empty() {
             self.forget_marks();
             self.sending = true;

@@ -11,6 +11,7 @@ use super::executor::Executor;
 use super::failure::Failure;
 use super::type_oids;
 use super::view::View;
+use crate::plan::reach::is_of_settings;
 use crate::plan::types::Access;
 use crate::plan::types::{AdminCommand, Plan, SessionCommand};
 use crate::pool::connection::{ServerConnection, StatementId};
@@ -166,7 +167,8 @@ async fn ask_any(executor: &mut Executor, statement: &Arc<Statement>) -> Result<
 
 /// What to say of a statement that the gateway refuses: the error that a shard finds in it (its syntax, its names), if it finds one.
 pub async fn refusal(executor: &mut Executor, refused: &PgError, sql: &Arc<str>, types: &[u32]) -> Failure {
-    if refused.code != SqlState::FEATURE_NOT_SUPPORTED || executor.transaction.failed {
+    let asked = refused.code == SqlState::FEATURE_NOT_SUPPORTED && !is_of_settings(refused);
+    if !asked || executor.transaction.failed {
         return Failure::Error(Box::new(refused.clone()));
     }
     let statement = executor.statement_with(Arc::clone(sql), types.to_vec(), StatementId(0));

@@ -145,8 +145,9 @@ impl Executor {
         self.transaction.names.as_ref().unwrap_or(&self.names)
     }
 
-    /// The statement has been answered.
-    pub fn leave(&self) {
+    /// All that the client has said up to Sync, or a simple query, has been answered.
+    pub fn leave(&mut self) {
+        self.client.set_due();
         if self.transaction.is_open() {
             self.slot.leave_statement();
         } else {

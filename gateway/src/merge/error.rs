@@ -118,7 +118,7 @@ impl MergeError {
             None => error,
             Some(line) => {
                 let call_stack = Some(format!("COPY {table}, line {line}"));
-                error.context(ErrorContext { call_stack, table: Some(table.to_owned()), ..ErrorContext::default() })
+                error.context(ErrorContext { call_stack, ..ErrorContext::default() })
             }
         }
     }

@@ -22,6 +22,14 @@ use crate::wire::PgError;
 
 const RUN_ITS_SQL: &str = "Run its SQL as statements of their own, or SET ringway.shard = 'name' to work on one shard.";
 
+const CHANGES_SETTINGS: &str = "It changes settings, which the gateway does not see.";
+
+/// Whether a refusal is because of settings. Such a statement is not even described: PostgreSQL runs what checks a literal of an array
+/// or a composite type when it reads the statement.
+pub fn is_of_settings(refusal: &PgError) -> bool {
+    refusal.detail.as_deref() == Some(CHANGES_SETTINGS)
+}
+
 /// Code of a statement, and what it may do.
 #[derive(Clone, Debug)]
 pub struct Code {
@@ -49,10 +57,7 @@ pub fn reach(context: &PlanContext<'_>, code: &Code) -> Reach {
         Reach::Refused(Box::new(refused(format!("{what} cannot be run as one server would"), detail, hint)))
     };
     if effects.settings {
-        return refuse(
-            "It changes settings, which the gateway does not see.".to_owned(),
-            "Use SET or SELECT set_config(...) as a statement of its own.",
-        );
+        return refuse(CHANGES_SETTINGS.to_owned(), "Use SET or SELECT set_config(...) as a statement of its own.");
     }
     if effects.listens {
         return refuse(

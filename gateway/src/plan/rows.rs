@@ -6,7 +6,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use sqlparser::ast::{Expr, Function, ObjectName, Query as SqlQuery, SetExpr, Statement, TableFactor, Visit, Visitor};
+use sqlparser::ast::{
+    Expr, Function, ObjectName, Query as SqlQuery, SetExpr, Statement, TableAlias, TableFactor, Visit, Visitor,
+};
 
 use super::analysis::{Analysis, Facts};
 use super::context::{FunctionUse, Placed, PlanContext};
@@ -18,6 +20,7 @@ use super::{clock, concatenate, exact, gather, insert, oid_columns, oids, point_
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
+use crate::sql::lexer::{lex, Kind};
 use crate::sql::parse::{ident_value, name_parts, parse, Text};
 use crate::wire::{PgError, SqlState};
 
@@ -68,6 +71,8 @@ impl CallVisitor<'_, '_> {
 
     fn call(&mut self, name: String) {
         self.routine(&name);
+        // `positive(1)` is a cast, too.
+        self.type_named(&name);
         let known = self.context.catalog.function(&name);
         self.calls.calls_code |= known.map_or(!is_grammar(&name), |function| function.user_defined);
         if is_clock_word(&name) || is_clock_function(&name) && self.context.catalog.routine(&name).is_none() {
@@ -119,6 +124,35 @@ impl CallVisitor<'_, '_> {
         let symbol = symbol.map_or(written.as_str(), |qualified| qualified.rsplit('.').next().unwrap_or_default());
         let functions = self.context.catalog.operator(symbol.trim());
         functions.iter().for_each(|function| self.routine(function));
+    }
+
+    fn type_named(&mut self, name: &str) {
+        self.calls.code.extend(type_code(self.context, name));
+    }
+
+    /// Whatever type is named: `x::positive[]`, `mood '...'`.
+    fn types_within(&mut self, written: &impl std::fmt::Display) {
+        let written = written.to_string();
+        let names = lex(&written).unwrap_or_default();
+        names.iter().filter_map(|lexeme| lexeme.identifier(&written)).for_each(|name| self.type_named(&name));
+    }
+
+    /// `FROM json_to_record(...) AS x (n positive)`, and tables out of JSON and XML.
+    fn types_of_columns(&mut self, factor: &TableFactor) {
+        let alias: &Option<TableAlias> = match factor {
+            TableFactor::Table { args: Some(_), alias, .. }
+            | TableFactor::Function { alias, .. }
+            | TableFactor::TableFunction { alias, .. } => alias,
+            TableFactor::JsonTable { columns, .. } => {
+                return columns.iter().for_each(|column| self.types_within(column));
+            }
+            TableFactor::XmlTable { columns, .. } => {
+                return columns.iter().for_each(|column| self.types_within(column));
+            }
+            _ => return,
+        };
+        let columns = alias.iter().flat_map(|alias| &alias.columns);
+        columns.filter_map(|column| column.data_type.as_ref()).for_each(|data_type| self.types_within(data_type));
     }
 
     fn dotted(&mut self, expr: &Expr) {
@@ -187,6 +221,8 @@ impl Visitor for CallVisitor<'_, '_> {
                 ["=", "<>"].iter().for_each(|operator| self.operator(operator));
             }
             Expr::Between { .. } => ["<", "<=", ">", ">="].iter().for_each(|operator| self.operator(operator)),
+            Expr::Cast { data_type, .. } => self.types_within(data_type),
+            Expr::TypedString(typed) => self.types_within(&typed.data_type),
             Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } => self.dotted(expr),
             _ => {}
         }
@@ -195,6 +231,7 @@ impl Visitor for CallVisitor<'_, '_> {
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         self.in_from += usize::from(is_function(factor));
+        self.types_of_columns(factor);
         match factor {
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
                 let last = name_parts(name).and_then(|parts| parts.last().cloned()).unwrap_or_default();
@@ -233,7 +270,8 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         Err(message) => return unparsed(context, text, &message),
     };
     let by_row = usize::from(matches!(statement, Statement::Query(_) | Statement::Insert(_)));
-    let calls = calls_within(context, &statement, by_row);
+    let mut calls = calls_within(context, &statement, by_row);
+    calls.code.extend(typed_strings(context, text));
     let mut analysis = Analysis::new(context, text);
     let plan = match &statement {
         Statement::Query(query) => select(&mut analysis, query, &calls),
@@ -258,6 +296,19 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         Plan::Query(query) => exact::check(&analysis, &calls, query).map(Plan::Query),
         other => Ok(other),
     }
+}
+
+/// What checks or converts values of a type.
+fn type_code(context: &PlanContext<'_>, name: &str) -> Option<Code> {
+    let effects = context.catalog.type_effects(name).filter(|effects| !effects.is_table_free())?;
+    let what = format!("a check or cast of type {name}");
+    Some(Code { what, effects: effects.clone(), keyspace: None, called: true })
+}
+
+/// `positive '1'`, which the parser reads as a column and its alias.
+fn typed_strings<'a>(context: &'a PlanContext<'_>, text: &'a Text<'_>) -> impl Iterator<Item = Code> + 'a {
+    let named = text.lexemes.windows(2).filter(|pair| pair[1].kind == Kind::String);
+    named.filter_map(|pair| type_code(context, &pair[0].identifier(text.sql)?))
 }
 
 /// What the parser does not know goes to the home shard as it is, unless it may concern tables that are elsewhere.

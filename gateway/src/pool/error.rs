@@ -31,18 +31,28 @@ impl ServerError {
     #[must_use]
     pub fn moved(self, characters: usize) -> ServerError {
         let Some(position) = self.field(b'P').and_then(|text| text.parse::<usize>().ok()) else { return self };
-        let mut body = Vec::with_capacity(self.body.len() + 8);
-        // What the last zero closes is empty.
-        for field in self.body.split(|byte| *byte == 0).take_while(|field| !field.is_empty()) {
-            match field.first() {
-                Some(b'P') => body.extend_from_slice(format!("P{}", position.saturating_add(characters)).as_bytes()),
-                _ => body.extend_from_slice(field),
-            }
-            body.push(0);
-        }
-        body.push(0);
-        ServerError { body: Bytes::from(body), ..self }
+        let position = position.saturating_add(characters).to_string();
+        ServerError { body: with_field(&self.body, b'P', Some(&position)), ..self }
     }
+}
+
+/// An ErrorResponse's or NoticeResponse's body with another value of a field that it has; None: without the field.
+pub fn with_field(body: &[u8], kind: u8, value: Option<&str>) -> Bytes {
+    let mut changed = Vec::with_capacity(body.len() + value.map_or(0, str::len));
+    // What the last zero closes is empty.
+    for field in body.split(|byte| *byte == 0).take_while(|field| !field.is_empty()) {
+        match (field.first() == Some(&kind), value) {
+            (true, None) => continue,
+            (true, Some(value)) => {
+                changed.push(kind);
+                changed.extend_from_slice(value.as_bytes());
+            }
+            (false, _) => changed.extend_from_slice(field),
+        }
+        changed.push(0);
+    }
+    changed.push(0);
+    Bytes::from(changed)
 }
 
 /// A field of an ErrorResponse's or NoticeResponse's body.

@@ -164,7 +164,7 @@ impl Session {
                 self.executor.client.flush().await?;
             }
             tag::SYNC => Box::pin(self.sync(false)).await?,
-            tag::TERMINATE => return Ok(false),
+            tag::TERMINATE => return self.executor.client.flush_due().await.map(|()| false),
             // Left over from a COPY that has failed: dropped, as PostgreSQL does.
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {}
             tag::FUNCTION_CALL => {
@@ -196,6 +196,7 @@ impl Session {
             self.executor.transaction.failed = true;
             self.executor.settings_failed();
         }
+        self.executor.client.set_due();
     }
 
     /// An error that a shard has told the client itself: the shard has also told what became of settings.
@@ -210,6 +211,7 @@ impl Session {
         self.executor.reports.tell(self.executor.client.out());
         let status = self.executor.transaction.status();
         backend::ready_for_query(self.executor.client.out(), status);
+        self.executor.client.set_due();
     }
 
     /// Ends an implicit transaction: commits it, or rolls it back if it failed.

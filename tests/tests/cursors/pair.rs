@@ -12,6 +12,7 @@ pub struct Pair {
     other: Raw,
     /// What has been sent last, for who has to find out what went wrong.
     log: Vec<String>,
+    fields: &'static str,
 }
 
 /// What is read before the next step.
@@ -23,12 +24,24 @@ pub enum Step {
     Ready,
     /// Up to the end of the connection.
     Closed,
+    /// Nothing.
+    Sent,
 }
+
+/// Fields of errors and notices that are compared.
+const FIELDS: &str = "SCMDH";
+const ALL_FIELDS: &str = "SCMDHWstcdn";
 
 impl Pair {
     pub async fn connect((one, other): (u16, u16)) -> Result<Pair> {
         let (one, other) = (Raw::session(one, "postgres").await?, Raw::session(other, "postgres").await?);
-        Ok(Pair { one, other, log: Vec::new() })
+        Ok(Pair { one, other, log: Vec::new(), fields: FIELDS })
+    }
+
+    /// Steps are compared with all fields of errors and notices that do not tell a place in a server's code.
+    pub fn with_all_fields(mut self) -> Pair {
+        self.fields = ALL_FIELDS;
+        self
     }
 
     /// With more startup parameters.
@@ -39,7 +52,7 @@ impl Pair {
             server.startup(&parameters).await?;
             server.until_ready().await?;
         }
-        Ok(Pair { one, other, log: Vec::new() })
+        Ok(Pair { one, other, log: Vec::new(), fields: FIELDS })
     }
 
     /// A simple query.
@@ -97,17 +110,10 @@ impl Pair {
 
     /// What is sent piece by piece, each once so much of the answer has come.
     pub async fn same_steps(&mut self, what: &str, steps: &[(Vec<u8>, Step)]) -> Result<()> {
-        let (one, other) = (stepped(&mut self.one, steps).await?, stepped(&mut self.other, steps).await?);
+        let (one, other) =
+            (stepped(&mut self.one, steps, self.fields).await?, stepped(&mut self.other, steps, self.fields).await?);
         let (one, other) = (one.join("\n  "), other.join("\n  "));
         ensure!(one == other, "{what}: PostgreSQL says\n  {one}\nand the gateway\n  {other}");
-        Ok(())
-    }
-
-    /// As [`Self::same_steps`], of what is only known to end the connection.
-    pub async fn steps_end(&mut self, steps: &[(Vec<u8>, Step)]) -> Result<()> {
-        for server in [&mut self.one, &mut self.other] {
-            stepped(server, steps).await?;
-        }
         Ok(())
     }
 
@@ -159,20 +165,23 @@ impl Pair {
     }
 }
 
-async fn stepped(server: &mut Raw, steps: &[(Vec<u8>, Step)]) -> Result<Vec<String>> {
+async fn stepped(server: &mut Raw, steps: &[(Vec<u8>, Step)], fields: &str) -> Result<Vec<String>> {
     let mut answers = Vec::new();
     for (bytes, step) in steps {
         server.send(bytes).await?;
+        if matches!(step, Step::Sent) {
+            continue;
+        }
         loop {
             let Some(message) = server.message().await? else {
                 answers.push("the end".to_owned());
                 break;
             };
-            answers.push(show(&message));
+            answers.push(show_with(&message, fields));
             let waits = match step {
                 Step::Until(tag) => message.tag != *tag,
                 Step::Ready => message.tag != b'Z',
-                Step::Closed => true,
+                Step::Closed | Step::Sent => true,
             };
             if !waits {
                 break;
@@ -199,11 +208,15 @@ fn shown(messages: &[Message]) -> Vec<String> {
 }
 
 pub fn show(message: &Message) -> String {
+    show_with(message, FIELDS)
+}
+
+fn show_with(message: &Message, fields: &str) -> String {
     let tag = message.tag as char;
     match tag {
         'E' | 'N' => {
             let fields: Vec<String> =
-                "SCMDH".bytes().filter_map(|code| Some(format!("{}={}", code as char, message.field(code)?))).collect();
+                fields.bytes().filter_map(|code| Some(format!("{}={}", code as char, message.field(code)?))).collect();
             format!("{tag} {}", fields.join(" "))
         }
         'T' => {

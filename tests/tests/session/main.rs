@@ -6,6 +6,7 @@ mod one_server;
 mod protocol;
 mod state;
 mod transactions;
+mod type_code;
 
 use anyhow::{bail, ensure, Context as _, Result};
 use ringway_tests::cluster::{Cluster, Options};
@@ -53,6 +54,7 @@ async fn sessions_behave_like_postgresqls() -> Result<()> {
     stages.run("one clock", one_server::clock(&cluster)).await;
     stages.run("set_config", one_server::set_config(&cluster)).await;
     stages.run("functions, blocks and triggers", one_server::code(&cluster)).await;
+    stages.run("settings that types make", type_code::settings_of_types(&cluster)).await;
     stages.run("foreign keys in any order", one_server::foreign_keys(&cluster)).await;
     stages.run("locks of rows that have copies", one_server::locked_copies(&cluster)).await;
     stages.run("notices", state::notices(&cluster)).await;

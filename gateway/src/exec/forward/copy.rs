@@ -6,8 +6,12 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
+use bytes::BytesMut;
+
 use super::{pump, Exchange, Executor, Failure, Lent};
+use crate::exec::client::{Capture, Client};
 use crate::pool::connection::ServerConnection;
+use crate::pool::error::ServerError;
 use crate::wire::tag::client as from_client;
 use crate::wire::{backend, frontend, Frame, PgError, SqlState, Target};
 
@@ -16,9 +20,14 @@ pub const GATHER_BYTES: usize = 64 << 10;
 /// A statement that nobody has prepared.
 const NO_STATEMENT: &str = "ringway_none";
 
+/// Ends a COPY whose client has sent something else.
+const SENT_SOMETHING_ELSE: &str = "the client has sent something else";
+
 /// What comes first while data are relayed.
 enum Heard {
     Client(Frame),
+    /// A message that has no place among the data.
+    Stranger(u8),
     /// The client has to read first.
     Unread,
     /// The shard has ended the COPY.
@@ -30,8 +39,14 @@ impl Exchange {
     pub(super) async fn copy_in(&mut self, lent: &mut Lent, executor: &mut Executor) -> Result<(), Failure> {
         let synced = executor.takes_copy_data()?;
         executor.client.flush().await?;
+        let mut after = None;
         loop {
             match self.hear(lent, executor).await? {
+                Heard::Stranger(tag) => {
+                    frontend::copy_fail(lent.participant.connection.output(), SENT_SOMETHING_ELSE);
+                    after = Some(tag);
+                    break;
+                }
                 Heard::Unread => executor.client.flush().await?,
                 Heard::Ended => break,
                 Heard::Client(frame) => {
@@ -45,8 +60,8 @@ impl Exchange {
                             output.extend_from_slice(frame.bytes());
                             break;
                         }
-                        from_client::FLUSH | from_client::SYNC => {}
-                        tag => return Err(unexpected(executor, tag)),
+                        // FLUSH and SYNC are overread.
+                        _ => {}
                     }
                 }
             }
@@ -55,8 +70,13 @@ impl Exchange {
         if lent.participant.connection.outstanding > 0 {
             unread = false;
             frontend::sync(lent.participant.connection.output());
-            let (pumped, progress) = self.pumped(lent, executor);
-            pump(progress, pumped).await?;
+            match after {
+                Some(tag) => self.refuse_stranger(lent, executor, tag).await?,
+                None => {
+                    let (pumped, progress) = self.pumped(lent, executor);
+                    pump(progress, pumped).await?;
+                }
+            }
         }
         self.progress = None;
         if self.outcome.error.is_some() && !unread {
@@ -66,9 +86,30 @@ impl Exchange {
         Ok(())
     }
 
+    /// What is wrong with the data goes first, and the message is the session's then. Else it ends the session.
+    async fn refuse_stranger(&mut self, lent: &mut Lent, executor: &mut Executor, tag: u8) -> Result<(), Failure> {
+        let capture = Capture { bytes: BytesMut::new(), bytes_max: GATHER_BYTES, too_large };
+        let before = executor.client.exchange_capture(Some(capture));
+        let (pumped, progress) = self.pumped(lent, executor);
+        let done = pump(progress, pumped).await;
+        let answer = executor.client.exchange_capture(before).map(|capture| capture.bytes).unwrap_or_default();
+        done?;
+        match &self.outcome.error {
+            Some(error) if !is_answer_to_fail(error, SENT_SOMETHING_ELSE) => {
+                executor.client.keep(&answer)?;
+                executor.client.set_due();
+                Ok(())
+            }
+            _ => Err(unexpected(executor, tag)),
+        }
+    }
+
     async fn hear(&mut self, lent: &mut Lent, executor: &mut Executor) -> Result<Heard, Failure> {
         poll_fn(|context| loop {
             if !is_full(lent) {
+                if let Some(tag) = stranger(&executor.client) {
+                    return Poll::Ready(Ok(Heard::Stranger(tag)));
+                }
                 if let Some(frame) = executor.client.try_frame()? {
                     return Poll::Ready(Ok(Heard::Client(frame)));
                 }
@@ -82,6 +123,9 @@ impl Exchange {
                 // The shard wakes the task when it takes more. Looked at now: what it has taken meanwhile, nobody tells.
                 Poll::Pending if is_full(lent) => return Poll::Pending,
                 Poll::Pending => {}
+            }
+            if let Some(tag) = stranger(&executor.client) {
+                return Poll::Ready(Ok(Heard::Stranger(tag)));
             }
             if let Some(frame) = executor.client.try_frame()? {
                 return Poll::Ready(Ok(Heard::Client(frame)));
@@ -101,6 +145,10 @@ fn is_full(lent: &mut Lent) -> bool {
     lent.participant.connection.output().len() >= GATHER_BYTES
 }
 
+fn too_large(bytes_max: usize) -> PgError {
+    PgError::internal(format!("a COPY was ended with more than {bytes_max} bytes of notices"))
+}
+
 impl Executor {
     /// The client is asked for COPY data: a Sync that is here already is overread (gives whether there was one), and any other message
     /// is wrong.
@@ -110,6 +158,17 @@ impl Executor {
             None => Ok(std::mem::take(&mut self.synced)),
         }
     }
+}
+
+/// Tag of the client's next message, if it is here and has no place among COPY data.
+pub fn stranger(client: &Client) -> Option<u8> {
+    use from_client::{COPY_DATA, COPY_DONE, COPY_FAIL, FLUSH, SYNC};
+    client.peek_tag().filter(|tag| !matches!(*tag, COPY_DATA | COPY_DONE | COPY_FAIL | FLUSH | SYNC))
+}
+
+/// Whether an error of a shard says nothing but that the COPY was failed for this reason.
+pub fn is_answer_to_fail(error: &ServerError, reason: &str) -> bool {
+    error.code() == SqlState::QUERY_CANCELED.as_str() && error.field(b'M').is_some_and(|said| said.ends_with(reason))
 }
 
 /// PostgreSQL does not know where such a message ends, and ends the session.

@@ -12,6 +12,8 @@ pub(super) const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
 pub(super) struct BinaryScanner {
     at: Stage,
     rows: u64,
+    /// Bytes of the whole row that has no key.
+    refused: Option<usize>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -23,6 +25,21 @@ enum Stage {
 }
 
 impl BinaryScanner {
+    /// Rows that have been found.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The row that is read now; None before there are rows.
+    pub(super) fn reading(&self) -> Option<u64> {
+        (!matches!(self.at, Stage::Header)).then_some(self.rows + 1)
+    }
+
+    /// After an error: bytes of the row that it is about, if that is whole.
+    pub(super) fn refused(&self) -> Option<usize> {
+        self.refused
+    }
+
     /// `rest` begins at byte `start` of the buffer, where the last piece ended.
     pub(super) fn find(
         &mut self,
@@ -79,6 +96,7 @@ impl BinaryScanner {
                     Some((length, key)) => {
                         self.rows += 1;
                         too_long(length)?;
+                        self.refused = key.is_err().then_some(length);
                         let key = key.map_err(|fault| fault.on_line(line))?;
                         Ok(Some(Found::Row { bytes: start..start + length, key: key.at(start), line }))
                     }

@@ -75,6 +75,11 @@ impl LineScanner {
         self.number
     }
 
+    /// Number of the line that is read now.
+    pub(super) fn reading(&self) -> u64 {
+        self.number + u64::from(!self.within_line && !self.data_ended)
+    }
+
     /// `rest` begins where the last line ended; at each call it is what it was, with bytes added.
     pub(super) fn find(
         &mut self,

@@ -37,6 +37,8 @@ pub struct CopySplit {
     /// Bytes at the buffer's start that were given out.
     consumed: usize,
     input_ended: bool,
+    /// The row that the last error is about.
+    refused: Option<Range<usize>>,
 }
 
 #[derive(Debug)]
@@ -131,7 +133,7 @@ impl CopySplit {
             CopyFormat::Binary => Format::Binary(BinaryScanner::default()),
         };
         let (buffer, consumed, input_ended) = (BytesMut::new(), 0, false);
-        CopySplit { format, key_position, columns, copy_row_bytes_max, buffer, consumed, input_ended }
+        CopySplit { format, key_position, columns, copy_row_bytes_max, buffer, consumed, input_ended, refused: None }
     }
 
     /// Adds a CopyData's bytes. Take all pieces out before the next one, so that at most one row waits here.
@@ -166,6 +168,7 @@ impl CopySplit {
             }
             Found::Row { bytes, key, line } => {
                 self.consumed = bytes.end;
+                self.refused = Some(bytes.clone());
                 let not_utf8 = |_| MergeError::KeyNotUtf8 { line };
                 let key = match (&self.format, key) {
                     (Format::Binary(_), Field::Verbatim(range)) => CopyKey::Binary(&buffer[range]),
@@ -176,10 +179,32 @@ impl CopySplit {
                         CopyKey::Text(String::from_utf8(value).map_err(|_| MergeError::KeyNotUtf8 { line })?.into())
                     }
                 };
+                self.refused = None;
                 Piece::Row(CopyRow { bytes: &buffer[bytes], key, line })
             }
             Found::End(_) => return Ok(None),
         }))
+    }
+
+    /// After an error of [`CopySplit::next_piece`]: the whole row that it is about, if a shard can say it in PostgreSQL's words.
+    pub fn refused(&self) -> Option<&[u8]> {
+        self.refused.clone().map(|row| &self.buffer[row])
+    }
+
+    /// The line that the last piece ended with, from 1 with the header line; in the binary format, the row.
+    pub fn line(&self) -> u64 {
+        match &self.format {
+            Format::Text { scanner, .. } | Format::Csv { scanner, .. } => scanner.number(),
+            Format::Binary(scanner) => scanner.rows(),
+        }
+    }
+
+    /// The line that PostgreSQL would be reading now, once it reads lines.
+    pub fn reading(&self) -> Option<u64> {
+        match &self.format {
+            Format::Text { scanner, .. } | Format::Csv { scanner, .. } => Some(scanner.reading()),
+            Format::Binary(scanner) => scanner.reading(),
+        }
     }
 
     /// For every shard, after its last row.
@@ -196,7 +221,9 @@ impl CopySplit {
         let (row_bytes_max, ended) = (self.copy_row_bytes_max, self.input_ended);
         let (line, number) = match &mut self.format {
             Format::Binary(scanner) => {
-                return scanner.find(rest, start, self.key_position, row_bytes_max, ended);
+                let found = scanner.find(rest, start, self.key_position, row_bytes_max, ended);
+                self.refused = scanner.refused().filter(|_| found.is_err()).map(|length| start..start + length);
+                return found;
             }
             Format::Text { scanner, .. } | Format::Csv { scanner, .. } => {
                 (scanner.find(rest, row_bytes_max, ended)?, scanner.number())
@@ -222,7 +249,10 @@ impl CopySplit {
         };
         let key = match key {
             Ok(key) => key,
-            Err(NoKey::UnterminatedQuote) => return Err(NoKey::UnterminatedQuote.on_line(number)),
+            Err(NoKey::UnterminatedQuote) => {
+                self.refused = Some(start..start + bytes);
+                return Err(NoKey::UnterminatedQuote.on_line(number));
+            }
             Err(fault) => {
                 // The last field is there as soon as it has a beginning.
                 let last = self.columns.saturating_sub(1);
@@ -235,7 +265,10 @@ impl CopySplit {
                 };
                 return match last {
                     Err(NoKey::Missing) => Ok(Some(Found::Short(start..start + bytes))),
-                    _ => Err(fault.on_line(number)),
+                    _ => {
+                        self.refused = Some(start..start + bytes);
+                        Err(fault.on_line(number))
+                    }
                 };
             }
         };
