@@ -6,13 +6,13 @@ LISTEN ?= 127.0.0.1:6432
 GRPC ?= 127.0.0.1:7432
 PREFIX ?= /usr/local
 
-QUICK_SUITES = tidy corpus tokens auth tls bad_input cli schema_changes computed_keys insert_select user_types cursors listen session pools multiplex
+QUICK_SUITES = tidy corpus tokens grammar auth tls bad_input cli schema_changes computed_keys insert_select user_types cursors listen session pools multiplex
 LONG_SUITES = differential split direct_writer stale_gateway sick_target faults engine_faults peers
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
 
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test test-drivers up down bench microbench callgrind fuzz build postgresql install fmt lint
+.PHONY: demo test test-drivers grammar up down bench microbench callgrind fuzz build postgresql install fmt lint
 
 # The live split, with its audit.
 demo: postgresql
@@ -40,6 +40,12 @@ test: postgresql lint
 test-drivers: postgresql
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked -p ringway-tests --test drivers -- --nocapture
+
+# How much of PostgreSQL's own regression tests the gateway can parse: of the sources unpacked in POSTGRESQL_SOURCE, else of those that
+# apt-get fetches (it needs no deb-src line). The statements are PostgreSQL's and stay out of this repository.
+grammar: postgresql
+	$(CARGO) build --locked -p ringway-tests --bin ringway-grammar
+	bash scripts/postgresql-source.sh | xargs -d '\n' $(or $(CARGO_TARGET_DIR),target)/debug/ringway-grammar
 
 lint:
 	$(CARGO) fmt --all --check

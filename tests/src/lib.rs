@@ -3,5 +3,6 @@
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod grammar;
 pub mod scenario;
 pub mod shop;

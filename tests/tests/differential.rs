@@ -35,6 +35,7 @@ const FILES: &[(&str, &str)] = &[
     ("aggregates.slt", include_str!("differential/aggregates.slt")),
     ("subqueries.slt", include_str!("differential/subqueries.slt")),
     ("gather.slt", include_str!("differential/gather.slt")),
+    ("grammar.slt", include_str!("differential/grammar.slt")),
     ("writes.slt", include_str!("differential/writes.slt")),
     ("insert_select.slt", include_str!("differential/insert_select.slt")),
     ("transactions.slt", include_str!("differential/transactions.slt")),

@@ -106,7 +106,9 @@ pub fn is_grammar(name: &str) -> bool {
         "substring",
         "trim",
         "extract",
-        "collation",
     ];
-    NAMES.contains(&name) || name.starts_with("xml") || name.starts_with("json_")
+    NAMES.contains(&name)
+        || name.starts_with("xml")
+        || name.starts_with("json_")
+        || crate::sql::dialect::is_made_up_call(name)
 }

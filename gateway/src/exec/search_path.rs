@@ -107,12 +107,10 @@ mod tests {
     #[test]
     fn what_is_not_read_is_refused() {
         for statement in [
-            r#"SET search_path = U&"\0073\0032""#,
             r"SET search_path = U&'\0073'",
             r"SET search_path = E'\x73'",
             "SET search_path = 'a'\n'b'",
             "SET search_path = 1",
-            r#"SET ROLE U&"\0073""#,
         ] {
             let planned = crate::plan::session::plan(&Text::new(statement).unwrap());
             let Some(Err(error)) = planned else { panic!("{statement}") };

@@ -92,6 +92,8 @@ pub struct CommonTable {
     /// How many scopes and WITH items its query sees.
     pub scopes: usize,
     pub visible: usize,
+    /// SEARCH or CYCLE adds columns.
+    pub extended: bool,
     pub referenced: std::cell::Cell<bool>,
 }
 

@@ -8,6 +8,7 @@
 use ringway_topology::model::{quote_ident, quote_literal};
 
 use crate::catalog::builtin::{is_clock_function, is_clock_word};
+use crate::sql::dialect::string_value;
 use crate::sql::lexer::{lex, Kind, Lexeme};
 use crate::sql::parse::Text;
 use crate::sql::splice::{apply, Splice};
@@ -46,7 +47,10 @@ pub fn unfixable(text: &Text<'_>) -> Option<String> {
                 return Some("age(x) counts from the server's current date; write age(current_date, x).".to_owned());
             }
         }
-        let Some(value) = lexeme.string_value(text.sql) else { continue };
+        if lexeme.kind != Kind::String {
+            continue;
+        }
+        let Some(value) = string_value(text, index) else { continue };
         let value = value.trim().to_ascii_lowercase();
         if !matches!(value.as_str(), "now" | "today" | "tomorrow" | "yesterday") {
             continue;

@@ -8,12 +8,13 @@
 use std::sync::Arc;
 
 use sqlparser::ast::{
-    CastKind, Distinct, Expr, Fetch, GroupByExpr, LimitClause, OrderByKind, Query, Select, SelectItem, SetExpr, Value,
+    CastKind, Distinct, Expr, Fetch, GroupByExpr, LimitClause, OrderByKind, Query, Select, SetExpr, Value,
     ValueWithSpan,
 };
 
 use super::analysis::{Analysis, Facts};
 use super::keys::{parameter_index, strip};
+use super::names::item_expression;
 use super::refuse::not_over_shards;
 use super::types::{Concatenate, CountExpression, FilterSplice, LimitOffset, MultiShard, ShardedReference};
 use super::{aggregate, merge_sort};
@@ -239,10 +240,7 @@ impl Analysis<'_> {
             Some(OrderByKind::Expressions(keys)) => keys.as_slice(),
             _ => &[],
         };
-        let selected = select.projection.iter().filter_map(|item| match item {
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => Some(expr),
-            _ => None,
-        });
+        let selected = select.projection.iter().filter_map(item_expression);
         let expressions: Vec<&Expr> = selected.chain(sorted.iter().map(|key| &key.expr)).collect();
         self.collect(&expressions).aggregates
     }

@@ -3,6 +3,7 @@
 use sqlparser::ast::{CastKind, DataType, Expr, Value};
 
 use super::keys::{cast_type, strip};
+use crate::sql::dialect::is_made_up_name;
 use crate::sql::parse::{ident_value, name_parts};
 
 /// `None`: not known here.
@@ -29,6 +30,7 @@ fn figure(expr: &Expr) -> Figure {
         Expr::CompoundIdentifier(parts) => {
             parts.last().map_or(Figure::Unknown, |part| Figure::Strong(ident_value(part)))
         }
+        Expr::Function(function) if is_made_up_name(&function.name) => Figure::Unknown,
         Expr::Function(function) => match name_parts(&function.name).and_then(|parts| parts.last().cloned()) {
             Some(name) => Figure::Strong(name),
             None => Figure::Unknown,

@@ -5,8 +5,8 @@
 
 use ringway_topology::token::KeyType;
 use sqlparser::ast::{
-    Assignment, AssignmentTarget, ConflictTarget, Expr, Insert, OnConflictAction, OnInsert, Query as SqlQuery, SetExpr,
-    TableObject,
+    Assignment, AssignmentTarget, ConflictTarget, Expr, Ident, Insert, OnConflictAction, OnInsert, Query as SqlQuery,
+    SetExpr, TableObject,
 };
 
 use super::analysis::{Analysis, Facts, Scope};
@@ -21,6 +21,7 @@ use super::types::{
 };
 use super::write;
 use crate::catalog::Events;
+use crate::sql::dialect::{expressions, target_column};
 use crate::sql::parse::{ident_value, name_parts};
 use crate::wire::sqlstate::SqlState;
 use crate::wire::PgError;
@@ -50,7 +51,7 @@ pub fn plan(
     let columns: Vec<String> = if insert.columns.is_empty() {
         target.columns.iter().flatten().filter_map(|column| column.name.clone()).collect()
     } else {
-        insert.columns.iter().filter_map(|name| name_parts(name)?.last().cloned()).collect()
+        insert.columns.iter().map(|name| target_column(name).unwrap_or_default()).collect()
     };
     // ON CONFLICT and RETURNING see the target only; their subqueries are analysed in its scope.
     analysis.scopes.push(Scope { relations: vec![target], merged: Vec::new() });
@@ -62,6 +63,8 @@ pub fn plan(
         let more = analysis.collect(&returning.iter().collect::<Vec<_>>());
         level.absorb(more);
     }
+    let subscripts = analysis.collect(&insert.columns.iter().flat_map(expressions).collect::<Vec<_>>());
+    level.absorb(subscripts);
     let (sublinks, _, _) = analysis.level_sublinks(level)?;
     analysis.scopes.pop();
     let returns_rows = insert.returning.is_some();
@@ -264,10 +267,17 @@ fn refuse_key_update(insert: &Insert, table: &ResolvedTable) -> Result<(), PgErr
     let Placed::Sharded { key_column, .. } = &table.placed else { return Ok(()) };
     let Some(OnInsert::OnConflict(conflict)) = &insert.on else { return Ok(()) };
     let OnConflictAction::DoUpdate(update) = &conflict.action else { return Ok(()) };
-    let by_key = matches!(&conflict.conflict_target, Some(ConflictTarget::Columns(columns))
-        if columns.iter().any(|column| ident_value(column) == *key_column));
+    let is_key = |name: &Ident| ident_value(name) == *key_column;
+    let by_key = match &conflict.conflict_target {
+        Some(ConflictTarget::Columns(columns)) => columns.iter().any(is_key),
+        // With expressions or a condition.
+        Some(ConflictTarget::OnConstraint(name)) => {
+            expressions(name).into_iter().any(|expr| matches!(expr, Expr::Identifier(name) if is_key(name)))
+        }
+        None => false,
+    };
     let stays = |assignment: &Assignment| {
-        let to_key = matches!(assignment.target, AssignmentTarget::ColumnName(_));
+        let to_key = matches!(&assignment.target, AssignmentTarget::ColumnName(name) if name.0.len() == 1);
         let from_key = matches!(&assignment.value, Expr::CompoundIdentifier(parts)
             if parts.len() == 2 && ident_value(&parts[0]) == "excluded" && ident_value(&parts[1]) == *key_column);
         by_key && to_key && from_key

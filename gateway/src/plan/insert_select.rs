@@ -32,6 +32,13 @@ pub fn plan(
     };
     let unknown =
         || refused("this form of INSERT ... SELECT is not understood", "", "Write its query without parentheses.");
+    if insert.columns.iter().any(|name| name.0.len() > 1) {
+        return Err(refused(
+            "INSERT ... SELECT into elements or fields of columns",
+            "The query's rows travel as values of whole columns.",
+            "Give whole columns, or insert VALUES.",
+        ));
+    }
     let extent = Extent::find(text, insert).ok_or_else(unknown)?;
     let start = |lexeme: usize| text.lexemes.get(lexeme).map_or(text.sql.len(), |lexeme| lexeme.start);
     let bare = text.punctuation(extent.query, b'(')

@@ -130,6 +130,7 @@ impl<'a> Analysis<'a> {
                 body,
                 scopes,
                 visible,
+                extended: cte.from.is_some(),
                 referenced: Cell::new(false),
             };
             let modifying = matches!(
@@ -395,12 +396,7 @@ impl<'a> Analysis<'a> {
         }
         // Expressions of this level; ON conditions have been read with the joins.
         let mut expressions: Vec<&Expr> = Vec::new();
-        for item in &select.projection {
-            match item {
-                SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => expressions.push(expr),
-                _ => {}
-            }
-        }
+        expressions.extend(select.projection.iter().filter_map(item_expression));
         expressions.extend(select.having.as_ref());
         if let Some(Distinct::On(on)) = &select.distinct {
             expressions.extend(on);
@@ -699,6 +695,16 @@ fn figure_name(expr: &Expr) -> Option<String> {
 
 fn last_part(name: &ObjectName) -> String {
     name_parts(name).and_then(|parts| parts.last().cloned()).unwrap_or_default()
+}
+
+/// The expression of an item of a select list, that of `(expression).*` as well.
+pub fn item_expression(item: &SelectItem) -> Option<&Expr> {
+    match item {
+        SelectItem::UnnamedExpr(expr)
+        | SelectItem::ExprWithAlias { expr, .. }
+        | SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::Expr(expr), _) => Some(expr),
+        _ => None,
+    }
 }
 
 /// `1` as GROUP BY and ORDER BY read it.

@@ -12,8 +12,9 @@ use super::analysis::Analysis;
 use super::keys::strip;
 use super::refuse::refused;
 use crate::catalog::Relation;
+use crate::sql::dialect::target_column;
 use crate::sql::lexer::Kind;
-use crate::sql::parse::{name_parts, Text};
+use crate::sql::parse::Text;
 use crate::wire::oids::{is_number_of_other, FIRST_NORMAL};
 use crate::wire::PgError;
 
@@ -150,7 +151,7 @@ fn values(analysis: &Analysis<'_>, insert: &Insert) -> Result<(), PgError> {
 }
 
 fn literals(relation: &Relation, insert: &Insert, values: &Values) -> Result<(), PgError> {
-    let listed: Vec<String> = insert.columns.iter().filter_map(|name| name_parts(name)?.last().cloned()).collect();
+    let listed: Vec<String> = insert.columns.iter().map(|name| target_column(name).unwrap_or_default()).collect();
     for row in &values.rows {
         for (place, value) in row.iter().enumerate() {
             let Some(column) = column(relation, &listed, place) else { continue };

@@ -99,7 +99,8 @@ fn stands_for_oid(text: &Text<'_>, index: usize, depth: usize) -> bool {
     let qualified = index > 2 && text.punctuation(index - 1, b'.') && text.lexemes[index - 3].text(text.sql) == "::";
     let called = text.punctuation(index + 1, b'(');
     let in_cast_call = index > 0 && text.word(index - 1, "as") && text.punctuation(index + 1, b')');
-    if TYPES.contains(&name.as_str()) && (cast || qualified || called || in_cast_call || index == 0) {
+    let in_front = text.lexemes.get(index + 1).is_some_and(|next| next.kind == Kind::String);
+    if TYPES.contains(&name.as_str()) && (cast || qualified || called || in_cast_call || in_front || index == 0) {
         let sequence = names_sequence(text, if qualified { index - 2 } else { index });
         return !(sequence || cast && (is_own_column(text, index, depth) || is_compared(text, index)));
     }

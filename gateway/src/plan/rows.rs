@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use sqlparser::ast::{
-    Expr, Function, ObjectName, Query as SqlQuery, SetExpr, Statement, TableAlias, TableFactor, Visit, Visitor,
+    Expr, Function, FunctionArg, FunctionArgExpr, ObjectName, Query as SqlQuery, SetExpr, Statement, TableAlias,
+    TableFactor, Visit, Visitor,
 };
 
 use super::analysis::{Analysis, Facts};
@@ -20,9 +21,13 @@ use super::{clock, concatenate, exact, gather, insert, oid_columns, oids, point_
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
+use crate::sql::dialect::{is_between_symmetric, is_made_up_name, ROWS_FROM};
 use crate::sql::lexer::{lex, Kind};
-use crate::sql::parse::{ident_value, name_parts, parse, Text};
+use crate::sql::parse::{ident_value, name_parts, parse, ParseError, Text};
 use crate::wire::{PgError, SqlState};
+
+/// Those that `[NOT] BETWEEN [SYMMETRIC]` stands for.
+const BETWEEN_OPERATORS: &[&str] = &["<", "<=", ">", ">="];
 
 /// What the functions of a statement do, wherever they are called.
 #[derive(Clone, Debug, Default)]
@@ -171,6 +176,19 @@ impl CallVisitor<'_, '_> {
     }
 }
 
+/// `ROWS FROM (now())`.
+fn reads_clock_in_rows_from(factor: &TableFactor) -> bool {
+    let TableFactor::Table { name, args: Some(args), .. } = factor else { return false };
+    let rows_from = is_made_up_name(name) && name_parts(name).is_some_and(|parts| parts == [ROWS_FROM]);
+    rows_from
+        && args.args.iter().any(|arg| match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Function(function))) => name_parts(&function.name)
+                .and_then(|parts| parts.last().cloned())
+                .is_none_or(|name| is_clock_function(&name) || is_clock_word(&name)),
+            _ => true,
+        })
+}
+
 fn is_function(factor: &TableFactor) -> bool {
     matches!(
         factor,
@@ -213,14 +231,19 @@ impl Visitor for CallVisitor<'_, '_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
         match expr {
-            Expr::Function(Function { name, .. }) => self.name(name),
+            Expr::Function(Function { name, .. }) => {
+                if is_between_symmetric(name) {
+                    BETWEEN_OPERATORS.iter().for_each(|operator| self.operator(operator));
+                }
+                self.name(name);
+            }
             Expr::BinaryOp { op, .. } => self.operator(op),
             Expr::UnaryOp { op, .. } => self.operator(op),
             Expr::AnyOp { compare_op, .. } | Expr::AllOp { compare_op, .. } => self.operator(compare_op),
             Expr::InList { .. } | Expr::InSubquery { .. } | Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..) => {
                 ["=", "<>"].iter().for_each(|operator| self.operator(operator));
             }
-            Expr::Between { .. } => ["<", "<=", ">", ">="].iter().for_each(|operator| self.operator(operator)),
+            Expr::Between { .. } => BETWEEN_OPERATORS.iter().for_each(|operator| self.operator(operator)),
             Expr::Cast { data_type, .. } => self.types_within(data_type),
             Expr::TypedString(typed) => self.types_within(&typed.data_type),
             Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } => self.dotted(expr),
@@ -235,7 +258,7 @@ impl Visitor for CallVisitor<'_, '_> {
         match factor {
             TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
                 let last = name_parts(name).and_then(|parts| parts.last().cloned()).unwrap_or_default();
-                self.calls.clock_in_from |= is_clock_function(&last);
+                self.calls.clock_in_from |= is_clock_function(&last) || reads_clock_in_rows_from(factor);
                 self.name(name);
             }
             _ => {}
@@ -267,7 +290,7 @@ fn calls_within(context: &PlanContext<'_>, statement: &impl Visit, by_row: usize
 pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
     let statement = match parse(text) {
         Ok(statement) => statement,
-        Err(message) => return unparsed(context, text, &message),
+        Err(error) => return unparsed(context, text, &error),
     };
     let by_row = usize::from(matches!(statement, Statement::Query(_) | Statement::Insert(_)));
     let mut calls = calls_within(context, &statement, by_row);
@@ -279,7 +302,7 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         Statement::Update(update) => write::update(&mut analysis, update, None, &calls),
         Statement::Delete(delete) => write::delete(&mut analysis, delete, None, &calls),
         Statement::Merge(merge) => write::merge(&mut analysis, merge, None, &calls),
-        _ => return unparsed(context, text, "the statement is not a query"),
+        _ => return unparsed(context, text, &ParseError::other("the statement is not a query")),
     };
     let plan = plan?;
     // A query whose rows travel is planned, and checked, by itself.
@@ -312,9 +335,12 @@ fn typed_strings<'a>(context: &'a PlanContext<'_>, text: &'a Text<'_>) -> impl I
 }
 
 /// What the parser does not know goes to the home shard as it is, unless it may concern tables that are elsewhere.
-fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, message: &str) -> Result<Plan, PgError> {
-    for lexeme in &text.lexemes {
-        let Some(name) = lexeme.identifier(text.sql) else { continue };
+fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, error: &ParseError) -> Result<Plan, PgError> {
+    for lexeme in text.lexemes.iter().filter(|lexeme| matches!(lexeme.kind, Kind::Word | Kind::QuotedWord)) {
+        let name = lexeme.identifier(text.sql);
+        let Some(name) = name.or_else(|| context.topology.tables.first().map(|table| table.name.name.clone())) else {
+            continue;
+        };
         let listed = context.topology.tables.iter().any(|table| table.name.name == name);
         let view = context.catalog.names_relation(&name) && !listed && {
             // Partitions and views of listed tables count as well.
@@ -324,7 +350,8 @@ fn unparsed(context: &PlanContext<'_>, text: &Text<'_>, message: &str) -> Result
         };
         if listed || view {
             // A shard might understand it, so this is a refusal even where PostgreSQL too would find an error.
-            let error = syntax_error(format!("the statement is not understood: {message}"), lexeme.start, text.sql);
+            let at = error.offset.unwrap_or(lexeme.start);
+            let error = syntax_error(format!("the statement is not understood: {error}"), at, text.sql);
             return Err(PgError { code: SqlState::FEATURE_NOT_SUPPORTED, ..error }
                 .detail(format!("It names \"{name}\", which is not on one shard alone; it was sent nowhere."))
                 .hint("Write it differently, or run it on the shard itself, past the gateway."));

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use ringway_topology::model::TableName;
 use sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Visit, Visitor,
+    AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Visit, Visitor,
 };
 
 use super::refuse::not_over_shards;
@@ -21,11 +21,13 @@ pub struct Replaced<'a> {
 
 struct Finder<'s, 'a> {
     replaced: &'s [&'s Replaced<'a>],
+    /// The address of `t` in `t.column[1]`, which the tree has by itself.
+    qualifier: usize,
 }
 
 /// Refuses whole rows as values, calls that are written like columns, and columns that are named with a schema.
 pub fn refuse(statement: &impl Visit, replaced: &[&Replaced<'_>]) -> Result<(), PgError> {
-    match statement.visit(&mut Finder { replaced }) {
+    match statement.visit(&mut Finder { replaced, qualifier: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(*error),
     }
@@ -94,7 +96,15 @@ impl Visitor for Finder<'_, '_> {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Box<PgError>> {
         let found = match expr {
+            Expr::Identifier(_) if std::ptr::from_ref(expr) as usize == self.qualifier => Ok(()),
             Expr::Identifier(name) => self.alone(&ident_value(name)),
+            Expr::CompoundFieldAccess { root, access_chain } => match (&**root, access_chain.first()) {
+                (Expr::Identifier(table), Some(AccessExpr::Dot(Expr::Identifier(column)))) => {
+                    self.qualifier = std::ptr::from_ref(&**root) as usize;
+                    self.qualified(&[table.clone(), column.clone()])
+                }
+                _ => Ok(()),
+            },
             Expr::CompoundIdentifier(parts) => self.qualified(parts),
             Expr::Function(function) => self.arguments(function),
             Expr::QualifiedWildcard(name, _) => self.wildcard(name),

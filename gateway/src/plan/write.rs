@@ -11,16 +11,17 @@ use sqlparser::ast::{
 };
 
 use super::analysis::{Analysis, Facts, Scope};
-use super::clock;
 use super::context::{FunctionUse, Placed, ResolvedTable};
 use super::exact::{foreign_keys, order_decides, Given};
 use super::keys::{fits, strip, Filter};
-use super::names::Blocked;
+use super::names::{item_expression, Blocked};
 use super::refuse::{not_over_shards, refused, GIVE_THE_KEY};
 use super::rows::{blocked_by_calls, different_keyspaces, finish, mixed_with_single, Calls};
 use super::types::{Access, FilterSplice, KeyExpression, MultiShard, Plan, Targets};
+use super::{clock, computed};
 use crate::catalog::Events;
 use crate::sql::clauses;
+use crate::sql::dialect::{expressions, target_column};
 use crate::sql::lexer::Kind;
 use crate::sql::parse::{ident_value, name_parts};
 use crate::wire::PgError;
@@ -35,9 +36,7 @@ pub fn with(analysis: &mut Analysis<'_>, query: Option<&SqlQuery>) -> Result<Fac
 }
 
 pub fn assigns(assignment: &Assignment, column: &str) -> bool {
-    let is = |name: &sqlparser::ast::ObjectName| {
-        name_parts(name).is_some_and(|parts| parts.first().is_some_and(|p| p == column))
-    };
+    let is = |name: &sqlparser::ast::ObjectName| target_column(name).is_none_or(|own| own == column);
     match &assignment.target {
         AssignmentTarget::ColumnName(name) => is(name),
         AssignmentTarget::Tuple(names) => names.iter().any(is),
@@ -45,11 +44,20 @@ pub fn assigns(assignment: &Assignment, column: &str) -> bool {
 }
 
 fn assigned_columns(assignment: &Assignment) -> Vec<String> {
-    let first = |name: &sqlparser::ast::ObjectName| name_parts(name).and_then(|parts| parts.into_iter().next());
     match &assignment.target {
-        AssignmentTarget::ColumnName(name) => first(name).into_iter().collect(),
-        AssignmentTarget::Tuple(names) => names.iter().filter_map(first).collect(),
+        AssignmentTarget::ColumnName(name) => target_column(name).into_iter().collect(),
+        AssignmentTarget::Tuple(names) => names.iter().filter_map(target_column).collect(),
     }
+}
+
+/// What an assignment computes: the value, and subscripts of its targets.
+fn assignment_expressions(assignment: &Assignment) -> Vec<&Expr> {
+    let mut out = match &assignment.target {
+        AssignmentTarget::ColumnName(name) => expressions(name),
+        AssignmentTarget::Tuple(names) => names.iter().flat_map(expressions).collect(),
+    };
+    out.push(&assignment.value);
+    out
 }
 
 /// A write that reads reference tables copied on every shard is fine; one that writes them besides is not.
@@ -221,6 +229,15 @@ fn open(analysis: &mut Analysis<'_>, factor: &TableFactor, first: Option<usize>)
     }
     let alias = alias.as_ref().map_or_else(|| table.name.name.clone(), |alias| ident_value(&alias.name));
     let text = analysis.text;
+    let positioned = (0..text.lexemes.len())
+        .any(|at| text.word(at, "where") && text.word(at + 1, "current") && text.word(at + 2, "of"));
+    if positioned && !matches!(table.placed, Placed::Single | Placed::System) {
+        return Err(refused(
+            "WHERE CURRENT OF on a table that is on several shards",
+            "The cursor's row is known to one connection of one shard.",
+            "Name the row by its primary key.",
+        ));
+    }
     let splice = match first.and_then(|first| clauses::write(text, first)) {
         Some(found) => match found.where_ {
             Some(extent) if text.word(*extent.start(), "current") => FilterSplice::Unknown,
@@ -263,11 +280,7 @@ fn body(analysis: &mut Analysis<'_>, parts: &Body<'_>) -> Result<Blocked, PgErro
     }
     let mut expressions = parts.expressions.clone();
     expressions.extend(parts.selection);
-    for item in parts.returning {
-        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
-            expressions.push(expr);
-        }
-    }
+    expressions.extend(parts.returning.iter().filter_map(item_expression));
     let level = analysis.collect(&expressions);
     let (_, block, _) = analysis.level_sublinks(level)?;
     let colocated = analysis.colocated(&joins);
@@ -319,7 +332,7 @@ pub fn update(
     let parts = Body {
         from,
         selection: update.selection.as_ref(),
-        expressions: update.assignments.iter().map(|assignment| &assignment.value).collect(),
+        expressions: update.assignments.iter().flat_map(assignment_expressions).collect(),
         returning: update.returning.as_deref().unwrap_or_default(),
     };
     let returns_rows = update.returning.is_some();
@@ -341,11 +354,13 @@ pub fn update(
     if let Placed::Sharded { key_column, key_type, .. } = &table.placed {
         for assignment in update.assignments.iter().filter(|assignment| assigns(assignment, key_column)) {
             let constant = match &assignment.target {
-                AssignmentTarget::ColumnName(_) => analysis.key_expression(&assignment.value, *key_type),
-                AssignmentTarget::Tuple(_) => None,
+                AssignmentTarget::ColumnName(name) if name.0.len() == 1 => {
+                    analysis.key_expression(&assignment.value, *key_type)
+                }
+                _ => None,
             };
             let itself = matches!(strip(&assignment.value), Expr::Identifier(name) if ident_value(name) == *key_column)
-                && matches!(assignment.target, AssignmentTarget::ColumnName(_));
+                && matches!(&assignment.target, AssignmentTarget::ColumnName(name) if name.0.len() == 1);
             if itself {
                 continue;
             }
@@ -433,6 +448,9 @@ pub fn merge(
     with(analysis, with_query)?;
     analysis.events = Events::ALL;
     let table = open(analysis, &merge.table, None)?;
+    if matches!(table.placed, Placed::Sharded { .. }) {
+        computed::refuse_overriding_user(analysis, &table)?;
+    }
     if matches!(table.placed, Placed::Reference) {
         return Err(refused(
             "MERGE into a reference table",
@@ -506,7 +524,7 @@ fn insert_key(analysis: &Analysis<'_>, merge: &Merge, table: &ResolvedTable) -> 
             let relation = analysis.context.catalog.relation(&table.name);
             relation.map(|r| r.columns.iter().map(|c| c.name.clone()).collect()).unwrap_or_default()
         } else {
-            insert.columns.iter().filter_map(|name| name_parts(name)?.last().cloned()).collect()
+            insert.columns.iter().map(|name| target_column(name).unwrap_or_default()).collect()
         };
         let place = columns.iter().position(|column| column == key_column);
         let expr = match (&insert.kind, place) {

@@ -121,7 +121,7 @@ pub fn select(text: &Text<'_>, select: usize) -> Option<SelectClauses> {
             Some((Section::Offset, 1))
         } else if is_keyword(text, at, "fetch") {
             Some((Section::Fetch, 1))
-        } else if is_keyword(text, at, "for") {
+        } else if is_keyword(text, at, "for") && !text.word(at - 1, "collation") {
             Some((Section::Locks, 1))
         } else if ["union", "intersect", "except", "into"].iter().any(|word| is_keyword(text, at, word)) {
             return None;
@@ -135,6 +135,13 @@ pub fn select(text: &Text<'_>, select: usize) -> Option<SelectClauses> {
             }
             None => at += 1,
         }
+    }
+    // GROUP BY ALL and DISTINCT are no part of an item.
+    let quantified = sections.iter().any(|&(section, _, start)| {
+        section == Section::GroupBy && (text.word(start, "all") || text.word(start, "distinct"))
+    });
+    if quantified {
+        return None;
     }
     let mut out = SelectClauses { select, last: end.checked_sub(1)?, ..SelectClauses::default() };
     out.body_last = out.last;

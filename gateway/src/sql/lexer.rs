@@ -2,6 +2,8 @@
 //!
 //! Assumes `standard_conforming_strings = on` (the session refuses to turn it off).
 
+use super::dialect::strings::{next_quote, unicode_escaped};
+
 /// What a token is. Contents stay in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -9,7 +11,7 @@ pub enum Kind {
     Word,
     /// `"..."` or `U&"..."`.
     QuotedWord,
-    /// `'...'`, `E'...'`, `$$...$$`, `B'...'`, `X'...'`, `N'...'`, `U&'...'`.
+    /// `'...'`, `E'...'`, `$$...$$`, `B'...'`, `X'...'`, `N'...'`, `U&'...'`, with what goes on on further lines.
     String,
     Number,
     /// `$1`: the number, from 1.
@@ -44,26 +46,34 @@ impl Lexeme {
         self.kind == Kind::Operator && self.text(sql) == operator
     }
 
-    /// The identifier's value as PostgreSQL folds it.
+    /// The identifier's value as PostgreSQL folds it; None for one with an UESCAPE of its own, which is two tokens more.
     pub fn identifier(&self, sql: &str) -> Option<String> {
         let text = self.text(sql);
+        let content = |start: usize| text[start..text.len() - 1].replace("\"\"", "\"");
         match self.kind {
             Kind::Word => Some(truncate(text.to_ascii_lowercase())),
-            Kind::QuotedWord if text.starts_with('"') => Some(truncate(text[1..text.len() - 1].replace("\"\"", "\""))),
+            Kind::QuotedWord if text.starts_with('"') => Some(truncate(content(1))),
+            Kind::QuotedWord if !self.has_uescape(sql) => unicode_escaped(&content(3), '\\').map(truncate),
             _ => None,
         }
     }
 
-    /// The value of a plain, `E''`, or dollar-quoted string; None for the kinds whose value is not plain text.
+    fn has_uescape(&self, sql: &str) -> bool {
+        let mut lexer = Lexer { bytes: sql.as_bytes(), at: self.end };
+        lexer.next().is_ok_and(|next| next.is_some_and(|next| next.is_word(sql, "uescape")))
+    }
+
+    /// The value of a plain, `E''`, or dollar-quoted string; None for the kinds whose value is not plain text, and for one that goes
+    /// on on another line.
     pub fn string_value(&self, sql: &str) -> Option<String> {
         if self.kind != Kind::String {
             return None;
         }
         let text = self.text(sql);
         match text.as_bytes()[0] {
-            b'\'' => Some(text[1..text.len() - 1].replace("''", "'")),
+            b'\'' => Some(one_piece(&text[1..text.len() - 1])?.replace("''", "'")),
             b'e' | b'E' => unescape(&text[2..text.len() - 1]),
-            b'n' | b'N' => Some(text[2..text.len() - 1].replace("''", "'")),
+            b'n' | b'N' => Some(one_piece(&text[2..text.len() - 1])?.replace("''", "'")),
             b'$' => {
                 let tag = text[1..].find('$')? + 2;
                 Some(text[tag..text.len() - tag].to_owned())
@@ -85,6 +95,15 @@ pub fn truncate(mut name: String) -> String {
     name
 }
 
+/// The content of a string, unless a quote in it ends it to begin again on another line.
+pub(super) fn one_piece(content: &str) -> Option<&str> {
+    let mut rest = content;
+    while let Some(quote) = rest.find('\'') {
+        rest = rest[quote + 1..].strip_prefix('\'')?;
+    }
+    Some(content)
+}
+
 /// The simple escapes of `E''`; anything numeric, and what servers' versions read differently, is left undecided.
 fn unescape(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len());
@@ -101,7 +120,7 @@ fn unescape(text: &str) -> Option<String> {
                 other => out.push(other),
             },
             '\'' => {
-                characters.next();
+                characters.next().filter(|next| *next == '\'')?;
                 out.push('\'');
             }
             other => out.push(other),
@@ -273,10 +292,15 @@ impl Lexer<'_> {
                 self.at += 2;
             } else if byte == quote {
                 self.at += 1;
-                if self.peek(0) != quote {
-                    return Ok(if quote == b'"' { Kind::QuotedWord } else { Kind::String });
+                if self.peek(0) == quote {
+                    self.at += 1;
+                } else if quote == b'"' {
+                    return Ok(Kind::QuotedWord);
+                } else {
+                    // It may go on on another line.
+                    let Some(next) = next_quote(self.bytes, self.at) else { return Ok(Kind::String) };
+                    self.at = next + 1;
                 }
-                self.at += 1;
             } else {
                 self.at += 1;
             }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-use super::lexer::{is_word_part, Kind, Lexeme};
+use super::lexer::{is_word_part, one_piece, Kind, Lexeme};
 
 /// Longer texts are not worth looking for.
 const TEXT_BYTES_MAX: usize = 16 << 10;
@@ -72,7 +72,7 @@ pub fn lift<'a>(sql: &'a str, lexemes: &[Lexeme]) -> Option<Lifted<'a>> {
                 if continues {
                     return None;
                 }
-                let inner = &token[1..token.len() - 1];
+                let inner = one_piece(&token[1..token.len() - 1])?;
                 Some(if inner.contains('\'') { Cow::Owned(inner.replace("''", "'")) } else { Cow::Borrowed(inner) })
             }
             _ => None,

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use sqlparser::ast::{Ident, ObjectName, ObjectNamePart, Statement};
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
-use sqlparser::tokenizer::{Location, Token, Tokenizer};
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::{Location, Token};
 
+use super::dialect::finish::finish;
+use super::dialect::hooks::PostgreSql;
+use super::dialect::tokens;
 use super::lexer::{lex, Kind, LexError, Lexeme};
 
 /// Deeper nesting is refused rather than followed.
@@ -17,31 +19,17 @@ const RECURSION_MAX: usize = 96;
 pub struct Text<'a> {
     pub sql: &'a str,
     pub lexemes: Vec<Lexeme>,
-    /// Where lines start, in characters.
-    line_starts: Vec<usize>,
-    /// Where characters start, in bytes; nothing for a text whose characters are bytes.
-    char_starts: Option<Vec<usize>>,
 }
 
 impl<'a> Text<'a> {
     pub fn new(sql: &'a str) -> Result<Text<'a>, LexError> {
-        let lexemes = lex(sql)?;
-        let char_starts = (!sql.is_ascii()).then(|| sql.char_indices().map(|(at, _)| at).collect());
-        let newlines = sql.chars().enumerate().filter(|(_, character)| *character == '\n');
-        let line_starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
-        Ok(Text { sql, lexemes, line_starts, char_starts })
+        Ok(Text { sql, lexemes: lex(sql)? })
     }
 
-    /// The byte at a position that counts lines, and characters of a line, from 1.
+    /// The byte at a position of the tree.
     pub fn byte_of(&self, location: Location) -> Option<usize> {
-        let line = usize::try_from(location.line).ok()?.checked_sub(1)?;
-        let column = usize::try_from(location.column).ok()?.checked_sub(1)?;
-        let character = self.line_starts.get(line)?.checked_add(column)?;
-        match &self.char_starts {
-            Some(starts) if character < starts.len() => Some(starts[character]),
-            Some(starts) => (character == starts.len()).then_some(self.sql.len()),
-            None => (character <= self.sql.len()).then_some(character),
-        }
+        let byte = usize::try_from(location.column).ok()?.checked_sub(1)?;
+        (location.line == 1 && byte <= self.sql.len()).then_some(byte)
     }
 
     /// The token that begins at this byte.
@@ -57,9 +45,6 @@ impl<'a> Text<'a> {
     }
 
     pub fn location(&self, location: Location) -> Option<usize> {
-        if location.line == 0 {
-            return None;
-        }
         self.lexeme_at(self.byte_of(location)?)
     }
 
@@ -136,82 +121,46 @@ pub fn name_parts(name: &ObjectName) -> Option<Vec<String>> {
         .collect()
 }
 
-/// Parses one statement. Fails when `sqlparser` does not know the syntax, or reads other tokens than PostgreSQL.
-pub fn parse(text: &Text<'_>) -> Result<Statement, String> {
-    let masked = mask(text);
-    let dialect = PostgreSqlDialect {};
-    let tokens = Tokenizer::new(&dialect, &masked).tokenize_with_location().map_err(|error| error.to_string())?;
-    let mut starts = BTreeSet::new();
-    for token in &tokens {
-        let checked = matches!(
-            &token.token,
-            Token::Word(_)
-                | Token::Number(..)
-                | Token::SingleQuotedString(_)
-                | Token::EscapedStringLiteral(_)
-                | Token::DollarQuotedString(_)
-                | Token::NationalStringLiteral(_)
-                | Token::HexStringLiteral(_)
-                | Token::UnicodeStringLiteral(_)
-                | Token::SingleQuotedByteStringLiteral(_)
-                | Token::Placeholder(_)
-                | Token::LParen
-                | Token::RParen
-                | Token::LBracket
-                | Token::RBracket
-                | Token::Comma
-                | Token::SemiColon
-        );
-        if checked {
-            let start = text.byte_of(token.span.start).ok_or("a position outside of the statement")?;
-            if text.lexeme_at(start).is_none() {
-                return Err("a token is read differently than by PostgreSQL".to_owned());
-            }
-            starts.insert(start);
-        }
+/// Why a statement was not understood, and at which byte.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ParseError {
+    pub message: String,
+    pub offset: Option<usize>,
+}
+
+impl ParseError {
+    pub fn other(message: impl Into<String>) -> ParseError {
+        ParseError::new(message, None)
     }
-    for lexeme in &text.lexemes {
-        let compared = !matches!(lexeme.kind, Kind::Operator)
-            && (!matches!(lexeme.kind, Kind::Punctuation(_))
-                || matches!(lexeme.kind, Kind::Punctuation(b'(' | b')' | b'[' | b']' | b',')));
-        // Words that were masked out have no counterpart.
-        if compared && !masked[lexeme.start..].starts_with(' ') && !starts.contains(&lexeme.start) {
-            return Err("a token is read differently than by PostgreSQL".to_owned());
-        }
+
+    fn new(message: impl Into<String>, offset: Option<usize>) -> ParseError {
+        ParseError { message: message.into(), offset }
     }
-    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
-    let statement = parser.parse_statement().map_err(|error| error.to_string())?;
-    match parser.peek_token().token {
-        Token::EOF => Ok(statement),
-        other => Err(format!("syntax error at or near \"{other}\"")),
+
+    /// The parser's message has the position at its end.
+    fn of_parser(error: &ParserError) -> ParseError {
+        let message = match error {
+            ParserError::ParserError(message) | ParserError::TokenizerError(message) => message.as_str(),
+            ParserError::RecursionLimitExceeded => "the statement is nested too deeply",
+        };
+        let (message, column) = message.rsplit_once(" at Line: 1, Column: ").unwrap_or((message, ""));
+        ParseError::new(message, column.parse::<usize>().ok().and_then(|column| column.checked_sub(1)))
     }
 }
 
-/// Same length, same positions, without words that the parser does not know and the planner does not need.
-fn mask(text: &Text<'_>) -> String {
-    let mut bytes = text.sql.as_bytes().to_vec();
-    let mut blank = |index: usize| {
-        let lexeme = text.lexemes[index];
-        bytes[lexeme.start..lexeme.end].fill(b' ');
-    };
-    for index in 0..text.lexemes.len() {
-        if text.word(index, "for") && text.word(index + 1, "no") && text.word(index + 2, "key") {
-            blank(index + 1);
-            blank(index + 2);
-        } else if text.word(index, "for") && text.word(index + 1, "key") && text.word(index + 2, "share") {
-            blank(index + 1);
-        } else if text.word(index, "overriding") && text.word(index + 2, "value") {
-            (index..=index + 2).for_each(&mut blank);
-        } else if index > 0 && text.word(index, "only") {
-            let named =
-                text.lexemes.get(index + 1).is_some_and(|next| matches!(next.kind, Kind::Word | Kind::QuotedWord));
-            let before = ["from", "join", "update", "using"].iter().any(|word| text.word(index - 1, word));
-            if named && (before || text.punctuation(index - 1, b',')) {
-                blank(index);
-            }
-        }
+/// Parses one statement, by PostgreSQL's grammar ([`super::dialect`]). Fails where that does not know the syntax.
+pub fn parse(text: &Text<'_>) -> Result<Statement, ParseError> {
+    let tokens = tokens(text).map_err(|message| ParseError::new(message, None))?;
+    let mut parser = Parser::new(&PostgreSql).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
+    let mut statement = parser.parse_statement().map_err(|error| ParseError::of_parser(&error))?;
+    let next = parser.peek_token();
+    if next.token != Token::EOF {
+        let offset = text.byte_of(next.span.start);
+        return Err(ParseError::new(format!("syntax error at or near \"{}\"", next.token), offset));
     }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.sql.to_owned())
+    finish(&mut statement).map_err(|message| ParseError::new(message, None))?;
+    Ok(statement)
 }
 
 #[cfg(test)]

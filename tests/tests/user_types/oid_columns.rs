@@ -9,7 +9,7 @@ use super::{error, execute, parse, said, session, sync, Shards};
 pub async fn columns(cluster: &Cluster, shards: &Shards) -> Result<()> {
     let client = sql::connect(&cluster.dsn("postgres")).await?;
     for statement in [
-        "CREATE TABLE objects (id bigint PRIMARY KEY, t regtype, r regclass, n oid, label text)",
+        "CREATE TABLE objects (id bigint PRIMARY KEY, t regtype, r regclass, n oid, label text, labels text[])",
         "SELECT create_distributed_table('objects', 'id')",
     ] {
         client.batch_execute(statement).await?;
@@ -57,6 +57,7 @@ pub async fn columns(cluster: &Cluster, shards: &Shards) -> Result<()> {
         "SELECT id, row_number() OVER (PARTITION BY id ORDER BY t) FROM objects",
         "INSERT INTO objects VALUES (1001, '16500')",
         "INSERT INTO objects (r, id) VALUES (16500, 1002)",
+        "INSERT INTO objects (labels[1], r, id) VALUES ('a', 16500, 1003)",
         "UPDATE objects SET label = 'x', r = '16500' WHERE id = 1",
         "SELECT id FROM objects WHERE tableoid = '16500'",
         "SELECT id FROM objects WHERE tableoid::regclass = '16500'",

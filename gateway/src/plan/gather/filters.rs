@@ -249,7 +249,8 @@ fn column(expr: &Expr, items: &[Item<'_>], table: &mut Option<usize>) -> bool {
 /// The same on every shard, whenever it is computed.
 fn is_constant(expr: &Expr) -> bool {
     match strip(expr) {
-        Expr::Value(_) | Expr::TypedString(_) => true,
+        Expr::Value(_) => true,
+        Expr::TypedString(typed) => !matches!(typed.data_type, DataType::Custom(..)),
         Expr::Interval(interval) => is_constant(&interval.value),
         Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr, data_type, .. } => {
             !matches!(data_type, DataType::Custom(..)) && is_constant(expr)

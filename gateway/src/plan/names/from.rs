@@ -1,9 +1,22 @@
 //! FROM: tables, joins, derived tables, functions and CTE references, each becoming a relation of the level.
 
+use sqlparser::ast::{FunctionArg, FunctionArgExpr};
+
 use super::*;
 use crate::catalog::effects::Effects;
 use crate::catalog::Events;
 use crate::plan::reach::Code;
+use crate::sql::dialect::{is_made_up_name, using_alias};
+
+/// The name of a function in FROM; of several, in ROWS FROM, that of the first.
+fn called(name: &ObjectName, args: &[FunctionArg]) -> String {
+    match args.first() {
+        Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Function(first)))) if is_made_up_name(name) => {
+            last_part(&first.name)
+        }
+        _ => last_part(name),
+    }
+}
 
 impl<'a> Analysis<'a> {
     /// Adds a FROM item to the innermost scope.
@@ -79,6 +92,12 @@ impl<'a> Analysis<'a> {
             }
             JoinConstraint::Using(names) => {
                 for name in names {
+                    if let Some(alias) = using_alias(name) {
+                        // Its columns are not followed.
+                        let relation = Relation { alias, columns: None, sharded: false, anchor: None, nullable: true };
+                        self.add(relation);
+                        continue;
+                    }
                     let name = name_parts(name).and_then(|parts| parts.last().cloned()).unwrap_or_default();
                     self.merge(&name, &left, &right, kind, &filter, &mut pairs);
                 }
@@ -207,7 +226,7 @@ impl<'a> Analysis<'a> {
             }
             TableFactor::Table { name, alias, args: Some(args), .. } => {
                 let level = self.collect(&args.args.iter().collect::<Vec<_>>());
-                self.function_item(level, last_part(name), alias.as_ref(), core)
+                self.function_item(level, called(name, &args.args), alias.as_ref(), core)
             }
             TableFactor::Function { name, args, alias, .. } => {
                 let level = self.collect(&args.iter().collect::<Vec<_>>());
@@ -483,6 +502,9 @@ impl<'a> Analysis<'a> {
                     });
                     facts.columns = None;
                 }
+                if common.extended {
+                    facts.columns = None;
+                }
                 let names = common.columns.clone();
                 let mut relation = self.derived(facts, alias, &names, false, core);
                 if alias.is_none() {
@@ -499,7 +521,12 @@ impl<'a> Analysis<'a> {
         let text = self.text;
         if first >= 1 && text.word(first - 1, "only") {
             first -= 1;
-        } else if first >= 2 && text.punctuation(first - 1, b'(') && text.word(first - 2, "only") {
+        }
+        if first >= 1 && text.word(first - 1, "table") {
+            // `TABLE t` takes neither an alias nor a subquery.
+            return FilterSplice::Unknown;
+        }
+        if first >= 2 && text.punctuation(first - 1, b'(') && text.word(first - 2, "only") {
             return FilterSplice::Unknown;
         }
         if text.lexemes.get(last + 1).is_some_and(|next| next.is_operator(text.sql, "*")) {
