@@ -7,7 +7,7 @@ GRPC ?= 127.0.0.1:7432
 PREFIX ?= /usr/local
 
 QUICK_SUITES = tidy corpus tokens grammar auth tls bad_input cli schema_changes computed_keys insert_select user_types cursors listen session pools multiplex
-LONG_SUITES = differential split direct_writer stale_gateway sick_target faults engine_faults peers
+LONG_SUITES = differential split direct_writer stale_gateway sick_target faults engine_faults peers tpch
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
 
 FUZZ_SECONDS ?= 20

@@ -53,6 +53,8 @@ pub struct Order {
     /// A new shard's DSN: the target joins first.
     pub target_dsn: String,
     pub what: Option<What>,
+    /// Empty: the only one.
+    pub keyspace: &'static str,
     pub manual: bool,
     /// 0: none.
     pub bytes_per_second_max: u64,
@@ -71,6 +73,10 @@ impl Order {
 
     pub fn onto(self, dsn: &str) -> Order {
         Order { target_dsn: dsn.into(), ..self }
+    }
+
+    pub fn of(self, keyspace: &'static str) -> Order {
+        Order { keyspace, ..self }
     }
 
     /// Slow enough that a test meets the backfill at work.
@@ -154,11 +160,11 @@ impl Mover {
             target: order.target.into(),
             target_dsn: order.target_dsn.clone(),
             what: order.what.clone(),
+            keyspace: order.keyspace.into(),
             manual: order.manual,
             rollback_window_ms: ROLLBACK_WINDOW.as_millis() as u64,
             kind: if order.target_dsn.is_empty() { "move" } else { "split" }.into(),
             rate_limit_bytes_per_second: order.bytes_per_second_max,
-            ..StartMoveRequest::default()
         };
         let known: Vec<u64> = self.list(true).await?.iter().filter_map(|s| s.r#move.as_ref().map(|m| m.id)).collect();
         let started = Instant::now();
