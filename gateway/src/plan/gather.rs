@@ -9,7 +9,9 @@
 //! move. What the statement does with the rows is PostgreSQL's business, so all of it is exact but what tells a temporary
 //! table from the table: whole rows as values, places of rows, catalogs, locks. These are refused.
 
+mod conditions;
 mod filters;
+mod level;
 mod uses;
 
 use std::sync::Arc;
