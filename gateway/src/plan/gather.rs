@@ -5,19 +5,22 @@
 //! `SELECT "id", "city", "total" FROM orders AS o WHERE o.total > 5` and `SELECT "city", "name" FROM people AS p`, and
 //! `SELECT o.id, p.name FROM pg_temp.rw_gather_1_1 o JOIN pg_temp.rw_gather_1_2 p ON p.city = o.city WHERE o.total > 5`.
 //!
-//! A fragment is a statement of its own, planned as any other: held to keys where the filter says so, and filtered during a
-//! move. What the statement does with the rows is PostgreSQL's business, so all of it is exact but what tells a temporary
+//! A fragment is a statement of its own, planned as any other: held to keys where the filter says so, joined with what is on the
+//! same shard (`gather/semi_joins.rs`), and filtered during a move. What the statement does with the rows is PostgreSQL's business, so all of it is exact but what tells a temporary
 //! table from the table: whole rows as values, places of rows, catalogs, locks. These are refused.
 
 mod conditions;
 mod filters;
 mod level;
+mod semi_joins;
 mod uses;
 
 use std::sync::Arc;
 
 use ringway_topology::model::quote_ident;
 use sqlparser::ast::Query as SqlQuery;
+
+use filters::Filter;
 
 use super::analysis::Analysis;
 use super::refuse::not_over_shards;
@@ -55,11 +58,12 @@ pub fn plan(analysis: &Analysis<'_>, query: &SqlQuery, access: Access, why: PgEr
         ));
     }
     let filters = filters::find(analysis, query);
+    let unfiltered = Filter::default();
     let mut fragments: Vec<Fragment> = Vec::new();
     let mut places = Vec::with_capacity(sources.len());
     for source in &sources {
-        let conditions = filters.get(&source.start).map_or(&[][..], Vec::as_slice);
-        let made = fragment(analysis, source, &uses, conditions).ok_or(why.clone())?;
+        let filter = filters.get(&source.start).unwrap_or(&unfiltered);
+        let made = fragment(analysis, source, &uses, filter).ok_or(why.clone())?;
         let known = fragments.iter().position(|known| known.sql == made.sql);
         let fragment = known.unwrap_or_else(|| {
             fragments.push(made);
@@ -100,13 +104,8 @@ fn source<'a>(analysis: &Analysis<'a>, reference: ShardedReference) -> Option<So
     Some(Source { of, key_column: reference.key_column, start, end, aliased })
 }
 
-/// With the filter, or without it if that is not understood.
-fn fragment(
-    analysis: &Analysis<'_>,
-    source: &Source<'_>,
-    uses: &uses::Uses,
-    conditions: &[sqlparser::ast::Expr],
-) -> Option<Fragment> {
+/// With as much of the filter as is understood.
+fn fragment(analysis: &Analysis<'_>, source: &Source<'_>, uses: &uses::Uses, filter: &Filter) -> Option<Fragment> {
     let used = |name: &str| uses.all_columns || uses.names.contains(name);
     let mut columns: Vec<&str> =
         source.of.relation.columns.iter().map(|column| column.name.as_str()).filter(|name| used(name)).collect();
@@ -116,8 +115,7 @@ fn fragment(
     let list: Vec<String> = columns.iter().map(|name| quote_ident(name)).collect();
     let table = analysis.text.sql.get(source.start..source.end)?;
     let shape = format!("SELECT {} FROM {table} AS {}", list.join(", "), quote_ident(&source.of.alias));
-    let filtered = filters::filtered(&shape, conditions);
-    let sql = [filtered, Some(shape.clone())].into_iter().flatten().find(|sql| is_plain(analysis, sql))?;
+    let sql = filter.texts(&shape).into_iter().chain([shape.clone()]).find(|sql| is_plain(analysis, sql))?;
     let grouped = !source.of.relation.primary_key.is_empty()
         && source.of.relation.primary_key.iter().all(|name| uses.grouped.contains(name) && columns.contains(&&**name));
     let primary_key = if grouped { source.of.relation.primary_key.clone() } else { Vec::new() };

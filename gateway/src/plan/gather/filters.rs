@@ -1,5 +1,5 @@
 //! Conditions that shards can test before rows travel: comparisons of one table's columns with constants, parameters and each
-//! other.
+//! other; and semi-joins with what is on the same shard ([`super::semi_joins`]).
 //!
 //! A condition is copied, never moved: the statement still tests it. So it is enough that a row for which it is not true cannot
 //! matter: WHERE and ON of inner joins, for tables that no outer join makes NULL; ON of a LEFT JOIN, for its right side.
@@ -11,12 +11,20 @@ use sqlparser::ast::{Expr, Query, Select, SetExpr, Statement, Visit, Visitor};
 
 use super::conditions::{matters, Scope};
 use super::level::{conjuncts, Level, Names};
+use super::semi_joins::{self, SemiJoin};
 use crate::plan::analysis::Analysis;
 use crate::plan::types::{FilterSplice, ShardedReference};
 use crate::sql::parse::{ident_value, parse, Text};
 
-/// Conditions by where their table's name begins in the statement.
-type Filters = BTreeMap<usize, Vec<Expr>>;
+/// By where their table's name begins in the statement.
+type Filters = BTreeMap<usize, Filter>;
+
+/// Which rows of a table matter to the statement.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    conditions: Vec<Expr>,
+    semi_joins: Vec<SemiJoin>,
+}
 
 struct Finder<'f, 'a> {
     analysis: &'f Analysis<'a>,
@@ -51,20 +59,53 @@ pub fn find(analysis: &Analysis<'_>, query: &Query) -> Filters {
     finder.filters
 }
 
-/// `shape` with the conditions, if their text is read as these conditions again.
-pub fn filtered(shape: &str, conditions: &[Expr]) -> Option<String> {
-    if conditions.is_empty() {
+impl Filter {
+    /// `shape` with what is known, best first, as far as the text is read as these conditions again.
+    pub fn texts(&self, shape: &str) -> Vec<String> {
+        let all = (!self.semi_joins.is_empty()).then(|| filtered(shape, &self.conditions, &self.semi_joins)).flatten();
+        all.into_iter().chain(filtered(shape, &self.conditions, &[])).collect()
+    }
+}
+
+fn filtered(shape: &str, conditions: &[Expr], semi_joins: &[SemiJoin]) -> Option<String> {
+    if conditions.is_empty() && semi_joins.is_empty() {
         return None;
     }
-    let texts: Vec<String> = conditions.iter().map(|condition| format!("({condition})")).collect();
-    let sql = format!("{shape} WHERE {}", texts.join(" AND "));
+    let sql =
+        format!("{shape} WHERE {}", all_of(conditions.iter().map(in_parentheses).chain(semi_joins.iter().map(exists))));
     let Statement::Query(query) = parse(&Text::new(&sql).ok()?).ok()? else { return None };
-    let SetExpr::Select(select) = *query.body else { return None };
+    let mut read = where_parts(&query)?;
+    for semi_join in semi_joins.iter().rev() {
+        let Some(Expr::Exists { subquery, negated: false }) = read.pop() else { return None };
+        (where_parts(subquery)? == parts(&semi_join.conditions)).then_some(())?;
+    }
+    (read == parts(conditions)).then_some(sql)
+}
+
+fn exists(semi_join: &SemiJoin) -> String {
+    let conditions = all_of(semi_join.conditions.iter().map(in_parentheses));
+    format!("EXISTS (SELECT 1 FROM {} WHERE {conditions})", semi_join.tables.join(", "))
+}
+
+fn in_parentheses(condition: &Expr) -> String {
+    format!("({condition})")
+}
+
+fn all_of(texts: impl Iterator<Item = String>) -> String {
+    texts.collect::<Vec<_>>().join(" AND ")
+}
+
+fn where_parts(query: &Query) -> Option<Vec<&Expr>> {
+    let SetExpr::Select(select) = &*query.body else { return None };
     let mut read = Vec::new();
     conjuncts(select.selection.as_ref()?, &mut read);
-    let mut meant = Vec::new();
-    conditions.iter().for_each(|condition| conjuncts(condition, &mut meant));
-    (read == meant).then_some(sql)
+    Some(read)
+}
+
+fn parts(conditions: &[Expr]) -> Vec<&Expr> {
+    let mut parts = Vec::new();
+    conditions.iter().for_each(|condition| conjuncts(condition, &mut parts));
+    parts
 }
 
 impl Visitor for Finder<'_, '_> {
@@ -77,16 +118,21 @@ impl Visitor for Finder<'_, '_> {
             let mut parts = Vec::new();
             conjuncts(condition.expr, &mut parts);
             for index in condition.sees.clone() {
-                let start = level.items[index].start;
-                let (true, Some(start)) = (matters(&level, condition, index), start) else { continue };
+                let place = level.items[index].place();
+                let (true, Some(start)) = (matters(&level, condition, index), place) else { continue };
                 let (catalog, sees) = (self.analysis.context.catalog, condition.sees.clone());
                 let scope = Scope { level: &level, catalog, sees, items: &[index] };
-                let known = self.filters.entry(start).or_default();
+                let known = &mut self.filters.entry(start).or_default().conditions;
                 for part in parts.iter().filter_map(|part| scope.implied(part)) {
                     if !known.contains(&part) {
                         known.push(part);
                     }
                 }
+            }
+        }
+        for (item, found) in level.items.iter().zip(semi_joins::find(self.analysis, &level)) {
+            if let (Some(start), false) = (item.place(), found.is_empty()) {
+                self.filters.entry(start).or_default().semi_joins = found;
             }
         }
         ControlFlow::Continue(())

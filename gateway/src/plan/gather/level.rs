@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use ringway_topology::ids::KeyspaceId;
+use ringway_topology::model::quote_ident;
 use sqlparser::ast::{
     BinaryOperator, Expr, Ident, Join, JoinConstraint, JoinOperator, Select, TableFactor, TableWithJoins,
 };
@@ -19,10 +21,36 @@ pub struct Item<'a> {
     pub alias: String,
     /// A table that is known, under its own columns' names. None: its columns are not known.
     pub relation: Option<&'a Relation>,
-    /// Where a sharded table is named.
-    pub start: Option<usize>,
+    pub home: Home,
+    /// Bytes of the statement that name it, if it is a table.
+    range: Range<usize>,
     /// An outer join may make it NULL.
     pub nullable: bool,
+}
+
+/// Where the rows of a FROM item are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// On the shards of a keyspace, by this column.
+    Keyspace {
+        id: KeyspaceId,
+        key: String,
+    },
+    /// On every shard.
+    Reference,
+    Elsewhere,
+}
+
+impl Item<'_> {
+    /// Where a sharded table is named.
+    pub fn place(&self) -> Option<usize> {
+        matches!(self.home, Home::Keyspace { .. }).then_some(self.range.start)
+    }
+
+    /// It as a FROM item of another query.
+    pub fn sql(&self, statement: &str) -> Option<String> {
+        Some(format!("{} AS {}", statement.get(self.range.clone())?, quote_ident(&self.alias)))
+    }
 }
 
 /// A condition, and of which rows it must be true.
@@ -131,23 +159,35 @@ impl<'a, 's> Level<'a, 's> {
 }
 
 fn item<'a>(analysis: &Analysis<'a>, names: &Names<'_>, factor: &TableFactor) -> Item<'a> {
-    let unknown = Item { alias: String::new(), relation: None, start: None, nullable: false };
+    let unknown = Item { alias: String::new(), relation: None, home: Home::Elsewhere, range: 0..0, nullable: false };
     let TableFactor::Table { name, alias, args: None, .. } = factor else { return unknown };
     let Some(parts) = name_parts(name) else { return unknown };
     let own = alias.as_ref().map(|alias| ident_value(&alias.name));
-    let FilterSplice::Relation { start, alias: called, .. } = analysis.relation_splice(name, own.as_deref()) else {
+    let FilterSplice::Relation { start, end, alias: called, .. } = analysis.relation_splice(name, own.as_deref())
+    else {
         return unknown;
     };
-    let unknown = Item { alias: called, ..unknown };
+    let unknown = Item { alias: called, range: start..end, ..unknown };
     let renamed = alias.as_ref().is_some_and(|alias| !alias.columns.is_empty());
     let Some(table) = analysis.context.table(&parts).ok().filter(|_| !renamed) else { return unknown };
     let relation = analysis.context.catalog.relation(&table.name);
+    let common = parts.len() == 1 && names.common.contains(&parts[0]);
     match table.placed {
-        Placed::Sharded { .. } if names.places.contains(&start) => Item { relation, start: Some(start), ..unknown },
-        Placed::Reference | Placed::Single if parts.len() > 1 || !names.common.contains(&parts[0]) => {
-            Item { relation, ..unknown }
+        Placed::Sharded { keyspace: id, key_column: key, .. } if names.places.contains(&start) => {
+            Item { relation, home: Home::Keyspace { id, key }, ..unknown }
         }
+        Placed::Reference if !common && !table.view => Item { relation, home: Home::Reference, ..unknown },
+        Placed::Reference | Placed::Single if !common => Item { relation, ..unknown },
         _ => unknown,
+    }
+}
+
+/// The last part of a column's name.
+pub fn column_name(expr: &Expr) -> Option<String> {
+    match strip(expr) {
+        Expr::Identifier(name) => Some(ident_value(name)),
+        Expr::CompoundIdentifier(parts) => parts.last().map(ident_value),
+        _ => None,
     }
 }
 
