@@ -26,12 +26,12 @@ use super::hold::Admitted;
 use super::place::Placement;
 use super::pump::Outcome;
 use super::transaction::Block;
-use crate::plan::types::{Access, Gather, Isolation, MultiShard, Plan, Query};
+use crate::plan::types::{Access, Fragment, Gather, Isolation, MultiShard, Plan, Query};
 use crate::pool::connection::StatementId;
 use crate::wire::backend::FieldDescription;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
 
-use tables::{add_keys, analyze, make, on_workbench};
+use tables::{add_keys, analyze, known, make, on_workbench, Known};
 use travel::fill;
 
 /// Whether it makes tables when it runs over several shards.
@@ -113,13 +113,18 @@ pub async fn gather(
     let types = &described.parameters;
     make(executor, admitted, workbench, plan, &tables).await?;
     let mut bytes = 0;
-    let mut rows = Vec::with_capacity(tables.len());
-    for (fragment, table) in plan.fragments.iter().zip(&tables) {
-        let bound = of_fragment(executor, bound, &fragment.sql, types)?;
-        let count = fill(executor, admitted, workbench, table, &bound, &mut bytes).await?;
-        tracing::debug!(table, rows = count, "gathered");
-        rows.push(count);
+    let mut rows = vec![None; tables.len()];
+    while let Some((index, limited)) = plan.next(&rows) {
+        let known = match limited.filter(|_| types.len() == plan.parameters) {
+            Some(limited) => known(executor, admitted, workbench, limited, &tables[limited.fragment]).await?,
+            None => None,
+        };
+        let fragment = of_fragment(executor, bound, &plan.fragments[index], types, known.as_ref())?;
+        let count = fill(executor, admitted, workbench, &tables[index], &fragment, &mut bytes).await?;
+        tracing::debug!(fragment = index + 1, rows = count, limited = known.is_some(), "gathered");
+        rows[index] = Some(count);
     }
+    let rows: Vec<u64> = rows.into_iter().flatten().collect();
     add_keys(executor, admitted, workbench, plan, &tables).await?;
     analyze(executor, admitted, workbench, &tables, &rows).await?;
     if only_reads {
@@ -164,16 +169,25 @@ async fn read_only_from_now(executor: &mut Executor, admitted: &Admitted) -> Res
 }
 
 /// A fragment's statement, its rows in binary.
-fn of_fragment(executor: &Executor, bound: &Bound, sql: &Arc<str>, types: &[u32]) -> Result<Bound, Failure> {
+fn of_fragment(
+    executor: &Executor,
+    bound: &Bound,
+    fragment: &Fragment,
+    types: &[u32],
+    known: Option<&Known<'_>>,
+) -> Result<Bound, Failure> {
     let mut message = BytesMut::new();
-    match bound.parsed()? {
-        None => frontend::bind(&mut message, "", "", [], [] as [Option<&[u8]>; 0], [Format::Binary]),
-        Some(bind) => {
-            let formats = (0..bind.parameters.len()).map(|index| bind.parameter_formats.get(index));
-            frontend::bind(&mut message, "", "", formats, bind.parameters.iter(), [Format::Binary]);
-        }
-    }
+    let bind = bound.parsed()?;
+    let own = bind.iter().flat_map(|bind| bind.parameters.iter());
+    let own_formats =
+        bind.iter().flat_map(|bind| (0..bind.parameters.len()).map(move |index| bind.parameter_formats.get(index)));
+    let values = own.chain(known.map(|known| known.values.as_deref().map(str::as_bytes)));
+    let formats = own_formats.chain(known.map(|_| Format::Text));
+    frontend::bind(&mut message, "", "", formats, values, [Format::Binary]);
+    let sql = known.map_or(&fragment.sql, |known| &known.limited.sql);
+    let types = [types, known.map_or(&[][..], |known| std::slice::from_ref(&known.limited.array_type))].concat();
     let bind = Some(Frame::new(message.freeze()).map_err(PgError::from)?);
-    let statement = executor.statement_with(Arc::clone(sql), types.to_vec(), executor.statement_id(sql, types));
+    let id = executor.statement_id(sql, &types);
+    let statement = executor.statement_with(Arc::clone(sql), types, id);
     Ok(Bound { statement: Arc::new(statement), bind })
 }

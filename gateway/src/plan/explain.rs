@@ -11,7 +11,7 @@ use super::filter::filtered;
 use super::refuse::refused;
 use super::route::Route;
 use super::session::Cursor;
-use super::types::{CopyDestination, DdlKind, Explain, MultiShard, Plan, Query, SessionCommand, Targets};
+use super::types::{CopyDestination, DdlKind, Explain, Limited, MultiShard, Plan, Query, SessionCommand, Targets};
 use crate::sql::clauses::split_at_commas;
 use crate::sql::parse::Text;
 use crate::wire::PgError;
@@ -152,6 +152,9 @@ fn query_lines(query: &Query, route: Option<&Route>, topology: &Topology, lines:
             lines.extend(route.map(|route| shards_line(topology, &route.shards)));
             for (index, fragment) in gather.fragments.iter().enumerate() {
                 lines.push(format!("Fragment {}: {}", index + 1, fragment.sql));
+                let limited =
+                    |by: &Limited| format!("  if there are few rows of fragment {}: {}", by.fragment + 1, by.sql);
+                lines.extend(fragment.limited.iter().map(limited));
             }
             let workbench = topology.home_shard().map(|shard| name(topology, shard)).unwrap_or_default();
             lines.push(format!("SQL on {workbench}: {}", gather.text(1).unwrap_or_default()));

@@ -12,7 +12,10 @@
 mod conditions;
 mod filters;
 mod level;
+mod links;
 mod semi_joins;
+#[cfg(test)]
+mod tests;
 mod uses;
 
 use std::sync::Arc;
@@ -21,15 +24,24 @@ use ringway_topology::model::quote_ident;
 use sqlparser::ast::Query as SqlQuery;
 
 use filters::Filter;
+use links::Link;
 
 use super::analysis::Analysis;
+use super::keys::parameter_index;
 use super::refuse::not_over_shards;
-use super::types::{Access, FilterSplice, Fragment, Gather, GatheredPlace, MultiShard, Plan, ShardedReference};
+use super::types::{
+    Access, FilterSplice, Fragment, Gather, GatheredPlace, Limited, MultiShard, Plan, ShardedReference,
+};
 use super::whole_rows::{self, Replaced};
+use crate::sql::lexer::Lexeme;
 use crate::sql::parse::{parse, Text};
 use crate::sql::splice::{apply, Splice};
 use crate::wire::PgError;
 
+/// A fragment of at most so many rows tells which rows of others matter.
+const KNOWN_ROWS_MAX: u64 = 1_000;
+/// Ways to limit one fragment.
+const LIMITED_MAX: usize = 4;
 const SYSTEM_COLUMNS: &[&str] = &["tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"];
 
 /// A sharded table where the statement names it.
@@ -57,7 +69,7 @@ pub fn plan(analysis: &Analysis<'_>, query: &SqlQuery, access: Access, why: PgEr
             "Leave it out, or hold every sharded table to its shard key.",
         ));
     }
-    let filters = filters::find(analysis, query);
+    let (filters, links) = filters::find(analysis, query);
     let unfiltered = Filter::default();
     let mut fragments: Vec<Fragment> = Vec::new();
     let mut places = Vec::with_capacity(sources.len());
@@ -72,7 +84,17 @@ pub fn plan(analysis: &Analysis<'_>, query: &SqlQuery, access: Access, why: PgEr
         let alias = if source.aliased { String::new() } else { format!(" AS {}", quote_ident(&source.of.alias)) };
         places.push(GatheredPlace { range: source.start..source.end, fragment, alias });
     }
-    let gather = Gather { fragments, sql: Arc::from(analysis.text.sql), places };
+    let parameters = parameters(analysis.text);
+    for (source, place) in sources.iter().zip(&places) {
+        // Rows that matter at one place may not at another.
+        if places.iter().filter(|other| other.fragment == place.fragment).count() == 1 {
+            let filter = filters.get(&source.start).unwrap_or(&unfiltered);
+            let limits = Limits { places: &places, links: &links, number: parameters + 1 };
+            let shape = fragments[place.fragment].shape.clone();
+            fragments[place.fragment].limited = limits.of(analysis, source, filter, &shape);
+        }
+    }
+    let gather = Gather { fragments, sql: Arc::from(analysis.text.sql), places, parameters };
     let text = gather.text(0);
     let parses = text.is_some_and(|sql| Text::new(&sql).is_ok_and(|text| parse(&text).is_ok()));
     parses.then_some(gather).ok_or(why)
@@ -85,6 +107,22 @@ impl Gather {
             Splice::replace(place.range.clone(), format!("{}{}", Gather::table(number, place.fragment), place.alias))
         };
         apply(&self.sql, &self.places.iter().map(replaced).collect::<Vec<_>>())
+    }
+
+    /// The fragment to be read next, and how it is limited. `rows`: of each fragment that is there. None: all are.
+    ///
+    /// What can be limited by the fewest rows comes first, then what conditions leave rows out of.
+    pub fn next(&self, rows: &[Option<u64>]) -> Option<(usize, Option<&Limited>)> {
+        let missing = (0..self.fragments.len()).filter(|index| rows.get(*index).is_some_and(Option::is_none));
+        let there = |limited: &Limited| rows.get(limited.fragment).copied().flatten();
+        let limited = missing.clone().flat_map(|index| self.fragments[index].limited.iter().map(move |by| (index, by)));
+        let few =
+            limited.filter_map(|(index, by)| Some((there(by).filter(|rows| *rows <= KNOWN_ROWS_MAX)?, index, by)));
+        if let Some((_, index, by)) = few.min_by_key(|(rows, ..)| *rows) {
+            return Some((index, Some(by)));
+        }
+        let next = missing.clone().find(|index| self.fragments[*index].filtered).or_else(|| missing.clone().next())?;
+        Some((next, None))
     }
 
     /// The temporary table of a fragment.
@@ -119,7 +157,38 @@ fn fragment(analysis: &Analysis<'_>, source: &Source<'_>, uses: &uses::Uses, fil
     let grouped = !source.of.relation.primary_key.is_empty()
         && source.of.relation.primary_key.iter().all(|name| uses.grouped.contains(name) && columns.contains(&&**name));
     let primary_key = if grouped { source.of.relation.primary_key.clone() } else { Vec::new() };
-    Some(Fragment { sql: Arc::from(sql), shape, primary_key })
+    let filtered = sql != shape;
+    Some(Fragment { sql: Arc::from(sql), shape, primary_key, filtered, limited: Vec::new() })
+}
+
+/// By which rows that are there already fragments may be limited.
+struct Limits<'l> {
+    places: &'l [GatheredPlace],
+    links: &'l [Link],
+    /// Of the parameter.
+    number: usize,
+}
+
+impl Limits<'_> {
+    fn of(&self, analysis: &Analysis<'_>, source: &Source<'_>, filter: &Filter, shape: &str) -> Vec<Limited> {
+        let links = self.links.iter().filter(|link| link.target == source.start);
+        links.filter_map(|link| self.limited(analysis, link, filter, shape)).take(LIMITED_MAX).collect()
+    }
+
+    fn limited(&self, analysis: &Analysis<'_>, link: &Link, filter: &Filter, shape: &str) -> Option<Limited> {
+        let place = |start| self.places.iter().find(|place| place.range.start == start);
+        let fragment = place(link.source)?.fragment;
+        (fragment != place(link.target)?.fragment).then_some(())?;
+        let texts = filter.and(link.condition(self.number)).texts(shape);
+        let sql = texts.into_iter().find(|sql| is_plain(analysis, sql))?;
+        Some(Limited { fragment, column: link.known.clone(), array_type: link.array_type, sql: Arc::from(sql) })
+    }
+}
+
+/// How many parameters the statement has.
+fn parameters(text: &Text<'_>) -> usize {
+    let index = |lexeme: &Lexeme| parameter_index(lexeme.text(text.sql));
+    text.lexemes.iter().filter_map(index).map(|index| index + 1).max().unwrap_or(0)
 }
 
 /// Every shard gives its rows as they are.

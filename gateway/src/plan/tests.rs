@@ -13,7 +13,7 @@ use ringway_topology::ring::{Ring, TokenArc};
 use ringway_topology::token::{KeyFamily, KeyType};
 
 use super::filter::filtered;
-use super::types::{Fragment, InsertSelect, MultiShard, Plan, PointRead, Targets};
+use super::types::{Fragment, InsertSelect, Limited, MultiShard, Plan, PointRead, Targets};
 use super::{plan, route, Parameter, PlanContext};
 use crate::catalog::Catalog;
 use crate::wire::{Format, PgError};
@@ -110,9 +110,12 @@ fn describe(result: &Result<Plan, PgError>) -> String {
                 MultiShard::Refused(error) => out.push_str(&format!("refused: {}", describe_error(error))),
                 MultiShard::Gather(gather) => {
                     out.push_str("gather\n");
-                    for Fragment { sql, primary_key, .. } in &gather.fragments {
+                    for Fragment { sql, primary_key, limited, .. } in &gather.fragments {
                         let key = if primary_key.is_empty() { String::new() } else { format!(" key {primary_key:?}") };
                         let _ = writeln!(out, "  fragment{key}: {sql}");
+                        for Limited { fragment, column, sql, .. } in limited {
+                            let _ = writeln!(out, "    by {fragment}.{column}: {sql}");
+                        }
                     }
                     let _ = writeln!(out, "  sql: {}", gather.text(1).unwrap());
                 }

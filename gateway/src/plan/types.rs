@@ -359,6 +359,8 @@ pub struct Gather {
     pub sql: Arc<str>,
     /// Where it names sharded tables.
     pub places: Vec<GatheredPlace>,
+    /// How many parameters it has.
+    pub parameters: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -379,6 +381,19 @@ pub struct Fragment {
     pub shape: String,
     /// Columns by which the statement may group instead of all others.
     pub primary_key: Vec<String>,
+    /// A condition leaves rows out.
+    pub filtered: bool,
+    pub limited: Vec<Limited>,
+}
+
+/// A fragment's query once the rows of another are there: only rows that match these.
+#[derive(Clone, Debug)]
+pub struct Limited {
+    pub fragment: usize,
+    /// Its values are an array, the parameter after the client's.
+    pub column: String,
+    pub array_type: u32,
+    pub sql: Arc<str>,
 }
 
 #[derive(Clone, Debug)]

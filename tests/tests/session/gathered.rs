@@ -40,9 +40,8 @@ pub async fn tables(cluster: &Cluster) -> Result<()> {
     ensure!(tables == "2", "statistics of {tables} large tables");
     client.batch_execute("ROLLBACK").await?;
 
-    gathered(&client, "SELECT a.id, b.id FROM many a JOIN many b ON a.n = b.id WHERE a.id <= 100 AND b.id <= 100")
-        .await?;
-    for (table, expected) in [("1", 100), ("2", 100)] {
+    gathered(&client, "SELECT a.id, b.id FROM many a JOIN many b ON a.n = b.id WHERE a.id <= 100").await?;
+    for (table, expected) in [("1", 100), ("2", VALUES - 1)] {
         let rows = sql::value(&client, &count(table)).await?;
         ensure!(rows == expected.to_string(), "{rows} rows in table {table} instead of {expected}");
     }

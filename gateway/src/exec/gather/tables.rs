@@ -3,18 +3,20 @@
 use ringway_topology::ids::ShardId;
 use ringway_topology::model::quote_ident;
 
-use crate::exec::answers::ask;
+use crate::exec::answers::{ask, Answers};
 use crate::exec::executor::Executor;
 use crate::exec::failure::Failure;
 use crate::exec::hold::Admitted;
 use crate::exec::pump::Outcome;
-use crate::plan::types::{Access, Fragment, Gather};
+use crate::plan::types::{Access, Fragment, Gather, Limited};
 use crate::wire::PgError;
 
 const READ_ONLY_TRANSACTION: &str = "25006";
 /// PostgreSQL knows nothing of new tables but their sizes. Those of so many rows at least are worth a look: joining them in a bad
 /// order takes longer.
 const ANALYZED_ROWS_MIN: u64 = 5_000;
+/// Of all values together, as text.
+const KNOWN_BYTES_MAX: usize = 256 << 10;
 
 /// A statement of the gateway's own there.
 pub async fn on_workbench(
@@ -22,12 +24,12 @@ pub async fn on_workbench(
     admitted: &Admitted,
     workbench: ShardId,
     sql: &str,
-) -> Result<(), Failure> {
+) -> Result<Answers, Failure> {
     let mut lent = executor.lend_open(&admitted.view, workbench, Access::Read).await?;
     lent.participant.temporary = true;
     let answers = ask(&mut lent.participant.connection, sql).await;
     executor.give_back(lent, &Outcome::default()).await;
-    answers?.check().map(drop)
+    answers?.check()
 }
 
 pub async fn make(
@@ -48,7 +50,7 @@ pub async fn make(
         )
         .detail("They come into temporary tables, which such a transaction may not make.")
         .into()),
-        made => made,
+        made => made.map(drop),
     }
 }
 
@@ -67,8 +69,33 @@ pub async fn add_keys(
     }
     match statements.is_empty() {
         true => Ok(()),
-        false => on_workbench(executor, admitted, workbench, &statements.join("; ")).await,
+        false => on_workbench(executor, admitted, workbench, &statements.join("; ")).await.map(drop),
     }
+}
+
+/// The values by which a fragment is limited.
+pub struct Known<'p> {
+    pub limited: &'p Limited,
+    /// An array, as text. None: there are none, so no row matters.
+    pub values: Option<String>,
+}
+
+/// Reads them from the table of the rows that are there. None: they are too large.
+pub async fn known<'p>(
+    executor: &mut Executor,
+    admitted: &Admitted,
+    workbench: ShardId,
+    limited: &'p Limited,
+    table: &str,
+) -> Result<Option<Known<'p>>, Failure> {
+    let column = quote_ident(&limited.column);
+    let sql = format!(
+        "SELECT pg_catalog.array_agg(DISTINCT {column})::pg_catalog.text FROM {table} WHERE {column} IS NOT NULL \
+         HAVING COALESCE(pg_catalog.sum(pg_catalog.octet_length({column}::pg_catalog.text)), 0) \
+         OPERATOR(pg_catalog.<=) {KNOWN_BYTES_MAX}"
+    );
+    let answers = on_workbench(executor, admitted, workbench, &sql).await?;
+    Ok((!answers.rows.is_empty()).then(|| Known { limited, values: answers.value() }))
 }
 
 /// `rows`: of each table.
@@ -83,6 +110,6 @@ pub async fn analyze(
     let large: Vec<&str> = large.map(|(table, _)| table.as_str()).collect();
     match large.is_empty() {
         true => Ok(()),
-        false => on_workbench(executor, admitted, workbench, &format!("ANALYZE {}", large.join(", "))).await,
+        false => on_workbench(executor, admitted, workbench, &format!("ANALYZE {}", large.join(", "))).await.map(drop),
     }
 }

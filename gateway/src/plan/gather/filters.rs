@@ -11,6 +11,7 @@ use sqlparser::ast::{Expr, Query, Select, SetExpr, Statement, Visit, Visitor};
 
 use super::conditions::{matters, Scope};
 use super::level::{conjuncts, Level, Names};
+use super::links::{self, Link};
 use super::semi_joins::{self, SemiJoin};
 use crate::plan::analysis::Analysis;
 use crate::plan::types::{FilterSplice, ShardedReference};
@@ -31,6 +32,7 @@ struct Finder<'f, 'a> {
     places: BTreeSet<usize>,
     common: BTreeSet<String>,
     filters: Filters,
+    links: Vec<Link>,
 }
 
 #[derive(Default)]
@@ -46,7 +48,7 @@ impl Visitor for CommonNames {
     }
 }
 
-pub fn find(analysis: &Analysis<'_>, query: &Query) -> Filters {
+pub fn find(analysis: &Analysis<'_>, query: &Query) -> (Filters, Vec<Link>) {
     let place = |reference: ShardedReference| match reference.splice {
         FilterSplice::Relation { start, .. } => Some(start),
         _ => None,
@@ -54,12 +56,18 @@ pub fn find(analysis: &Analysis<'_>, query: &Query) -> Filters {
     let places = analysis.sharded_references().into_iter().filter_map(place).collect();
     let mut common = CommonNames::default();
     let _ = query.visit(&mut common);
-    let mut finder = Finder { analysis, places, common: common.0, filters: Filters::new() };
+    let mut finder = Finder { analysis, places, common: common.0, filters: Filters::new(), links: Vec::new() };
     let _ = query.visit(&mut finder);
-    finder.filters
+    (finder.filters, finder.links)
 }
 
 impl Filter {
+    /// One condition more.
+    pub fn and(&self, condition: Expr) -> Filter {
+        let conditions = self.conditions.iter().cloned().chain([condition]).collect();
+        Filter { conditions, semi_joins: self.semi_joins.clone() }
+    }
+
     /// `shape` with what is known, best first, as far as the text is read as these conditions again.
     pub fn texts(&self, shape: &str) -> Vec<String> {
         let all = (!self.semi_joins.is_empty()).then(|| filtered(shape, &self.conditions, &self.semi_joins)).flatten();
@@ -130,6 +138,7 @@ impl Visitor for Finder<'_, '_> {
                 }
             }
         }
+        self.links.extend(links::find(self.analysis.context.catalog, &level));
         for (item, found) in level.items.iter().zip(semi_joins::find(self.analysis, &level)) {
             if let (Some(start), false) = (item.place(), found.is_empty()) {
                 self.filters.entry(start).or_default().semi_joins = found;
