@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, TableFactor, Visit, Visitor,
+    Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, TableFactor, Visit,
+    Visitor,
 };
 
 use crate::plan::refuse::not_over_shards;
@@ -24,12 +25,14 @@ pub struct Uses {
 
 struct Finder {
     uses: Uses,
+    /// SELECTs, by address, of which only counts whether they have rows.
+    tested: BTreeSet<usize>,
 }
 
 /// Fails where a temporary table would not do.
 pub fn find(query: &Query, text: &Text<'_>) -> Result<Uses, PgError> {
     let names = text.lexemes.iter().filter_map(|lexeme| lexeme.identifier(text.sql)).collect();
-    let mut finder = Finder { uses: Uses { names, ..Uses::default() } };
+    let mut finder = Finder { uses: Uses { names, ..Uses::default() }, tested: BTreeSet::new() };
     match query.visit(&mut finder) {
         ControlFlow::Continue(()) => Ok(finder.uses),
         ControlFlow::Break(error) => Err(*error),
@@ -41,7 +44,8 @@ impl Finder {
         let is_wildcard =
             |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
         let joins = select.from.iter().flat_map(|item| &item.joins);
-        self.uses.all_columns |= select.projection.iter().any(is_wildcard);
+        let tested = self.tested.contains(&(std::ptr::from_ref(select) as usize));
+        self.uses.all_columns |= !tested && select.projection.iter().any(is_wildcard);
         self.uses.all_columns |= joins.into_iter().any(|join| is_natural(&join.join_operator));
         if let GroupByExpr::Expressions(expressions, _) = &select.group_by {
             let mut names = Names::default();
@@ -51,6 +55,13 @@ impl Finder {
             self.uses.grouped.append(&mut names.0);
         }
     }
+}
+
+/// The SELECT of EXISTS, if its columns decide nothing.
+fn tested(subquery: &Query) -> Option<&Select> {
+    let SetExpr::Select(select) = &*subquery.body else { return None };
+    let grouped = !matches!(&select.group_by, GroupByExpr::Expressions(expressions, _) if expressions.is_empty());
+    (select.distinct.is_none() && !grouped && subquery.order_by.is_none()).then_some(&**select)
 }
 
 fn is_natural(operator: &JoinOperator) -> bool {
@@ -74,6 +85,13 @@ impl Visitor for Finder {
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Box<PgError>> {
         self.select(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Box<PgError>> {
+        if let Expr::Exists { subquery, .. } = expr {
+            self.tested.extend(tested(subquery).map(|select| std::ptr::from_ref(select) as usize));
+        }
         ControlFlow::Continue(())
     }
 
