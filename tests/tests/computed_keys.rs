@@ -185,6 +185,10 @@ async fn sequences(client: &Client) -> Result<()> {
     ensure!(sql::value(client, "SELECT count(*) FROM bydefault").await? == "42");
     let (code, _) = sql::failure(client, "INSERT INTO always (id, v) OVERRIDING USER VALUE VALUES (1, 'x')").await?;
     ensure!(code == "0A000", "{code}");
+    let merge = "MERGE INTO always a USING (SELECT 1) s ON a.id = 77001 WHEN NOT MATCHED THEN INSERT (id, v) \
+                 OVERRIDING USER VALUE VALUES (77001, 'x')";
+    let (code, _) = sql::failure(client, merge).await?;
+    ensure!(code == "0A000", "{code}");
     Ok(())
 }
 

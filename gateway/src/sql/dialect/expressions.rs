@@ -98,20 +98,21 @@ fn set_operation(parser: &mut Parser) -> Option<Parsed> {
 /// Whether the parentheses within these are an operand of a set operation, or a query with a clause behind it.
 fn is_operand(parser: &Parser) -> bool {
     let mut depth = 0usize;
-    let mut ahead = 1;
+    // There are no blanks among the tokens; counted from here, each look would begin anew.
+    let mut at = parser.index() + 1;
     loop {
-        match &parser.peek_nth_token_ref(ahead).token {
+        match &parser.token_at(at).token {
             Token::LParen => depth += 1,
             Token::RParen => depth = depth.saturating_sub(1),
             Token::EOF => return false,
             _ => {}
         }
-        ahead += 1;
+        at += 1;
         if depth == 0 {
             break;
         }
     }
-    matches!(&parser.peek_nth_token_ref(ahead).token, Token::Word(word) if word.quote_style.is_none()
+    matches!(&parser.token_at(at).token, Token::Word(word) if word.quote_style.is_none()
         && matches!(word.keyword, Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::ORDER | Keyword::LIMIT | Keyword::OFFSET | Keyword::FETCH))
 }
 

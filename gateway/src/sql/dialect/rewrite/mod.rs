@@ -5,6 +5,8 @@ mod tables;
 mod windows;
 mod writes;
 
+use std::cell::Cell;
+
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::places::{places, Place};
@@ -12,12 +14,16 @@ use super::{span, tokens, MADE_UP};
 use crate::sql::lexer::Kind;
 use crate::sql::parse::Text;
 
+/// Tokens that the rules look at beyond their own places, in one statement: with more it is not understood.
+const LOOKED_AT_MAX: usize = 4 << 20;
+
 pub struct Rewriter<'t> {
     text: &'t Text<'t>,
     places: Vec<Place>,
     out: Vec<TokenWithSpan>,
     /// Brackets within brackets that the rules look into.
     depth: usize,
+    looked_at: Cell<usize>,
 }
 
 type Step = Result<usize, String>;
@@ -25,8 +31,11 @@ type Step = Result<usize, String>;
 /// The tokens of a statement for the parser.
 pub fn rewrite(text: &Text<'_>) -> Result<Vec<TokenWithSpan>, String> {
     let out = Vec::with_capacity(text.lexemes.len() + 8);
-    let mut rewriter = Rewriter { text, places: places(text), out, depth: 0 };
+    let mut rewriter = Rewriter { text, places: places(text), out, depth: 0, looked_at: Cell::new(0) };
     rewriter.copy(0, text.lexemes.len())?;
+    if rewriter.looked_at.get() > LOOKED_AT_MAX {
+        return Err("the statement is too long".to_owned());
+    }
     Ok(rewriter.out)
 }
 
@@ -110,10 +119,14 @@ impl Rewriter<'_> {
         self.text.closing(open).ok_or_else(|| "a parenthesis is not closed".to_owned())
     }
 
-    /// A token between `from` and `to`, outside of brackets within.
+    /// A token between `from` and `to`, outside of brackets within. None, too, where too much has been looked at.
     fn find(&self, from: usize, to: usize, is: impl Fn(usize) -> bool) -> Option<usize> {
         let mut at = from;
         while at < to {
+            let looked_at = self.looked_at.replace(self.looked_at.get() + 1);
+            if looked_at >= LOOKED_AT_MAX {
+                return None;
+            }
             if is(at) {
                 return Some(at);
             }
@@ -162,5 +175,21 @@ impl Rewriter<'_> {
             b"asymmetric" if at > 0 && self.text.word(at - 1, "between") => Ok(Some(at + 1)),
             _ => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sql::parse::{parse, Text};
+
+    #[test]
+    fn long_statements_are_not_looked_at_again_and_again() {
+        for part in ["merge into a ", "rows between 'a' "] {
+            let sql = format!("SELECT {}", part.repeat((1 << 20) / part.len()));
+            let error = parse(&Text::new(&sql).unwrap()).unwrap_err();
+            assert_eq!(error.message, "the statement is too long", "{part}");
+        }
+        let list = format!("SELECT 1 IN (((SELECT 1 {}) UNION SELECT 2))", ", 1".repeat(20_000));
+        assert!(parse(&Text::new(&list).unwrap()).is_ok());
     }
 }
