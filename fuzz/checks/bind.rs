@@ -53,7 +53,7 @@ fn keys(parameters: &[Parameter<'_>], index: usize, key_type: KeyType) {
     if let (Ok(Some(key)), 0) = (key, parameters[index].type_oid) {
         let direct = match parameters[index].format {
             Format::Binary => KeyValue::from_binary(key_type, value),
-            Format::Text => std::str::from_utf8(value)
+            Format::Text | Format::Other(_) => std::str::from_utf8(value)
                 .map_or_else(|_| KeyValue::from_binary(KeyType::Int2, &[]), |text| KeyValue::from_text(key_type, text)),
         };
         // A parameter of no declared type is the column's.

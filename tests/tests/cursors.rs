@@ -14,6 +14,8 @@ mod copies;
 mod copy_errors;
 #[path = "cursors/corners.rs"]
 mod corners;
+#[path = "cursors/current_of.rs"]
+mod current_of;
 #[path = "cursors/date_style.rs"]
 mod date_style;
 #[path = "cursors/memory.rs"]
@@ -26,6 +28,8 @@ mod pipelines;
 mod portals;
 #[path = "cursors/protocol.rs"]
 mod protocol;
+#[path = "cursors/result_formats.rs"]
+mod result_formats;
 #[path = "cursors/result_types.rs"]
 mod result_types;
 #[path = "cursors/shared_names.rs"]
@@ -125,6 +129,11 @@ async fn errors_and_settings_come_in_their_place() -> Result<()> {
     stages.run("without a block", corners::without_a_block(ports)).await;
     stages.run("the portal that BEGIN was", corners::begins_portal(ports)).await;
     stages.run("the end of SET LOCAL", corners::local_settings_end(ports)).await;
+    stages.run("formats of results that there are not", result_formats::unknown(ports)).await;
+    stages.run("writes at cursors", current_of::writes(ports)).await;
+    stages.run("writes at portals", current_of::of_portals(ports)).await;
+    stages.run("wrong writes at cursors", current_of::errors(ports)).await;
+    stages.run("writes at cursors that are refused", current_of::refused(&cluster)).await;
     let outcome = stages.finish();
     if outcome.is_err() {
         eprintln!("{}", cluster.logs());
@@ -143,6 +152,7 @@ async fn portals_begin_with_their_bind() -> Result<()> {
     stages.run("the unnamed portal", binding::unnamed(ports)).await;
     stages.run("savepoints", binding::savepoints(ports)).await;
     stages.run("portals in SQL", shared_names::portals_in_sql(ports)).await;
+    stages.run("portals of commands", shared_names::portals_of_commands(ports)).await;
     stages.run("cursors in the protocol", shared_names::cursors_in_the_protocol(ports)).await;
     stages.run("BINARY cursors", shared_names::binary(ports)).await;
     stages.run("executed twice", again::twice(ports)).await;

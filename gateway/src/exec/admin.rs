@@ -17,7 +17,8 @@ use super::show::{self, Subject};
 use super::view::ControlPlane;
 use crate::plan::types::AdminCommand;
 use crate::wire::backend::{self, FieldDescription};
-use crate::wire::{PgError, SqlState};
+use crate::wire::frontend::Formats;
+use crate::wire::{Format, PgError, SqlState};
 
 const OWNS: &str = "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) \
 pg_catalog.to_regclass(CASE WHEN pg_catalog.strpos($1::text, '.') OPERATOR(pg_catalog.=) 0 THEN 'public.' OPERATOR(pg_catalog.||) $1::text \
@@ -146,7 +147,7 @@ async fn changed(
     for warning in warnings {
         backend::notice_response(executor.client.out(), &PgError::warning(warning.clone()));
     }
-    result(executor, run, vec![void_field(function)], &[vec![String::new()]]);
+    result(executor, run, vec![void_field(function)], &[vec![String::new()]])?;
     Ok(Completed { tag: Some("SELECT 1".into()), ..Completed::default() })
 }
 
@@ -164,7 +165,7 @@ fn show_cluster(executor: &mut Executor, run: &Run<'_>, what: &str) -> Result<Co
     if run.describe {
         backend::row_description(out, &table.fields());
     }
-    table.encode_rows(out, formats);
+    table.encode_rows(out, formats)?;
     Ok(Completed { tag: Some("SHOW".into()), ..Completed::default() })
 }
 
@@ -191,8 +192,17 @@ fn pin_shard(executor: &mut Executor, name: Option<&str>) -> Result<Completed, F
     Ok(Completed { tag: Some("SET".into()), ..Completed::default() })
 }
 
-/// A result of text columns; their bytes are the same in both formats.
-pub fn result(executor: &mut Executor, run: &Run<'_>, fields: Vec<FieldDescription>, rows: &[Vec<String>]) {
+/// A result of text columns; their bytes are the same in both formats. Fails with 22023 at a row in a format that there is not.
+pub fn result(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    fields: Vec<FieldDescription>,
+    rows: &[Vec<String>],
+) -> Result<(), Failure> {
+    let formats = run.bound.parsed()?.map(|bind| bind.result_formats);
+    if let Some(error) = Format::unsupported(formats.iter().flat_map(Formats::iter)).filter(|_| !rows.is_empty()) {
+        return Err(error.into());
+    }
     let out = executor.client.out();
     if run.describe {
         backend::row_description(out, &fields);
@@ -200,4 +210,5 @@ pub fn result(executor: &mut Executor, run: &Run<'_>, fields: Vec<FieldDescripti
     for row in rows {
         backend::data_row(out, row.iter().map(|value| Some(value.as_bytes())));
     }
+    Ok(())
 }

@@ -408,7 +408,7 @@ async fn roll_back_participants(executor: &mut Executor, participants: BTreeMap<
     }
 }
 
-fn restore_settings(executor: &mut Executor, transaction: &Transaction) {
+pub(super) fn restore_settings(executor: &mut Executor, transaction: &Transaction) {
     executor.reports.rolled_back();
     let before = transaction.settings_before.as_ref().filter(|before| **before != executor.settings);
     if before.is_none() && transaction.local_settings == Settings::default() {

@@ -18,12 +18,14 @@ use super::failure::Failure;
 use super::faults::FaultPoint;
 use super::forward::{forward, Request};
 use super::hold::{admit, Admitted};
+use super::place::Placement;
 use super::pump::{Outcome, Show};
 use super::statistics::Statistics;
 use super::transaction::Block;
 use super::type_oids::{self, bound_for};
 use super::{admin, computed, copy_in, copy_out, ddl, explain, fanout, filter, gather, insert, insert_select};
-use crate::plan::types::{Access, Cursor, Gather, Home, InsertSelect, MultiShard, Plan, Query};
+use crate::plan::current_of::over_shards;
+use crate::plan::types::{Access, AtCursor, Cursor, Gather, Home, InsertSelect, MultiShard, Plan, Query};
 use crate::wire::{Format, PgError, SqlState};
 use ringway_topology::ids::ShardId;
 use ringway_topology::service::sqlstate;
@@ -166,6 +168,7 @@ async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) ->
         Plan::InsertSelect(insert) => insert_select(executor, run, admitted, insert).await,
         Plan::Home(home) => self::home(executor, run, admitted, home).await,
         Plan::Cursor(cursor) => declare(executor, run, admitted, cursor).await,
+        Plan::AtCursor(write) => write_at_cursor(executor, run, admitted, write).await,
         Plan::Ddl(ddl) => ddl::run(executor, run, admitted, ddl).await,
         Plan::CopyIn(copy) => copy_in::run(executor, run, admitted, copy).await,
         Plan::CopyOut(copy) => copy_out::run(executor, run, admitted, copy).await,
@@ -383,6 +386,30 @@ async fn at_cursor(
         executor.client.rewind();
     }
     result
+}
+
+/// Where the cursor is. A shard says what is wrong with one that there is not.
+async fn write_at_cursor(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    write: &AtCursor,
+) -> Result<Completed, Failure> {
+    if executor.merged_cursor(&write.cursor).is_some() {
+        return Err(over_shards().into());
+    }
+    let cursor = executor.only_shard.or_else(|| executor.cursor_shard(&write.cursor));
+    let Some(shard) = cursor.or_else(|| admitted.placement.shards.first().copied()) else {
+        return Err(PgError::internal("a write at a cursor was placed on no shard").into());
+    };
+    Statistics::count(&executor.gateway.statistics.single_shard);
+    let placement = Placement { shards: smallvec::smallvec![shard], ..admitted.placement.clone() };
+    let written = single(executor, run, &Admitted { placement, ..admitted.clone() }, shard, None).await;
+    if written.is_err() {
+        // PostgreSQL writes all rows before it shows any.
+        executor.client.rewind();
+    }
+    written
 }
 
 /// CLOSE ALL on the other shards that have some.

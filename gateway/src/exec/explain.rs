@@ -37,6 +37,6 @@ pub async fn run(
     };
     let lines: Vec<Vec<String>> =
         render(&explain.inner, routed.as_ref(), topology).into_iter().map(|line| vec![line]).collect();
-    result(executor, run, vec![text_field("QUERY PLAN")], &lines);
+    result(executor, run, vec![text_field("QUERY PLAN")], &lines)?;
     Ok(Completed { tag: Some("EXPLAIN".into()), ..Completed::default() })
 }

@@ -72,7 +72,7 @@ fn count_parameter(values: &[Parameter<'_>], index: usize) -> Result<Option<i64>
         (Format::Binary, [a, b, c, d, e, f, g, h]) => Some(i64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
         (Format::Binary, [a, b, c, d]) => Some(i64::from(i32::from_be_bytes([*a, *b, *c, *d]))),
         (Format::Binary, [a, b]) => Some(i64::from(i16::from_be_bytes([*a, *b]))),
-        (Format::Binary, _) => None,
+        (Format::Binary | Format::Other(_), _) => None,
     };
     Ok(Some(value.ok_or_else(wrong)?))
 }

@@ -133,6 +133,7 @@ fn calls_code(plan: &Plan) -> bool {
         Plan::Query(query) => query.calls_code,
         Plan::InsertSelect(insert) => insert.calls_code,
         Plan::Cursor(cursor) => cursor.query.calls_code,
+        Plan::AtCursor(write) => write.query.calls_code,
         _ => false,
     }
 }
@@ -162,6 +163,7 @@ fn waits_for(executor: &Executor, view: &View, plan: &Plan, placement: &Placemen
         Plan::Ddl(ddl) => ddl.tables.as_slice(),
         Plan::InsertSelect(insert) => insert.tables.as_slice(),
         Plan::Cursor(cursor) => cursor.query.tables.as_slice(),
+        Plan::AtCursor(write) => write.query.tables.as_slice(),
         Plan::CopyIn(copy) => std::slice::from_ref(&copy.table),
         _ => &[],
     };
@@ -275,6 +277,7 @@ pub fn targets(plan: &Plan) -> Option<Cow<'_, Targets>> {
         Plan::Query(query) => Some(Cow::Borrowed(&query.targets)),
         Plan::CopyOut(copy) => Some(Cow::Borrowed(&copy.targets)),
         Plan::Cursor(cursor) => Some(Cow::Borrowed(&cursor.query.targets)),
+        Plan::AtCursor(write) => Some(Cow::Borrowed(&write.query.targets)),
         Plan::Home(_) => Some(Cow::Owned(Targets::Home)),
         Plan::CopyIn(copy) => match &copy.destination {
             CopyDestination::Home => Some(Cow::Owned(Targets::Home)),
@@ -296,6 +299,7 @@ pub fn targets(plan: &Plan) -> Option<Cow<'_, Targets>> {
 pub fn access(plan: &Plan) -> Access {
     match plan {
         Plan::Query(query) => query.access,
+        Plan::AtCursor(write) => write.query.access,
         Plan::Ddl(_) | Plan::CopyIn(_) | Plan::Home(_) | Plan::InsertSelect(_) => Access::Write,
         Plan::CopyOut(_) | Plan::Cursor(_) | Plan::Session(_) | Plan::Admin(_) | Plan::ComputedKeys(_) => Access::Read,
         Plan::Explain(explain) if explain.analyze => access(&explain.inner),

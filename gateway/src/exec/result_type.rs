@@ -115,7 +115,7 @@ pub async fn revalidate(executor: &mut Executor, statement: &Arc<Statement>) -> 
     executor.slot.reads();
     let planned = executor.plan(&statement.sql, &view)?;
     let gives_rows = match &planned.plan {
-        Ok(Plan::Query(_) | Plan::ComputedKeys(_) | Plan::InsertSelect(_)) => true,
+        Ok(Plan::Query(_) | Plan::AtCursor(_) | Plan::ComputedKeys(_) | Plan::InsertSelect(_)) => true,
         // FETCH gives what its cursor has.
         Ok(Plan::Home(_)) => cursors::command(&statement.sql).is_none(),
         _ => false,

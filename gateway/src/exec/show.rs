@@ -76,20 +76,25 @@ impl Table {
         fields(self.columns)
     }
 
-    /// DataRow messages. `formats`: of Bind; None: text.
-    pub fn encode_rows(&self, out: &mut BytesMut, formats: Option<Formats<'_>>) {
+    /// DataRow messages. `formats`: of Bind; None: text. Fails with 22023 at a row in a format that there is not.
+    pub fn encode_rows(&self, out: &mut BytesMut, formats: Option<Formats<'_>>) -> Result<(), PgError> {
+        let unsupported = Format::unsupported(formats.iter().flat_map(Formats::iter));
+        if let Some(error) = unsupported.filter(|_| !self.rows.is_empty()) {
+            return Err(error);
+        }
         for row in &self.rows {
             let values = row.iter().enumerate().map(|(index, cell)| {
                 let format = formats.map_or(Format::Text, |formats| formats.get(index));
                 match (cell, format) {
                     (Cell::Null, _) => None,
                     (Cell::Text(text), _) => Some(text.as_bytes().to_vec()),
-                    (Cell::Number(number), Format::Text) => Some(number.to_string().into_bytes()),
+                    (Cell::Number(number), Format::Text | Format::Other(_)) => Some(number.to_string().into_bytes()),
                     (Cell::Number(number), Format::Binary) => Some(number.to_be_bytes().to_vec()),
                 }
             });
             backend::data_row(out, values);
         }
+        Ok(())
     }
 }
 

@@ -318,7 +318,7 @@ fn parameters<O: Oids>(
 ) -> Result<Missing, OidError> {
     let forms = types.iter().enumerate().map(|(index, oid)| match bind.parameter_formats.get(index) {
         Format::Binary => walk.form(*oid).unwrap_or(Form::Plain),
-        Format::Text => Form::Plain,
+        Format::Text | Format::Other(_) => Form::Plain,
     });
     let columns = Columns::new(&forms.collect::<Vec<_>>());
     let names = bind.portal.len() + bind.statement.len() + 2;

@@ -1,4 +1,4 @@
-//! BEGIN and COMMIT as nearly every client writes them: known by their text alone, in every session and under every catalog.
+//! BEGIN, COMMIT and ROLLBACK as nearly every client writes them: known by their text alone, in every session and under every catalog.
 //!
 //! All others are the planner's ([`super::session`]), which says the same of these.
 
@@ -10,15 +10,18 @@ pub enum BlockCommand {
         tag: &'static str,
     },
     Commit,
+    RollBack,
 }
 
 const BEGIN: BlockCommand = BlockCommand::Begin { tag: "BEGIN" };
 const START: BlockCommand = BlockCommand::Begin { tag: "START TRANSACTION" };
 
-const TEXTS: [(&str, BlockCommand); 10] = [
+const TEXTS: [(&str, BlockCommand); 16] = [
     ("begin", BEGIN),
     ("commit", BlockCommand::Commit),
     ("end", BlockCommand::Commit),
+    ("rollback", BlockCommand::RollBack),
+    ("abort", BlockCommand::RollBack),
     ("begin work", BEGIN),
     ("begin transaction", BEGIN),
     ("start transaction", START),
@@ -26,6 +29,10 @@ const TEXTS: [(&str, BlockCommand); 10] = [
     ("commit transaction", BlockCommand::Commit),
     ("end work", BlockCommand::Commit),
     ("end transaction", BlockCommand::Commit),
+    ("rollback work", BlockCommand::RollBack),
+    ("rollback transaction", BlockCommand::RollBack),
+    ("abort work", BlockCommand::RollBack),
+    ("abort transaction", BlockCommand::RollBack),
 ];
 const TEXT_BYTES_MAX: usize = 24;
 
@@ -61,6 +68,9 @@ mod tests {
                         modes == TransactionModes::default() && command == BlockCommand::Begin { tag }
                     }
                     Some(Ok(Plan::Session(SessionCommand::Commit { chain: false }))) => command == BlockCommand::Commit,
+                    Some(Ok(Plan::Session(SessionCommand::Rollback { chain: false }))) => {
+                        command == BlockCommand::RollBack
+                    }
                     _ => false,
                 };
                 assert!(same, "{text}");
@@ -72,7 +82,7 @@ mod tests {
     #[test]
     fn all_others_are_left() {
         for text in
-            ["", ";", "begin;;", "begin; commit", "commit and chain", "begin read only", "\u{a0}end", "rollback"]
+            ["", ";", "begin;;", "begin; commit", "commit and chain", "begin read only", "\u{a0}end", "rollback to a"]
         {
             assert_eq!(BlockCommand::of(text), None, "{text}");
         }

@@ -107,6 +107,7 @@ pub fn render(plan: &Plan, route: Option<&Route>, topology: &Topology) -> Vec<St
         )),
         Plan::CopyOut(_) => lines.push("Tier: copy out".to_owned()),
         Plan::Cursor(cursor) => query_lines(&cursor.query, route, topology, &mut lines),
+        Plan::AtCursor(_) => lines.push("Tier: single shard (the cursor's)".to_owned()),
         Plan::Explain(explain) => return render(&explain.inner, route, topology),
         Plan::Query(query) => query_lines(query, route, topology, &mut lines),
     }

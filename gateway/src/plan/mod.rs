@@ -12,7 +12,7 @@
 //! | push down, merge | [`merge_sort`] |
 //! | partial aggregate | [`aggregate`] |
 //! | gather | [`gather`] |
-//! | schema, COPY, EXPLAIN, cursors | [`ddl`], [`copy`], [`explain`], [`cursor`] |
+//! | schema, COPY, EXPLAIN, cursors | [`ddl`], [`copy`], [`explain`], [`cursor`], [`current_of`] |
 //!
 //! [`exact`] has the last word on statements over rows, [`reach`] on code that servers run by themselves; [`notation`] finds
 //! calls that are written like columns.
@@ -28,6 +28,7 @@ pub mod concatenate;
 pub mod console;
 pub mod context;
 pub mod copy;
+pub mod current_of;
 pub mod cursor;
 pub mod ddl;
 pub mod exact;

@@ -122,7 +122,7 @@ fn each_key(
             let element = array_element(parameter.type_oid);
             match parameter.format {
                 Format::Binary => binary_array(*index, bytes, *key_type, emit),
-                Format::Text => text_array(*index, element, bytes, *key_type, emit),
+                Format::Text | Format::Other(_) => text_array(*index, element, bytes, *key_type, emit),
             }
         }
     }
@@ -143,7 +143,7 @@ fn read(index: usize, oid: u32, format: Format, bytes: &[u8], key_type: KeyType)
     };
     let result = match (given, format) {
         (None, _) => return Err(mismatch(index, key_type)),
-        (Some(given), Format::Text) => {
+        (Some(given), Format::Text | Format::Other(_)) => {
             let text = utf8(bytes)?;
             if given.family() == KeyFamily::Text && key_type.family() != KeyFamily::Text {
                 // A text parameter under an explicit cast: read as the cast reads it.

@@ -17,7 +17,7 @@ use super::notation::{self, Columns};
 use super::reach::{self, Code, Reach};
 use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
-use super::{clock, concatenate, exact, gather, insert, oid_columns, oids, point_read, unseen, write};
+use super::{clock, concatenate, current_of, exact, gather, insert, oid_columns, oids, point_read, unseen, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
@@ -316,7 +316,13 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
     oids::check(&analysis)?;
     oid_columns::check(&analysis, &statement)?;
     match plan {
-        Plan::Query(query) => exact::check(&analysis, &calls, query).map(Plan::Query),
+        Plan::Query(query) => {
+            let query = exact::check(&analysis, &calls, query)?;
+            match current_of::cursor(text) {
+                Some(cursor) => current_of::plan(query, cursor),
+                None => Ok(Plan::Query(query)),
+            }
+        }
         other => Ok(other),
     }
 }

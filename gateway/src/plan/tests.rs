@@ -13,7 +13,7 @@ use ringway_topology::ring::{Ring, TokenArc};
 use ringway_topology::token::{KeyFamily, KeyType};
 
 use super::filter::filtered;
-use super::types::{Fragment, InsertSelect, Limited, MultiShard, Plan, PointRead, Targets};
+use super::types::{Fragment, InsertSelect, Limited, MultiShard, Plan, PointRead, Query, Targets};
 use super::{plan, route, Parameter, PlanContext};
 use crate::catalog::Catalog;
 use crate::wire::{Format, PgError};
@@ -178,6 +178,9 @@ fn describe(result: &Result<Plan, PgError>) -> String {
         }
         Ok(Plan::InsertSelect(insert)) => {
             format!("Write Keyspace({})\n{}", insert.keyspace, describe_travelling(insert))
+        }
+        Ok(Plan::AtCursor(write)) => {
+            format!("at cursor {:?}\n{}", write.cursor, describe(&Ok(Plan::Query(Query::clone(&write.query)))))
         }
         Ok(plan) => format!("{plan:?}\n"),
     }

@@ -46,8 +46,18 @@ pub enum Plan {
     Explain(Explain),
     /// DECLARE CURSOR over rows of sharded tables.
     Cursor(Cursor),
+    /// UPDATE and DELETE ... WHERE CURRENT OF.
+    AtCursor(AtCursor),
     /// Goes to the home shard as it is: VACUUM, ANALYZE of single tables, NOTIFY, CALL of procedures, DO, ...
     Home(Home),
+}
+
+/// A write where a cursor stands.
+#[derive(Clone, Debug)]
+pub struct AtCursor {
+    pub query: Box<Query>,
+    /// The cursor's name.
+    pub cursor: String,
 }
 
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ use crate::catalog::Events;
 use crate::sql::clauses;
 use crate::sql::dialect::{expressions, target_column};
 use crate::sql::lexer::Kind;
-use crate::sql::parse::{ident_value, name_parts};
+use crate::sql::parse::{current_of, ident_value, name_parts};
 use crate::wire::PgError;
 
 /// WITH in front of a statement that writes.
@@ -229,8 +229,9 @@ fn open(analysis: &mut Analysis<'_>, factor: &TableFactor, first: Option<usize>)
     }
     let alias = alias.as_ref().map_or_else(|| table.name.name.clone(), |alias| ident_value(&alias.name));
     let text = analysis.text;
-    let positioned = (0..text.lexemes.len())
-        .any(|at| text.word(at, "where") && text.word(at + 1, "current") && text.word(at + 2, "of"));
+    let positioned = current_of(text).is_none()
+        && (0..text.lexemes.len())
+            .any(|at| text.word(at, "where") && text.word(at + 1, "current") && text.word(at + 2, "of"));
     if positioned && !matches!(table.placed, Placed::Single | Placed::System) {
         return Err(refused(
             "WHERE CURRENT OF on a table that is on several shards",

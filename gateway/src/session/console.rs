@@ -69,12 +69,12 @@ impl Session {
         }
         for range in statements {
             let answer = run(&mut self.executor, &parse(&text[range])?).await?;
-            self.console_answer(&answer, true, None);
+            self.console_answer(&answer, true, None)?;
         }
         Ok(())
     }
 
-    fn console_answer(&mut self, answer: &Answer, describe: bool, formats: Option<Formats<'_>>) {
+    fn console_answer(&mut self, answer: &Answer, describe: bool, formats: Option<Formats<'_>>) -> Result<(), Failure> {
         let out = self.executor.client.out();
         for notice in &answer.notices {
             backend::notice_response(out, notice);
@@ -83,12 +83,13 @@ impl Session {
             if describe {
                 backend::row_description(out, &table.fields());
             }
-            table.encode_rows(out, formats);
+            table.encode_rows(out, formats)?;
         }
         match answer.tag {
             Some(tag) => backend::command_complete(out, tag),
             None => backend::empty_query_response(out),
         }
+        Ok(())
     }
 
     fn console_parse(&mut self, frame: &Frame) -> Result<(), Failure> {
@@ -144,8 +145,7 @@ impl Session {
         let portal = self.portal_named(execute.portal)?;
         let answer = run(&mut self.executor, &parse(&portal.bound.statement.sql)?).await?;
         let formats = portal.bound.parsed()?.map(|bind| bind.result_formats);
-        self.console_answer(&answer, false, formats);
-        Ok(())
+        self.console_answer(&answer, false, formats)
     }
 }
 

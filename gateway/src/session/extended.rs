@@ -37,8 +37,8 @@ impl Session {
                 self.executor.leave();
                 return Ok(());
             }
-            Ok(Begun::Commit) => match self.begin_commit(messages(pipeline)) {
-                Some(sent) => return self.end_commit(sent).await,
+            Ok(Begun::End) => match self.begin_end(messages(pipeline)) {
+                Some(sent) => return self.end_alone(sent).await,
                 None => Ok(None),
             },
             Ok(Begun::No) => Ok(None),
@@ -247,7 +247,7 @@ impl Session {
         let Err(failed) = check_not_failed(&self.executor) else { return Ok(()) };
         match &planned.plan {
             Err(error) if error.code == SqlState::SYNTAX_ERROR => return Err(Failure::Error(error.clone())),
-            Ok(Plan::Query(_) | Plan::Session(_) | Plan::Admin(_)) => return Err(failed),
+            Ok(Plan::Query(_) | Plan::AtCursor(_) | Plan::Session(_) | Plan::Admin(_)) => return Err(failed),
             _ => {}
         }
         let view = self.executor.enter()?;
@@ -280,6 +280,7 @@ impl Session {
         let mut counts = matches!(
             &planned.plan,
             Ok(Plan::Query(_)
+                | Plan::AtCursor(_)
                 | Plan::Session(SessionCommand::SetConfig { .. })
                 | Plan::ComputedKeys(_)
                 | Plan::InsertSelect(_))
@@ -415,6 +416,11 @@ impl Session {
         if let Some(inner) = self.executed_statement(statement)? {
             return Box::pin(describe(&mut self.executor, &inner)).await;
         }
+        match self.own_rows_read(&statement.sql)? {
+            Some((read, true)) => return Box::pin(describe(&mut self.executor, &read)).await,
+            Some(_) => return Ok(Description::default()),
+            None => {}
+        }
         let lent = self.lend_portal(&statement.sql)?;
         let described = Box::pin(describe(&mut self.executor, statement)).await;
         self.take_back(lent);
@@ -476,6 +482,7 @@ fn gives_rows(plan: &Plan) -> Option<bool> {
         | Plan::Explain(_)
         | Plan::Admin(_) => Some(true),
         Plan::Query(query) => Some(query.returns_rows),
+        Plan::AtCursor(write) => Some(write.query.returns_rows),
         Plan::Session(_) | Plan::Ddl(_) | Plan::CopyIn(_) | Plan::CopyOut(_) | Plan::Cursor(_) => Some(false),
         Plan::ComputedKeys(_) | Plan::InsertSelect(_) | Plan::Home(_) => None,
     }

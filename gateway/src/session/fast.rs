@@ -61,8 +61,8 @@ pub enum Begun<'a> {
     Waits,
     /// The gateway has answered all of it.
     Here,
-    /// It begins with a COMMIT.
-    Commit,
+    /// It begins with a COMMIT or ROLLBACK.
+    End,
     /// Not all of it is for one shard.
     No,
 }
@@ -87,7 +87,7 @@ impl Session {
                 self.undo(&pipeline);
                 return Ok(Begun::Waits);
             }
-            Fits::Commit => return Ok(Begun::Commit),
+            Fits::End => return Ok(Begun::End),
             Fits::No => return Ok(Begun::No),
         }
         let (view, shard) = self.destination(&pipeline).inspect_err(|_| self.undo(&pipeline))?;
@@ -156,7 +156,7 @@ impl Session {
                     return Ok(true);
                 }
                 Fits::Yes => {}
-                Fits::No | Fits::Commit => return Ok(false),
+                Fits::No | Fits::End => return Ok(false),
                 Fits::Later(frame) => {
                     let admitted = self.admitted(frame).await;
                     self.undo(&pipeline);

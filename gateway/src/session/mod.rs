@@ -7,6 +7,7 @@ pub mod extended;
 pub mod fast;
 mod listen;
 mod names;
+mod own_rows;
 mod pipeline;
 pub mod portals;
 mod query;

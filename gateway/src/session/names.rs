@@ -5,7 +5,9 @@ use crate::exec::cursors::{self, Cursor, CursorCommand, Place};
 use crate::exec::dispatch::{self, Completed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::transaction::Block;
+use crate::plan::current_of;
 use crate::plan::refuse::refused;
+use crate::sql::parse::Text;
 use crate::wire::{PgError, SqlState};
 
 impl Session {
@@ -38,7 +40,11 @@ impl Session {
                     self.drop_portal(&name).await?;
                 }
             }
-            _ => {}
+            command => {
+                if let Some(reading) = self.reads_own_rows(command.as_ref())? {
+                    return Box::pin(self.read_own_rows(reading, &run)).await;
+                }
+            }
         }
         let lent = self.lend_portal(sql)?;
         let completed = Box::pin(dispatch::run(&mut self.executor, run)).await;
@@ -46,24 +52,29 @@ impl Session {
         completed
     }
 
-    /// The portal that a FETCH or MOVE reads becomes a cursor.
+    /// The portal that a FETCH or MOVE reads, or that WHERE CURRENT OF names, becomes a cursor.
     pub(super) fn lend_portal(&mut self, sql: &str) -> Result<Option<String>, Failure> {
         if self.portals.is_empty() {
             return Ok(None);
         }
-        let Some(CursorCommand::Read { name, direction: Some(_), .. }) = cursors::command(sql) else { return Ok(None) };
+        let read = match cursors::command(sql) {
+            Some(CursorCommand::Read { name, direction: Some(_), .. }) => Some(name),
+            _ => written_at(sql),
+        };
+        let Some(name) = read else { return Ok(None) };
         let Some(portal) = self.portals.get(&name) else { return Ok(None) };
-        let place =
-            match (self.executor.transaction.portals.remove(&name), portal.shard) {
-                (Some(merged), _) => Place::Merged(Box::new(merged)),
-                (None, Some(shard)) => Place::Shard(shard),
-                (None, None) => return Err(refused(
-                    "FETCH and MOVE are not supported for a portal that does not only read, or has been executed whole",
+        let place = match (self.executor.transaction.portals.remove(&name), portal.shard) {
+            (Some(merged), _) => Place::Merged(Box::new(merged)),
+            (None, Some(shard)) => Place::Shard(shard),
+            (None, None) => {
+                return Err(refused(
+                    "SQL cannot use a portal as a cursor that does not only read, or has been executed whole",
                     "Only the rows of portals that read wait on shards.",
                     "Execute the portal by the protocol, with a row limit.",
                 )
-                .into()),
-            };
+                .into())
+            }
+        };
         let cursor = Cursor { hold: false, binary: false, depth: portal.depth, place };
         self.executor.transaction.cursors.insert(name.clone(), cursor);
         Ok(Some(name))
@@ -76,4 +87,14 @@ impl Session {
             self.executor.transaction.portals.insert(name, *merged);
         }
     }
+}
+
+/// The cursor that an UPDATE or DELETE writes at.
+fn written_at(sql: &str) -> Option<String> {
+    let likely = ["upda", "dele", "--", "/*"];
+    let first = sql.trim_start();
+    if !likely.iter().any(|start| first.get(..start.len()).is_some_and(|word| word.eq_ignore_ascii_case(start))) {
+        return None;
+    }
+    current_of::cursor(&Text::new(sql).ok()?)
 }

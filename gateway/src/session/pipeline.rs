@@ -147,10 +147,10 @@ impl Pipeline<'_> {
         self.steps.iter().all(|step| matches!(step, Step::Define | Step::Ready(_)))
     }
 
-    /// Met a COMMIT: by itself, its shard may answer it.
-    fn commit(&self) -> Fits<'static> {
+    /// Met a COMMIT or ROLLBACK: by itself, its shard may answer it.
+    fn end(&self) -> Fits<'static> {
         match self.steps.is_empty() {
-            true => Fits::Commit,
+            true => Fits::End,
             false => Fits::No,
         }
     }
@@ -172,8 +172,8 @@ pub(super) enum Fits<'a> {
     No,
     /// The statement of this Bind has to wait first.
     Later(FrameRef<'a>),
-    /// It begins with a COMMIT.
-    Commit,
+    /// It begins with a COMMIT or ROLLBACK.
+    End,
 }
 
 const BIND_COMPLETE: &[u8] = &[b'2', 0, 0, 0, 4];
@@ -200,7 +200,7 @@ impl Session {
                 self.undo(pipeline);
                 Ok(Fits::No)
             }
-            Ok(Fits::No | Fits::Commit) => {
+            Ok(Fits::No | Fits::End) => {
                 self.undo(pipeline);
                 fits
             }
@@ -305,8 +305,13 @@ impl Session {
     fn understand_parse<'a>(&mut self, frame: FrameRef<'a>, pipeline: &mut Pipeline<'a>) -> Result<Fits<'a>, Failure> {
         let Ok(parse) = Parse::parse(frame.body()) else { return Ok(Fits::No) };
         let block = BlockCommand::of(parse.query);
-        if block == Some(BlockCommand::Commit) && !pipeline.may_commit() {
-            return Ok(pipeline.commit());
+        let ends = match block {
+            Some(BlockCommand::Commit) => !pipeline.may_commit(),
+            Some(BlockCommand::RollBack) => true,
+            _ => false,
+        };
+        if ends {
+            return Ok(pipeline.end());
         }
         let named = !parse.statement.is_empty();
         let known = self.statements.get(parse.statement).cloned();
@@ -449,7 +454,7 @@ impl Session {
                 pipeline.steps.push(Step::Bind { frame, statement, named });
                 Fits::Yes
             }
-            BlockCommand::Commit => pipeline.commit(),
+            BlockCommand::Commit | BlockCommand::RollBack => pipeline.end(),
             BlockCommand::Begin { .. } => Fits::No,
         }
     }

@@ -9,8 +9,10 @@ use bytes::BytesMut;
 
 use super::commands::LOCK_TABLE;
 use super::extended::check_count;
+use super::own_rows::gives_rows;
 use super::Session;
 use crate::exec::bound::{Bound, Statement};
+use crate::exec::cursors::position::Position;
 use crate::exec::cursors::{self, CursorCommand, Place};
 use crate::exec::dispatch::{check_not_failed, Run};
 use crate::exec::failure::Failure;
@@ -21,9 +23,9 @@ use crate::exec::transaction::Block;
 use crate::plan::refuse::refused;
 use crate::plan::types::{Access, DdlKind, Plan, SessionCommand};
 use crate::pool::connection::StatementId;
-use crate::wire::frontend::{self, Bind, Execute};
+use crate::wire::frontend::{self, Bind, Execute, Formats};
 use crate::wire::tag::client as tag;
-use crate::wire::{backend, Format, Frame, PgError, SqlState, Target};
+use crate::wire::{backend, Format, Frame, Frames, PgError, SqlState, Target};
 use ringway_topology::ids::ShardId;
 
 /// A bound statement, waiting to be executed.
@@ -57,6 +59,8 @@ pub struct Buffered {
     /// There were rows at all: a statement without RETURNING gives none.
     pub returns: bool,
     pub tag: String,
+    /// In the rows.
+    pub position: Position,
 }
 
 impl Portal {
@@ -144,7 +148,7 @@ impl Session {
         let keys = check_keys(&self.executor, plan, &view, &values);
         let waits = match plan {
             Plan::Query(query) => !next && query.access == Access::Write,
-            Plan::ComputedKeys(_) | Plan::InsertSelect(_) => !next,
+            Plan::AtCursor(_) | Plan::ComputedKeys(_) | Plan::InsertSelect(_) => !next,
             _ => false,
         };
         if keys.is_err() || waits {
@@ -227,7 +231,7 @@ impl Session {
 
     async fn execute_portal(&mut self, execute: Execute<'_>, lone: bool) -> Result<(), Failure> {
         Statistics::count(&self.executor.gateway.statistics.statements);
-        let Some(portal) = self.portals.get(execute.portal).cloned() else {
+        let Some(mut portal) = self.portals.get(execute.portal).cloned() else {
             return Box::pin(self.execute_cursor(execute)).await;
         };
         if portal.merged {
@@ -243,9 +247,8 @@ impl Session {
         if let Some(shard) = portal.shard {
             return Box::pin(self.execute_on(execute, &portal, shard)).await;
         }
-        if let Some(buffered) = portal.buffered {
-            self.next_rows(execute.portal, buffered, execute.rows_max);
-            return Ok(());
+        if let Some(buffered) = portal.buffered.take() {
+            return self.next_rows(&portal, buffered, execute);
         }
         if portal.finished {
             let Some(tag) = &portal.tag else {
@@ -279,6 +282,7 @@ impl Session {
         }
         let repeats = match plan {
             Plan::Query(query) => query.returns_rows,
+            Plan::AtCursor(write) => write.query.returns_rows,
             Plan::Home(home) => home.sql.trim_start().get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case("fetch")),
             Plan::Explain(_) | Plan::Admin(_) | Plan::ComputedKeys(_) | Plan::InsertSelect(_) => true,
             _ => false,
@@ -291,9 +295,8 @@ impl Session {
         let run = Run { bound: &portal.bound, describe: false, rows_max: execute.rows_max, portal: &name };
         let mut completed = Box::pin(self.run_statement(run, Some(execute.portal))).await?;
         if let (Some(rows), Some(tag)) = (completed.buffered.take(), &completed.tag) {
-            let buffered = Buffered { returns: repeats, rows, tag: tag.clone() };
-            self.next_rows(execute.portal, buffered, execute.rows_max);
-            return Ok(());
+            let buffered = Buffered { returns: repeats, rows, tag: tag.clone(), position: Position::default() };
+            return self.next_rows(&portal, buffered, execute);
         }
         if let Some(merged) = self.executor.transaction.portals.remove(&*name).filter(|_| completed.merged) {
             // The gateway has it, under the client's name.
@@ -352,29 +355,11 @@ impl Session {
         }
         self.begun(execute.portal);
         let values = portal.bound.values()?;
-        let gives_rows = matches!(
-            command,
-            SessionCommand::Show { .. }
-                | SessionCommand::ExplainExecute { .. }
-                | SessionCommand::SetConfig { .. }
-                | SessionCommand::ListeningChannels { .. }
-        );
-        if !gives_rows {
+        if !gives_rows(command) {
             return Box::pin(self.command(command, &values, None)).await;
         }
-        self.executor.client.capture(self.executor.gateway.config.limits.gather_bytes_max);
-        let done = Box::pin(self.command(command, &values, None)).await;
-        let mut captured = self.executor.client.take_captured();
-        done?;
-        let mut buffered = Buffered { rows: BytesMut::new(), returns: true, tag: String::new() };
-        while let Ok(Some(message)) = crate::wire::next_frame(&mut captured, usize::MAX) {
-            match (message.tag(), message.body().strip_suffix(b"\0")) {
-                (b'C', Some(text)) => buffered.tag = String::from_utf8_lossy(text).into_owned(),
-                _ => buffered.rows.extend_from_slice(message.bytes()),
-            }
-        }
-        self.next_rows(execute.portal, buffered, execute.rows_max);
-        Ok(())
+        let buffered = Box::pin(self.collect_rows(command, &portal.bound)).await?;
+        self.next_rows(portal, buffered, execute)
     }
 
     /// A cursor of SQL, by its name.
@@ -424,31 +409,34 @@ impl Session {
         portals::execute(&mut self.executor, shard, there, execute.rows_max, learns).await
     }
 
-    /// Shows rows that are there already, at most `rows_max` (0: all).
-    fn next_rows(&mut self, portal: &str, mut buffered: Buffered, rows_max: u32) {
-        let mut shown = 0;
-        while !buffered.rows.is_empty() && (rows_max == 0 || shown < rows_max) {
-            let Ok(Some(row)) = crate::wire::next_frame(&mut buffered.rows, usize::MAX) else { break };
-            self.executor.client.out().extend_from_slice(row.bytes());
-            shown += u32::from(row.tag() == b'D');
+    /// Shows rows of a portal that are there already, as many as are asked for.
+    fn next_rows(&mut self, portal: &Portal, mut buffered: Buffered, execute: Execute<'_>) -> Result<(), Failure> {
+        let rows_max = execute.rows_max;
+        let formats = portal.bound.parsed()?.map(|bind| bind.result_formats);
+        let unsupported = Format::unsupported(formats.iter().flat_map(Formats::iter));
+        if let Some(error) = unsupported.filter(|_| Frames(&buffered.rows).any(|frame| frame.tag() == b'D')) {
+            return Err(error.into());
         }
+        let limit = (rows_max > 0).then_some(u64::from(rows_max));
+        let shown = buffered.pass(limit, Some(self.executor.client.out()));
         // As PostgreSQL does: who has got as many as were asked for does not know yet that there are no more.
-        let finished = rows_max == 0 || shown < rows_max;
+        let finished = buffered.position.at_end;
         if finished {
             // Of what gives rows it counts those that this Execute has shown.
             let tag = match buffered.returns {
-                true => crate::merge::command_tag::with_count(&buffered.tag, u64::from(shown)),
+                true => crate::merge::command_tag::with_count(&buffered.tag, shown),
                 false => buffered.tag.clone(),
             };
             backend::command_complete(self.executor.client.out(), &tag);
         } else {
             backend::portal_suspended(self.executor.client.out());
         }
-        if let Some(known) = self.portals.get_mut(portal) {
+        if let Some(known) = self.portals.get_mut(execute.portal) {
             known.finished = finished;
             known.tag = buffered.returns.then(|| buffered.tag.clone());
-            known.buffered = (!finished).then_some(buffered);
+            known.buffered = (!finished || buffered.returns).then_some(buffered);
         }
+        Ok(())
     }
 }
 

@@ -52,7 +52,7 @@ impl Session {
     pub(super) async fn query(&mut self, frame: FrameRef<'_>) -> Result<(), Failure> {
         match self.begin_block_query(frame) {
             Some(Answer::Here) => return Ok(()),
-            Some(Answer::Commit(sent)) => return self.end_commit(sent).await,
+            Some(Answer::End(sent)) => return self.end_alone(sent).await,
             None => {}
         }
         let ended = match self.begin_query(frame) {

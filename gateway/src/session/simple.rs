@@ -114,7 +114,9 @@ impl Session {
         self.executor.slot.reads();
         let known = pieces.iter().all(|piece| {
             let planned = self.executor.plan(&text[piece.clone()], &view);
-            planned.is_ok_and(|planned| matches!(planned.plan, Ok(Plan::Query(_) | Plan::Session(_) | Plan::Admin(_))))
+            planned.is_ok_and(|planned| {
+                matches!(planned.plan, Ok(Plan::Query(_) | Plan::AtCursor(_) | Plan::Session(_) | Plan::Admin(_)))
+            })
         });
         if known {
             return Ok(());

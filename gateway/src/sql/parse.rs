@@ -163,6 +163,15 @@ pub fn parse(text: &Text<'_>) -> Result<Statement, ParseError> {
     Ok(statement)
 }
 
+/// Where `CURRENT OF name` stands behind the WHERE of an UPDATE or DELETE: its first token. To the parser it is `true`.
+pub fn current_of(text: &Text<'_>) -> Option<usize> {
+    if !text.word(0, "update") && !text.word(0, "delete") {
+        return None;
+    }
+    let stands = |at: &usize| text.word(at - 1, "where") && text.word(*at, "current") && text.word(at + 1, "of");
+    (1..text.lexemes.len().saturating_sub(2)).find(stands)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,24 +35,47 @@ pub enum Format {
     Text,
     /// Code 1.
     Binary,
+    /// Any other code. Bind takes it for results, and the first row is an error ([`Format::unsupported`]).
+    Other(u16),
 }
 
 impl Format {
-    /// The code on the wire: 0 or 1.
+    /// The code on the wire.
     pub const fn code(self) -> u16 {
         match self {
             Format::Text => 0,
             Format::Binary => 1,
+            Format::Other(code) => code,
+        }
+    }
+
+    /// The format of a code.
+    pub const fn of_code(code: u16) -> Self {
+        match code {
+            0 => Format::Text,
+            1 => Format::Binary,
+            code => Format::Other(code),
         }
     }
 
     /// The format of a code; `None` for anything but 0 and 1.
     pub const fn from_code(code: u16) -> Option<Self> {
-        match code {
-            0 => Some(Format::Text),
-            1 => Some(Format::Binary),
-            _ => None,
+        match Format::of_code(code) {
+            Format::Other(_) => None,
+            format => Some(format),
         }
+    }
+
+    /// What PostgreSQL says at the first row of a result in these formats, unless all are 0 or 1 (`printtup_prepare_info`,
+    /// src/backend/access/common/printtup.c).
+    pub fn unsupported(formats: impl IntoIterator<Item = Format>) -> Option<PgError> {
+        formats.into_iter().find_map(|format| match format {
+            Format::Text | Format::Binary => None,
+            Format::Other(code) => {
+                let message = format!("unsupported format code: {}", code as i16);
+                Some(PgError::new(SqlState::INVALID_PARAMETER_VALUE, message))
+            }
+        })
     }
 }
 

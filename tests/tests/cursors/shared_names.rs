@@ -89,6 +89,56 @@ pub async fn portals_in_sql(ports: Ports) -> Result<()> {
     Ok(())
 }
 
+/// FETCH and MOVE of portals whose rows the gateway has by itself.
+pub async fn portals_of_commands(ports: Ports) -> Result<()> {
+    let mut pair = Pair::connect(ports).await?;
+    pair.same("PREPARE explained AS SELECT 1").await?;
+    let directions = [
+        "FETCH p",
+        "FETCH ALL FROM p",
+        "FETCH 0 FROM p",
+        "MOVE p",
+        "MOVE 0 FROM p",
+        "MOVE ALL IN p",
+        "FETCH PRIOR FROM p",
+        "FETCH FIRST FROM p",
+        "FETCH LAST FROM p",
+        "FETCH ABSOLUTE 1 FROM p",
+        "FETCH ABSOLUTE 2 FROM p",
+        "FETCH RELATIVE 1 FROM p",
+        "FETCH RELATIVE -1 FROM p",
+        "FETCH BACKWARD ALL FROM p",
+    ];
+    for command in
+        ["SHOW work_mem", "SHOW TimeZone", "EXPLAIN EXECUTE explained", "SELECT set_config('app.x', 'y', false)"]
+    {
+        let opened = [parse("", command, &[]), bind("p", "", &[], &[])].concat();
+        for first in directions {
+            for second in directions {
+                pair.same("BEGIN").await?;
+                pair.same_messages(command, &[opened.clone(), sync()]).await?;
+                pair.same("SAVEPOINT s").await?;
+                pair.same(first).await?;
+                pair.same("ROLLBACK TO s").await?;
+                pair.same(second).await?;
+                pair.same("ROLLBACK TO s").await?;
+                pair.same_messages(command, &[execute("p", 1), execute("p", 0), sync()]).await?;
+                pair.same("ROLLBACK").await?;
+            }
+            let what = format!("{command}; {first}");
+            pair.same_messages(&what, &[opened.clone(), run(first), execute("p", 0), run(first), sync()]).await?;
+            pair.same_messages(&what, &[opened.clone(), execute("p", 1), run(first), execute("p", 1), sync()]).await?;
+            pair.same("BEGIN").await?;
+            pair.same_messages(&what, &[opened.clone(), sync()]).await?;
+            pair.same_messages(&what, &[parse("f", first, &[]), describe('S', "f"), close('S', "f"), sync()]).await?;
+            pair.same("CLOSE p").await?;
+            pair.same(first).await?;
+            pair.same("ROLLBACK").await?;
+        }
+    }
+    Ok(())
+}
+
 /// A BINARY cursor is binary for whoever does not say otherwise, on one shard and on several.
 pub async fn binary(ports: Ports) -> Result<()> {
     let mut pair = Pair::connect(ports).await?;

@@ -444,14 +444,6 @@ pub async fn refused(cluster: &Cluster) -> Result<()> {
             "WHERE CURRENT OF",
             &["DECLARE c CURSOR FOR SELECT id FROM items", "FETCH c", "UPDATE items SET name = 'x' WHERE CURRENT OF c"],
         ),
-        (
-            "the same on one shard",
-            &[
-                "DECLARE c CURSOR FOR SELECT id FROM items WHERE id = 3",
-                "FETCH c",
-                "DELETE FROM items WHERE CURRENT OF c",
-            ],
-        ),
         ("pg_cursors", &["DECLARE c CURSOR FOR SELECT id FROM items", "SELECT name FROM pg_cursors"]),
     ] {
         pair.gateway_alone("BEGIN").await?;

@@ -42,6 +42,9 @@ pub async fn cost_nothing(world: &World) -> Result<()> {
     let modes = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE";
     let cases: &[(&str, Vec<Vec<u8>>, usize)] = &[
         ("a read", vec![query("BEGIN"), query(&read), query("COMMIT")], 2),
+        ("a read that is rolled back", vec![query("BEGIN"), query(&read), query("ROLLBACK")], 2),
+        ("a write that is rolled back", vec![extended("BEGIN"), extended(&write), extended("ROLLBACK")], 2),
+        ("nothing that is rolled back", vec![query("BEGIN"), query("ROLLBACK")], 0),
         ("a write", vec![query("BEGIN"), query(&write), query("COMMIT")], 2),
         ("a write with modes", vec![query(modes), query(&write), query("COMMIT")], 2),
         ("a locking read", vec![query("BEGIN"), query(&lock), query(&write), query("COMMIT")], 3),

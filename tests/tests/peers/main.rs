@@ -6,7 +6,9 @@ mod begins;
 mod clients;
 mod commits;
 mod proxy;
+mod questions;
 mod shards;
+mod shared;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -45,6 +47,8 @@ async fn peers_that_stop() -> Result<()> {
     stages.run("a BEGIN that costs nothing", begins::cost_nothing(&world)).await;
     stages.run("commits that are told truly", commits::are_told_truly(&world)).await;
     stages.run("a setting of two shards", begins::is_told_once(&world)).await;
+    stages.run("questions that are asked again", questions::are_asked_again(&world)).await;
+    stages.run("reads that never end", shared::never_ending(&world)).await;
     stages.run("shards that close", shards::stop(&world, proxy::Stop::Close)).await;
     stages.run("shards that reset", shards::stop(&world, proxy::Stop::Reset)).await;
     stages.run("shards that fall silent", shards::stop(&world, proxy::Stop::Silence)).await;

@@ -1,7 +1,7 @@
 //! A proxy before a shard that stops at the message it is told to, once: for one connection of the role that comes to harm. Or it spoils
-//! a word of what the gateway says on the role's connections.
+//! a word of what the gateway says on the role's connections. Or it lags behind the shard by an answer.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ type Shared = Arc<Mutex<Option<Armed>>>;
 type Spoils = Arc<Mutex<Option<(&'static str, &'static str)>>>;
 /// A word of the gateway's, on whichever connection, at which it falls silent.
 type Silences = Arc<Mutex<Option<&'static str>>>;
+/// Who lags passes the shard's last answer once the gateway has spoken again, or after so long.
+const LAG_MAX: Duration = Duration::from_millis(20);
 
 pub struct Proxy {
     pub port: u16,
@@ -57,6 +59,7 @@ pub struct Proxy {
     spoils: Spoils,
     silences: Silences,
     turns: Arc<AtomicUsize>,
+    lags: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -78,6 +81,8 @@ impl Proxy {
         let silencing = Arc::clone(&silences);
         let turns = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&turns);
+        let lags = Arc::new(AtomicBool::new(false));
+        let lagging = Arc::clone(&lags);
         let task = tokio::spawn(async move {
             while let Ok((gateway, _)) = listener.accept().await {
                 let told = Told {
@@ -85,12 +90,13 @@ impl Proxy {
                     spoils: Arc::clone(&spoiling),
                     silences: Arc::clone(&silencing),
                     turns: Arc::clone(&counted),
+                    lags: Arc::clone(&lagging),
                 };
                 // Ends with either of its ends.
                 tokio::spawn(async move { Connection::serve(gateway, server, told).await });
             }
         });
-        Ok(Proxy { port, armed, spoils, silences, turns, task })
+        Ok(Proxy { port, armed, spoils, silences, turns, lags, task })
     }
 
     pub fn arm(&self, fault: Fault) {
@@ -103,6 +109,10 @@ impl Proxy {
 
     pub fn silence_at(&self, word: Option<&'static str>) {
         *self.silences.lock().unwrap_or_else(PoisonError::into_inner) = word;
+    }
+
+    pub fn lag(&self, lags: bool) {
+        self.lags.store(lags, Ordering::Relaxed);
     }
 
     /// How often the gateway has begun to speak on the role's connections: round trips.
@@ -123,6 +133,7 @@ struct Told {
     spoils: Spoils,
     silences: Silences,
     turns: Arc<AtomicUsize>,
+    lags: Arc<AtomicBool>,
 }
 
 struct Connection {
@@ -146,6 +157,10 @@ impl Connection {
             let (side, read) = tokio::select! {
                 read = connection.gateway.read_buf(&mut from_gateway) => (Side::Gateway, read?),
                 read = connection.server.read_buf(&mut from_server) => (Side::Server, read?),
+                () = tokio::time::sleep(LAG_MAX), if !from_server.is_empty() => {
+                    connection.catch_up(&mut from_server, 0).await?;
+                    continue;
+                }
             };
             if read == 0 {
                 return Ok(());
@@ -154,11 +169,37 @@ impl Connection {
                 connection.told.turns.fetch_add(1, Ordering::Relaxed);
             }
             spoke = side;
+            if connection.lags() {
+                // The gateway's first: what it says next is not an answer to this.
+                connection.pass(Side::Gateway, &mut from_gateway).await?;
+                connection.catch_up(&mut from_server, usize::from(side == Side::Server)).await?;
+                continue;
+            }
             let buffer = if side == Side::Gateway { &mut from_gateway } else { &mut from_server };
             if let Some(stop) = connection.pass(side, buffer).await? {
                 return connection.stop(stop).await;
             }
         }
+    }
+
+    fn lags(&self) -> bool {
+        self.concerned && self.started && self.told.lags.load(Ordering::Relaxed)
+    }
+
+    /// Passes the shard's messages on, but for its last so many answers.
+    async fn catch_up(&mut self, buffer: &mut BytesMut, but_for: usize) -> std::io::Result<()> {
+        let (mut at, mut ends) = (0, vec![0; but_for + 1]);
+        while let Some(length) = self.message_bytes(Side::Server, &BytesMut::from(&buffer[at..])) {
+            let tag = buffer[at];
+            at += length;
+            if tag == b'Z' {
+                ends.push(at);
+            }
+        }
+        let passing = if but_for == 0 { at } else { ends[ends.len() - 1 - but_for] };
+        self.gateway.write_all(&buffer[..passing]).await?;
+        buffer.advance(passing);
+        Ok(())
     }
 
     /// Passes whole messages on.

@@ -475,6 +475,9 @@ impl Merged {
 
     /// Shows one row, in the formats that are asked for.
     async fn show(&mut self, executor: &mut Executor, shown: &mut Shown<'_>, row: Frame) -> Result<(), Failure> {
+        if let Some(error) = Format::unsupported(shown.formats.iter().copied()) {
+            return Err(error.into());
+        }
         if shown.formats == self.formats {
             return executor.client.forward(row.bytes()).await;
         }

@@ -46,7 +46,7 @@ pub const GROUPING_SETS: &str = "grouping sets";
 pub const EMPTY_SET: &str = "empty set";
 /// `COLLATION FOR (a)`: `[collation for](a)`.
 pub const COLLATION_FOR: &str = "collation for";
-/// `WHERE CURRENT OF c`: `WHERE [current of]('c')`.
+/// `WHERE CURRENT OF c` of a WITH query: `WHERE [current of]('c')`; of a statement: `WHERE true`.
 pub const CURRENT_OF: &str = "current of";
 /// `a BETWEEN SYMMETRIC b AND c`: `[between symmetric](a, b, c)`.
 pub const BETWEEN_SYMMETRIC: &str = "between symmetric";

@@ -166,7 +166,7 @@ pub fn parse_row_description(body: &[u8]) -> Result<Vec<FieldDescription>, WireE
             type_oid: reader.u32("type oid")?,
             typlen: reader.i16("type length")?,
             typmod: reader.i32("type modifier")?,
-            format: parse_format(&mut reader)?,
+            format: Format::of_code(reader.u16("format code")?),
         });
     }
     reader.finish()?;

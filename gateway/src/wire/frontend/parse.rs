@@ -145,7 +145,7 @@ impl<'a> Bind<'a> {
         let mut reader = Reader::new("Bind", body);
         let portal = reader.cstr("portal name")?;
         let statement = reader.cstr("statement name")?;
-        let parameter_formats = Formats::parse(&mut reader, "parameter format codes")?;
+        let parameter_formats = Formats::parse(&mut reader, "parameter format codes")?.checked(&reader)?;
         let parameters = reader.values("parameters")?;
         if parameter_formats.len() > 1 && parameter_formats.len() != parameters.len() {
             let (formats, values) = (parameter_formats.len(), parameters.len());
@@ -157,9 +157,10 @@ impl<'a> Bind<'a> {
     }
 }
 
-/// Format codes in place, each checked to be 0 or 1.
+/// Format codes in place.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Formats<'a> {
+    field: &'static str,
     codes: &'a [u8],
 }
 
@@ -167,11 +168,13 @@ impl<'a> Formats<'a> {
     fn parse(reader: &mut Reader<'a>, field: &'static str) -> Result<Self, WireError> {
         let count = usize::from(reader.u16(field)?);
         let codes = reader.bytes(field, count * 2)?;
-        for code in codes.chunks_exact(2) {
-            let code = u16::from_be_bytes([code[0], code[1]]);
-            Format::from_code(code).ok_or_else(|| reader.invalid(field, code))?;
-        }
-        Ok(Formats { codes })
+        Ok(Formats { field, codes })
+    }
+
+    /// Each is 0 or 1.
+    fn checked(self, reader: &Reader<'a>) -> Result<Self, WireError> {
+        let unknown = self.iter().map(Format::code).find(|code| Format::from_code(*code).is_none());
+        unknown.map_or(Ok(self), |code| Err(reader.invalid(self.field, code as i16)))
     }
 
     /// How many codes were sent; this need not be the number of values.
@@ -186,7 +189,7 @@ impl<'a> Formats<'a> {
 
     /// The codes as sent.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Format> + 'a {
-        self.codes.chunks_exact(2).map(|code| if code[1] == 1 { Format::Binary } else { Format::Text })
+        self.codes.chunks_exact(2).map(|code| Format::of_code(u16::from_be_bytes([code[0], code[1]])))
     }
 
     /// The format of value `index` (from 0), by the rule "none: text; one: for all; else each its own".
@@ -230,7 +233,7 @@ impl<'a> FunctionCall<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new("FunctionCall", body);
         let function_oid = reader.u32("function oid")?;
-        let argument_formats = Formats::parse(&mut reader, "argument format codes")?;
+        let argument_formats = Formats::parse(&mut reader, "argument format codes")?.checked(&reader)?;
         let arguments = reader.values("arguments")?;
         if argument_formats.len() > 1 && argument_formats.len() != arguments.len() {
             let (formats, values) = (argument_formats.len(), arguments.len());

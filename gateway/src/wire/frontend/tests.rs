@@ -109,8 +109,8 @@ fn malformed_bodies_are_named() {
         ),
         (b"\0\0\0\0\0\0\0\x01", WireError::Truncated { message: "Bind", field: "result format codes" }),
         (
-            b"\0\0\0\0\0\0\0\x01\0\x02",
-            WireError::InvalidValue { message: "Bind", field: "result format codes", value: 2 },
+            b"\0\0\0\x01\xff\xff\0\0\0\0",
+            WireError::InvalidValue { message: "Bind", field: "parameter format codes", value: -1 },
         ),
     ] {
         assert_eq!(error(b'B', body), expected);

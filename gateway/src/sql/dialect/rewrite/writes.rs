@@ -5,6 +5,7 @@ use sqlparser::tokenizer::Token;
 use super::super::{CONFLICT_TARGET, CURRENT_OF, NONE, SLICE, SUBSCRIPT, WHERE};
 use super::{Place, Rewriter, Step};
 use crate::sql::clauses::split_at_commas;
+use crate::sql::parse::current_of;
 
 impl Rewriter<'_> {
     /// `FOR NO KEY UPDATE`, `FOR KEY SHARE`: the weaker ones count as the stronger ones.
@@ -172,6 +173,10 @@ impl Rewriter<'_> {
             return None;
         }
         let cursor = last.identifier(self.text.sql)?;
+        if current_of(self.text) == Some(at) {
+            self.put_word(at, "true");
+            return Some(at + 3);
+        }
         self.put_made_up(at, CURRENT_OF);
         self.put(at, Token::LParen);
         self.put(at + 2, Token::SingleQuotedString(cursor));
