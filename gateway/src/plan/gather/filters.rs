@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 use sqlparser::ast::{Expr, Query, Select, SetExpr, Statement, Visit, Visitor};
 
 use super::conditions::{matters, Scope};
 use super::level::{conjuncts, Level, Names};
-use super::links::{self, Link};
+use super::links::{self, Link, Scopes};
 use super::semi_joins::{self, SemiJoin};
 use crate::plan::analysis::Analysis;
 use crate::plan::types::{FilterSplice, ShardedReference};
@@ -33,6 +34,8 @@ struct Finder<'f, 'a> {
     common: BTreeSet<String>,
     filters: Filters,
     links: Vec<Link>,
+    /// Of subqueries, by address: what their names may be of, if it is not their own.
+    around: BTreeMap<usize, Rc<Level<'a, 'static>>>,
 }
 
 #[derive(Default)]
@@ -56,7 +59,8 @@ pub fn find(analysis: &Analysis<'_>, query: &Query) -> (Filters, Vec<Link>) {
     let places = analysis.sharded_references().into_iter().filter_map(place).collect();
     let mut common = CommonNames::default();
     let _ = query.visit(&mut common);
-    let mut finder = Finder { analysis, places, common: common.0, filters: Filters::new(), links: Vec::new() };
+    let (filters, links, around) = (Filters::new(), Vec::new(), BTreeMap::new());
+    let mut finder = Finder { analysis, places, common: common.0, filters, links, around };
     let _ = query.visit(&mut finder);
     (finder.filters, finder.links)
 }
@@ -138,7 +142,12 @@ impl Visitor for Finder<'_, '_> {
                 }
             }
         }
-        self.links.extend(links::find(self.analysis.context.catalog, &level));
+        let in_query = |select: &Select| Level::of(self.analysis, &names, select).names();
+        let outer = self.around.get(&(std::ptr::from_ref(select) as usize)).cloned();
+        let scopes = Scopes { level: &level, outer: outer.as_deref() };
+        self.links.extend(links::find(self.analysis.context.catalog, &scopes, &in_query));
+        let own = Rc::new(level.names());
+        self.around.extend(links::subqueries(select).into_iter().map(|subquery| (subquery, Rc::clone(&own))));
         for (item, found) in level.items.iter().zip(semi_joins::find(self.analysis, &level)) {
             if let (Some(start), false) = (item.place(), found.is_empty()) {
                 self.filters.entry(start).or_default().semi_joins = found;

@@ -17,6 +17,7 @@ use crate::plan::types::FilterSplice;
 use crate::sql::parse::{ident_value, name_parts};
 
 /// A FROM item.
+#[derive(Clone)]
 pub struct Item<'a> {
     pub alias: String,
     /// A table that is known, under its own columns' names. None: its columns are not known.
@@ -155,6 +156,27 @@ impl<'a, 's> Level<'a, 's> {
         }
         let mut owners = sees.clone().filter(|index| has(&self.items[*index], name));
         owners.next().filter(|_| owners.next().is_none())
+    }
+
+    /// Whether a column of this name cannot be the level's own: it is looked up in the query around.
+    pub fn cannot_have(&self, expr: &Expr) -> bool {
+        match strip(expr) {
+            Expr::Identifier(name) => self
+                .items
+                .iter()
+                .all(|item| item.relation.is_some_and(|relation| relation.column(&ident_value(name)).is_none())),
+            Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+                [alias, _] => self.items.iter().all(|item| !item.alias.is_empty() && item.alias != ident_value(alias)),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// The same without its conditions.
+    pub fn names(&self) -> Level<'a, 'static> {
+        let (items, merged) = (self.items.clone(), self.merged.clone());
+        Level { items, merged, natural: self.natural, conditions: Vec::new() }
     }
 }
 
