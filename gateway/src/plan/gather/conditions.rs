@@ -69,7 +69,10 @@ impl Scope<'_, '_, '_> {
     }
 
     fn is_column(&self, expr: &Expr) -> bool {
-        self.level.column(expr, &self.sees).is_some_and(|item| self.items.contains(&item))
+        let Some(item) = self.level.column(expr, &self.sees) else { return false };
+        // Where several items stand beside each other, they may be others than the condition sees, and have a column of this name.
+        let is_plain = || self.level.column(expr, &(0..self.level.items.len())) == Some(item);
+        self.items.contains(&item) && (self.items.len() == 1 || is_plain())
     }
 
     /// No operator of the application's.
