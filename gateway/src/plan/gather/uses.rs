@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, TableFactor, Visit,
-    Visitor,
+    Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, TableFactor, Value,
+    ValueWithSpan, Visit, Visitor,
 };
 
+use crate::plan::keys::strip;
 use crate::plan::refuse::not_over_shards;
 use crate::sql::parse::{ident_value, Text};
 use crate::wire::PgError;
@@ -51,9 +52,28 @@ impl Finder {
             let mut names = Names::default();
             for expression in expressions {
                 let _ = expression.visit(&mut names);
+                for item in output(select, expression) {
+                    let _ = item.visit(&mut names);
+                }
             }
             self.uses.grouped.append(&mut names.0);
         }
+    }
+}
+
+/// Items of the select list that GROUP BY may mean by a number or a label.
+fn output<'s>(select: &'s Select, expression: &Expr) -> Vec<&'s SelectItem> {
+    let is_called = |item: &&SelectItem, name: &Ident| match item {
+        SelectItem::ExprWithAlias { alias, .. } => ident_value(alias) == ident_value(name),
+        _ => false,
+    };
+    match strip(expression) {
+        Expr::Value(ValueWithSpan { value: Value::Number(number, _), .. }) => {
+            let place = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            place.and_then(|place| select.projection.get(place)).into_iter().collect()
+        }
+        Expr::Identifier(name) => select.projection.iter().filter(|item| is_called(item, name)).collect(),
+        _ => Vec::new(),
     }
 }
 
