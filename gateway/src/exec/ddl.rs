@@ -22,7 +22,7 @@ use super::passwords::with_one_verifier;
 use super::prefix::drained;
 use super::pump::Outcome;
 use super::view::ControlPlane;
-use crate::plan::types::{Access, Ddl, DdlKind};
+use crate::plan::types::{Access, Ddl, DdlKind, Plan};
 use crate::sql::lexer::lex;
 use crate::wire::{backend, PgError};
 
@@ -111,6 +111,7 @@ fn refuse_while_moving(topology: &Topology, ddl: &Ddl) -> Result<(), Failure> {
 async fn transactional(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) -> Result<Completed, Failure> {
     executor.transaction.schema_changed = true;
     executor.transaction.has_new_oids = true;
+    executor.transaction.hides_shards |= matches!(&admitted.planned.plan, Ok(Plan::Ddl(ddl)) if ddl.hides_shards);
     let sql = with_one_verifier(&run.bound.statement.sql)?;
     let mut tag = None;
     for (index, shard) in admitted.placement.shards.iter().enumerate() {

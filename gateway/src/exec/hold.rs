@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ringway_topology::ids::{Epoch, MoveId, ShardId};
+use ringway_topology::model::TableName;
 
 use super::executor::{cancelled, Executor, Identity};
 use super::failure::Failure;
@@ -15,6 +16,7 @@ use super::faults::FaultPoint;
 use super::gateway::Planned;
 use super::place::{place, Placement};
 use super::view::View;
+use crate::catalog::RelationKind;
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, CopyDestination, DdlKind, Plan, Targets};
 use crate::wire::{PgError, SqlState};
@@ -101,6 +103,9 @@ fn consider(executor: &mut Executor, sql: &str, parameters: &[Parameter<'_>]) ->
         .detail("What they do is read from the catalog as it was before the transaction.")
         .into());
     }
+    if executor.transaction.hides_shards {
+        check_for_new_views(executor, plan)?;
+    }
     let access = access(plan);
     let placement = match targets(plan) {
         Some(targets) => placed(executor, &view, &targets, access, parameters)?,
@@ -126,6 +131,36 @@ fn consider(executor: &mut Executor, sql: &str, parameters: &[Parameter<'_>]) ->
         }
     }
     Ok(Considered { admitted: Admitted { view, planned, placement, access }, wait })
+}
+
+/// In a transaction that has made a view of several shards' tables: what is no known table may be that view.
+fn check_for_new_views(executor: &Executor, plan: &Plan) -> Result<(), Failure> {
+    let tables = match plan {
+        Plan::Query(query) => &query.tables,
+        Plan::Cursor(cursor) => &cursor.query.tables,
+        Plan::InsertSelect(insert) => &insert.tables,
+        Plan::CopyOut(copy) if matches!(copy.targets, Targets::Home) => return Err(may_be_view("what COPY reads")),
+        _ => return Ok(()),
+    };
+    let catalog = executor.gateway.catalog.load();
+    let is_table = |name: &TableName| {
+        let relation = catalog.as_ref().and_then(|loaded| loaded.catalog.relation(name));
+        name.schema == "pg_catalog"
+            || name.schema == "information_schema"
+            || relation
+                .is_some_and(|relation| !matches!(relation.kind, RelationKind::View | RelationKind::MaterializedView))
+    };
+    match tables.iter().find(|name| !is_table(name)) {
+        Some(name) => Err(may_be_view(&format!("\"{name}\""))),
+        None => Ok(()),
+    }
+}
+
+fn may_be_view(what: &str) -> Failure {
+    let message = format!("{what} may be a view that this transaction has made");
+    PgError::refused(message, "Write the view's query instead.")
+        .detail("A view of tables that are on several shards is not in the catalog yet that the gateway goes by.")
+        .into()
 }
 
 fn calls_code(plan: &Plan) -> bool {

@@ -107,6 +107,8 @@ pub struct Transaction {
     pub gathers: u64,
     /// DDL has run: the catalog is read again after the commit.
     pub schema_changed: bool,
+    /// It has made a view of tables that are on several shards, which the catalog does not know yet.
+    pub hides_shards: bool,
     /// LISTEN and UNLISTEN, which its commit carries out.
     pub listens: Vec<Change>,
     /// It may have made types and tables whose OIDs only its own connections can be asked for.

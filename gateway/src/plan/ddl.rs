@@ -27,7 +27,8 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
     let make = |kind: DdlKind| {
         let mut tables = named_tables(context, text);
         tables.extend(within(context, text));
-        Ok(Plan::Ddl(Ddl { sql: Arc::from(text.sql), kind, tables }))
+        let hides_shards = hides_shards(context, text);
+        Ok(Plan::Ddl(Ddl { sql: Arc::from(text.sql), kind, tables, hides_shards }))
     };
     let home = |pins: bool| Ok(Plan::Home(Home { sql: Arc::from(text.sql), pins }));
     match first.as_str() {
@@ -174,6 +175,12 @@ fn create(context: &PlanContext<'_>, text: &Text<'_>) -> Result<DdlKind, PgError
         }
         _ => Ok(DdlKind::Transactional),
     }
+}
+
+/// `CREATE [OR REPLACE] [RECURSIVE] VIEW` and `RULE`.
+fn hides_shards(context: &PlanContext<'_>, text: &Text<'_>) -> bool {
+    let creates = text.word(0, "create") && (1..=4).any(|at| text.word(at, "view") || text.word(at, "rule"));
+    creates && named_tables(context, text).iter().any(|table| is_spread(context, table))
 }
 
 fn create_as() -> PgError {

@@ -163,7 +163,12 @@ pub fn do_block(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgEr
             }
             if context.is_spread() && runs_on_every_shard(&body, &effects) {
                 let sql = Arc::from(text.sql);
-                return Ok(Plan::Ddl(Ddl { sql, kind: DdlKind::Transactional, tables: Vec::new() }));
+                return Ok(Plan::Ddl(Ddl {
+                    sql,
+                    kind: DdlKind::Transactional,
+                    tables: Vec::new(),
+                    hides_shards: false,
+                }));
             }
             effects
         }

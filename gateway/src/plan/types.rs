@@ -535,6 +535,8 @@ pub struct Ddl {
     pub kind: DdlKind,
     /// Tables that it names, resolved where they exist: refused while a keyspace of theirs is moving.
     pub tables: Vec<TableName>,
+    /// It makes a view, or a rule, of tables that are on several shards.
+    pub hides_shards: bool,
 }
 
 impl Ddl {
