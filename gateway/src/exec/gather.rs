@@ -184,7 +184,12 @@ fn of_fragment(
     let values = own.chain(known.map(|known| known.values.as_deref().map(str::as_bytes)));
     let formats = own_formats.chain(known.map(|_| Format::Text));
     frontend::bind(&mut message, "", "", formats, values, [Format::Binary]);
-    let sql = known.map_or(&fragment.sql, |known| &known.limited.sql);
+    let sql = match (known, executor.transaction.has_snapshot()) {
+        (None, true) => &fragment.sql,
+        (None, false) => &fragment.alone,
+        (Some(known), true) => &known.limited.sql,
+        (Some(known), false) => &known.limited.alone,
+    };
     let types = [types, known.map_or(&[][..], |known| std::slice::from_ref(&known.limited.array_type))].concat();
     let bind = Some(Frame::new(message.freeze()).map_err(PgError::from)?);
     let id = executor.statement_id(sql, &types);

@@ -153,12 +153,14 @@ fn fragment(analysis: &Analysis<'_>, source: &Source<'_>, uses: &uses::Uses, fil
     let list: Vec<String> = columns.iter().map(|name| quote_ident(name)).collect();
     let table = analysis.text.sql.get(source.start..source.end)?;
     let shape = format!("SELECT {} FROM {table} AS {}", list.join(", "), quote_ident(&source.of.alias));
-    let sql = filter.texts(&shape).into_iter().chain([shape.clone()]).find(|sql| is_plain(analysis, sql))?;
+    let best =
+        |filter: &Filter| filter.texts(&shape).into_iter().chain([shape.clone()]).find(|sql| is_plain(analysis, sql));
+    let (sql, alone) = (best(filter)?, Arc::from(best(&filter.alone())?));
     let grouped = !source.of.relation.primary_key.is_empty()
         && source.of.relation.primary_key.iter().all(|name| uses.grouped.contains(name) && columns.contains(&&**name));
     let primary_key = if grouped { source.of.relation.primary_key.clone() } else { Vec::new() };
     let filtered = sql != shape;
-    Some(Fragment { sql: Arc::from(sql), shape, primary_key, filtered, limited: Vec::new() })
+    Some(Fragment { sql: Arc::from(sql), alone, shape, primary_key, filtered, limited: Vec::new() })
 }
 
 /// By which rows that are there already fragments may be limited.
@@ -179,9 +181,10 @@ impl Limits<'_> {
         let place = |start| self.places.iter().find(|place| place.range.start == start);
         let fragment = place(link.source)?.fragment;
         (fragment != place(link.target)?.fragment).then_some(())?;
-        let texts = filter.and(link.condition(self.number)).texts(shape);
-        let sql = texts.into_iter().find(|sql| is_plain(analysis, sql))?;
-        Some(Limited { fragment, column: link.known.clone(), array_type: link.array_type, sql: Arc::from(sql) })
+        let limited = filter.and(link.condition(self.number));
+        let best = |filter: &Filter| filter.texts(shape).into_iter().find(|sql| is_plain(analysis, sql)).map(Arc::from);
+        let (sql, alone) = (best(&limited)?, best(&limited.alone())?);
+        Some(Limited { fragment, column: link.known.clone(), array_type: link.array_type, sql, alone })
     }
 }
 

@@ -387,6 +387,9 @@ pub struct GatheredPlace {
 pub struct Fragment {
     /// A query of one sharded table, planned by itself. Uses the client's parameters.
     pub sql: Arc<str>,
+    /// The same without what it is joined with on its shard: for transactions whose fragments are not read of one snapshot, where a row
+    /// could match a row of this moment, and none of those that have travelled before.
+    pub alone: Arc<str>,
     /// The same without its condition: its columns.
     pub shape: String,
     /// Columns by which the statement may group instead of all others.
@@ -404,6 +407,8 @@ pub struct Limited {
     pub column: String,
     pub array_type: u32,
     pub sql: Arc<str>,
+    /// As [`Fragment::alone`].
+    pub alone: Arc<str>,
 }
 
 #[derive(Clone, Debug)]

@@ -72,6 +72,11 @@ impl Filter {
         Filter { conditions, semi_joins: self.semi_joins.clone() }
     }
 
+    /// Without what is on the same shard.
+    pub fn alone(&self) -> Filter {
+        Filter { conditions: self.conditions.clone(), semi_joins: Vec::new() }
+    }
+
     /// `shape` with what is known, best first, as far as the text is read as these conditions again.
     pub fn texts(&self, shape: &str) -> Vec<String> {
         let all = (!self.semi_joins.is_empty()).then(|| filtered(shape, &self.conditions, &self.semi_joins)).flatten();

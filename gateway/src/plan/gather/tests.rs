@@ -6,10 +6,22 @@ use crate::plan::types::{Fragment, Gather, Limited};
 /// `by`: the fragments whose rows limit it.
 fn fragment(filtered: bool, by: &[usize]) -> Fragment {
     let sql: Arc<str> = Arc::from("SELECT 1");
-    let limited =
-        |fragment: &usize| Limited { fragment: *fragment, column: "x".into(), array_type: 1016, sql: Arc::clone(&sql) };
+    let limited = |fragment: &usize| Limited {
+        fragment: *fragment,
+        column: "x".into(),
+        array_type: 1016,
+        sql: Arc::clone(&sql),
+        alone: Arc::clone(&sql),
+    };
     let limited = by.iter().map(limited).collect();
-    Fragment { sql: Arc::clone(&sql), shape: sql.to_string(), primary_key: Vec::new(), filtered, limited }
+    Fragment {
+        sql: Arc::clone(&sql),
+        alone: Arc::clone(&sql),
+        shape: sql.to_string(),
+        primary_key: Vec::new(),
+        filtered,
+        limited,
+    }
 }
 
 /// The order in which fragments are read, and by which they are limited.
