@@ -33,7 +33,9 @@ pub async fn overread(ports: Ports) -> Result<()> {
     let (flush, done, fail) = (frame(b'H', &[]), frame(b'c', &[]), frame(b'f', b"changed my mind\0"));
     for table in ["plain", "parts"] {
         let Pieces { begin, good, bad, undo } = pieces(table);
-        let insert = format!("INSERT INTO {table} SELECT * FROM {table} LIMIT 1");
+        let order = if table == "plain" { "id" } else { "item, n" };
+        // A row that is there: the same one on both.
+        let insert = format!("INSERT INTO {table} SELECT * FROM {table} ORDER BY {order} LIMIT 1");
         let mut pair = Pair::connect(ports).await?;
         for behind in [sync(), flush.clone()] {
             let start = [&begin[..], &behind].concat();

@@ -35,7 +35,7 @@ impl PgBouncer {
         std::fs::write(
             &configuration,
             format!(
-                "[databases]\napp = {server}\n{SESSION_DATABASE} = {server} pool_mode=session\n\
+                "[databases]\napp = {server}\n{SESSION_DATABASE} = {server} pool_mode=session pool_size=70\n\
                  [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n\
                  auth_file = {}\npool_mode = transaction\ndefault_pool_size = 50\nmax_client_conn = 5000\n\
                  logfile = {}\n{prepared}",
