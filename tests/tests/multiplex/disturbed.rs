@@ -114,10 +114,10 @@ pub async fn no_deadlocks(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
             let client = sql::connect(&cluster.shard_dsn("s1").await?).await?;
             client.batch_execute("SET deadlock_timeout = '5ms'").await?;
             let mut done = Ok(());
-            for round in 0..300 {
+            for round in 0..100 {
                 let order = if round % 2 == 0 { ["notes", "items"] } else { ["items", "notes"] };
                 let [first, second] = order.map(|table| format!("LOCK TABLE public.{table} IN ACCESS EXCLUSIVE MODE"));
-                done = client.batch_execute(&format!("BEGIN; {first}; {second}; COMMIT")).await;
+                done = client.batch_execute(&format!("BEGIN; {first}; SELECT pg_sleep(0.005); {second}; COMMIT")).await;
                 if done.is_err() {
                     break;
                 }
