@@ -9,10 +9,11 @@ PREFIX ?= /usr/local
 QUICK_SUITES = tidy corpus tokens grammar auth tls bad_input cli schema_changes computed_keys insert_select user_types cursors listen session pools multiplex
 LONG_SUITES = differential split direct_writer stale_gateway sick_target faults engine_faults peers tpch
 BIN = $(or $(CARGO_TARGET_DIR),target)/release
+DIST = $(or $(CARGO_TARGET_DIR),target)/dist
 
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test test-drivers grammar up down bench microbench callgrind fuzz build postgresql install fmt lint
+.PHONY: demo test test-drivers grammar up down bench microbench callgrind fuzz build gateway-dist postgresql install fmt lint
 
 # The live split, with its audit.
 demo: postgresql
@@ -51,18 +52,18 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-bench: postgresql
+bench: postgresql gateway-dist
 	$(CARGO) build --release --locked
-	$(BIN)/ringway-bench $(BENCH_ARGS)
+	RINGWAY_GATEWAY_BIN=$(abspath $(DIST))/ringway-gateway $(BIN)/ringway-bench $(BENCH_ARGS)
 
 # What the gateway does for every query, one operation at a time.
 microbench:
 	$(CARGO) bench --locked -p ringway-tests --bench micro -- $(MICROBENCH_ARGS)
 
 # Instructions per operation and per query, counted by valgrind: they repeat.
-callgrind: postgresql
+callgrind: postgresql gateway-dist
 	$(CARGO) build --release --locked
-	$(BIN)/ringway-bench --callgrind
+	RINGWAY_GATEWAY_BIN=$(abspath $(DIST))/ringway-gateway $(BIN)/ringway-bench --callgrind
 
 # Every fuzz target for FUZZ_SECONDS; needs a nightly toolchain and cargo-fuzz. What it finds becomes a file in fuzz/seeds, which
 # `make test` checks (tests/tests/corpus.rs).
@@ -78,9 +79,14 @@ fuzz:
 build:
 	$(CARGO) build --release --locked
 
-install: build
+# The gateway as it is shipped.
+gateway-dist:
+	$(CARGO) build --profile dist --locked -p ringway-gateway
+
+install: gateway-dist
+	$(CARGO) build --release --locked -p shardctl
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(BIN)/shardctl $(BIN)/ringway-gateway $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BIN)/shardctl $(DIST)/ringway-gateway $(DESTDIR)$(PREFIX)/bin
 
 postgresql:
 	@bash scripts/install-postgresql.sh

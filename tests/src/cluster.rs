@@ -66,6 +66,14 @@ pub fn binaries() -> Result<PathBuf> {
         })
 }
 
+/// The gateway that tests and benchmarks start: `RINGWAY_GATEWAY_BIN`, which `shardctl dev` goes by, too, or the one beside `shardctl`.
+pub fn gateway_binary() -> Result<PathBuf> {
+    match std::env::var_os("RINGWAY_GATEWAY_BIN") {
+        Some(path) => Ok(path.into()),
+        None => Ok(binaries()?.join("ringway-gateway")),
+    }
+}
+
 /// A temporary directory that the servers' unprivileged user can reach.
 pub fn temporary_directory() -> Result<tempfile::TempDir> {
     use std::os::unix::fs::PermissionsExt as _;

@@ -70,6 +70,17 @@ pub fn try_admit(
     Ok(wait.is_none().then_some(admitted))
 }
 
+/// [`try_admit`] of a plan that has been looked up under this topology.
+pub fn try_admit_planned(
+    executor: &mut Executor,
+    view: Arc<View>,
+    planned: Arc<Planned>,
+    parameters: &[Parameter<'_>],
+) -> Result<Option<Admitted>, Failure> {
+    let Considered { admitted, wait } = consider_planned(executor, view, planned, parameters)?;
+    Ok(wait.is_none().then_some(admitted))
+}
+
 /// What is wrong, or not read, of the values that decide where a statement runs.
 pub fn check_keys(executor: &Executor, plan: &Plan, view: &View, parameters: &[Parameter<'_>]) -> Result<(), Failure> {
     let Some(targets) = targets(plan) else { return Ok(()) };
@@ -94,6 +105,15 @@ struct Considered {
 fn consider(executor: &mut Executor, sql: &str, parameters: &[Parameter<'_>]) -> Result<Considered, Failure> {
     let view = executor.enter()?;
     let planned = executor.plan(sql, &view)?;
+    consider_planned(executor, view, planned, parameters)
+}
+
+fn consider_planned(
+    executor: &mut Executor,
+    view: Arc<View>,
+    planned: Arc<Planned>,
+    parameters: &[Parameter<'_>],
+) -> Result<Considered, Failure> {
     let plan = planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
     if calls_code(plan) && executor.transaction.schema_changed {
         return Err(PgError::refused(

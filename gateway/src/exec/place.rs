@@ -21,15 +21,11 @@ pub type Values<'a> = SmallVec<[Parameter<'a>; 4]>;
 pub fn values<'a>(bind: Option<&Bind<'a>>, types: &[u32]) -> Values<'a> {
     let Some(bind) = bind else { return Values::new() };
     let formats = bind.parameter_formats;
-    bind.parameters
-        .iter()
-        .enumerate()
-        .map(|(index, value)| Parameter {
-            type_oid: types.get(index).copied().unwrap_or(0),
-            format: formats.get(index),
-            value,
-        })
-        .collect()
+    let mut values = Values::new();
+    for (index, value) in bind.parameters.iter().enumerate() {
+        values.push(Parameter { type_oid: types.get(index).copied().unwrap_or(0), format: formats.get(index), value });
+    }
+    values
 }
 
 #[derive(Clone, Debug, Default)]
@@ -94,12 +90,16 @@ pub fn place(
         Targets::Keys(keys) => {
             placement.keyed = true;
             let mut tokens = route.tokens;
-            tokens.sort_unstable();
-            tokens.dedup();
+            if tokens.len() > 1 {
+                tokens.sort_unstable();
+                tokens.dedup();
+            }
             if tokens.len() > FOOTPRINTS_MAX {
                 placement.footprints.push(Footprint::Keyspace(keys.keyspace));
             } else {
-                placement.footprints = tokens.into_iter().map(|token| Footprint::Key(keys.keyspace, token)).collect();
+                for token in tokens {
+                    placement.footprints.push(Footprint::Key(keys.keyspace, token));
+                }
             }
         }
     }

@@ -67,9 +67,14 @@ pub fn route(targets: &Targets, topology: &Topology, parameters: &Parameters<'_>
             for value in &keys.values {
                 each_key(value, parameters, &mut |key| tokens.push(key.token()))?;
             }
-            let mut shards: Shards = tokens.iter().map(|token| keyspace.owner(*token)).collect();
-            shards.sort_unstable();
-            shards.dedup();
+            let mut shards = Shards::new();
+            for token in &tokens {
+                shards.push(keyspace.owner(*token));
+            }
+            if shards.len() > 1 {
+                shards.sort_unstable();
+                shards.dedup();
+            }
             if shards.is_empty() {
                 // No key at all: no row is concerned, one shard that owns rows answers.
                 shards.extend(keyspace.ring().owners().into_iter().min());

@@ -15,7 +15,7 @@ use crate::exec::executor::Lent;
 use crate::exec::failure::Failure;
 use crate::exec::filter;
 use crate::exec::forward::{Exchange, Request};
-use crate::exec::hold::{try_admit, Admitted};
+use crate::exec::hold::{try_admit, try_admit_planned, Admitted};
 use crate::exec::pump::{Expect, Outcome, Show};
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
@@ -126,8 +126,9 @@ impl Session {
     /// As [`Self::admit_lifted`], or by the text itself, without waiting.
     fn try_admit_query(&mut self, text: &str, lifted: Option<&Lifted<'_>>) -> Option<Admitted> {
         if let Some(lifted) = lifted {
-            if let Some(parameters) = self.lifted_parameters(lifted) {
-                match try_admit(&mut self.executor, &lifted.text, &parameters) {
+            let view = self.executor.enter().ok()?;
+            if let Some((planned, parameters)) = self.lifted_plan(lifted, &view) {
+                match try_admit_planned(&mut self.executor, view, planned, &parameters) {
                     Ok(Some(admitted)) if admitted.placement.single().is_some() => return Some(admitted),
                     // It has to wait.
                     Ok(None) => return None,

@@ -14,10 +14,12 @@ use crate::exec::dispatch::{self, Run};
 use crate::exec::failure::Failure;
 use crate::exec::filter;
 use crate::exec::forward::forward;
+use crate::exec::gateway::Planned;
 use crate::exec::hold::{admit, Admitted};
 use crate::exec::place::Values;
 use crate::exec::statistics::Statistics;
 use crate::exec::transaction::Block;
+use crate::exec::view::View;
 use crate::plan::route::Parameter;
 use crate::plan::types::{Access, Plan, Targets};
 use crate::pool::connection::{ServerConnection, StatementId};
@@ -204,7 +206,8 @@ impl Session {
     /// their keys, or single tables, hold to one shard: there the plan decides nothing but the shard. Everything else, errors
     /// included, is said by the text's own plan.
     async fn admit_lifted(&mut self, lifted: &Lifted<'_>) -> Result<Option<Admitted>, Failure> {
-        let Some(parameters) = self.lifted_parameters(lifted) else { return Ok(None) };
+        let Some(view) = self.executor.gateway.view.current() else { return Ok(None) };
+        let Some((_, parameters)) = self.lifted_plan(lifted, &view) else { return Ok(None) };
         match admit(&mut self.executor, &lifted.text, &parameters).await {
             Ok(admitted) if admitted.placement.single().is_some() => Ok(Some(admitted)),
             Ok(_) => Ok(None),
@@ -215,10 +218,9 @@ impl Session {
         }
     }
 
-    /// The values that such a plan is admitted with. None: it is no plan of such a statement.
-    pub(super) fn lifted_parameters<'a>(&self, lifted: &'a Lifted<'_>) -> Option<Values<'a>> {
-        let view = self.executor.gateway.view.current()?;
-        let planned = self.executor.plan(&lifted.text, &view).ok()?;
+    /// Such a plan, and the values that it is admitted with. None: it is no plan of such a statement.
+    pub(super) fn lifted_plan<'a>(&self, lifted: &'a Lifted<'_>, view: &View) -> Option<(Arc<Planned>, Values<'a>)> {
+        let planned = self.executor.plan(&lifted.text, view).ok()?;
         let is_of_one = matches!(&planned.plan, Ok(Plan::Query(q))
             if matches!(q.targets, Targets::Keys(_) | Targets::Home) && !q.oid_columns);
         if !is_of_one || planned.pins {
@@ -226,7 +228,7 @@ impl Session {
         }
         let text =
             |value: &'a Cow<'_, str>| Parameter { type_oid: 0, format: Format::Text, value: Some(value.as_bytes()) };
-        Some(lifted.values.iter().map(text).collect())
+        Some((planned, lifted.values.iter().map(text).collect()))
     }
 
     async fn one_of_several(&mut self, text: &str, last: bool) -> Result<(), Failure> {

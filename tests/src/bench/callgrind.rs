@@ -15,7 +15,7 @@ use shardctl::dev::process::ProcessId;
 use tokio::process::Command;
 
 use super::operations::{Operation, Operations};
-use crate::cluster::{binaries, Cluster, Options};
+use crate::cluster::{gateway_binary, Cluster, Options};
 use crate::scenario::{sql, until};
 
 const OPERATIONS: [u64; 2] = [1_000, 11_000];
@@ -139,7 +139,7 @@ fn name(protocol: Protocol) -> &'static str {
 async fn of_gateway(directory: &Path, cluster: &Cluster, protocol: Protocol, queries: u64) -> Result<u64> {
     let out: PathBuf = directory.join(format!("gateway-{}-{queries}", name(protocol)));
     let port = free_port()?;
-    let mut child = valgrind(&out, &binaries()?.join("ringway-gateway"))
+    let mut child = valgrind(&out, &gateway_binary()?)
         .args(["--topology", &cluster.grpc(), "--listen", &format!("127.0.0.1:{port}")])
         .stderr(Stdio::null())
         .spawn()?;

@@ -10,7 +10,7 @@ use shardctl::dev::process::ProcessId;
 use tokio::process::{Child, Command};
 
 use super::{sql, until};
-use crate::cluster::{binaries, Cluster};
+use crate::cluster::{gateway_binary, Cluster};
 
 const READY_MAX: Duration = Duration::from_secs(30);
 
@@ -42,7 +42,7 @@ impl Gateway {
         let directory = tempfile::tempdir()?;
         let log = directory.path().join("gateway.log");
         let out = std::fs::File::create(&log)?;
-        let child = Command::new(binaries()?.join("ringway-gateway"))
+        let child = Command::new(gateway_binary()?)
             .args(["--topology", grpc, "--listen", &format!("127.0.0.1:{port}"), "--data"])
             .arg(directory.path().join("snapshot"))
             .args(options)

@@ -165,7 +165,7 @@ pub async fn cancelled(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
     .await
 }
 
-/// Reads run again: an error only where a connection is lost twice, never a wrong row; and nothing stays checked out.
+/// Reads that shared a connection run again: an error only for one that had it alone, never a wrong row; and nothing stays checked out.
 pub async fn terminated(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
     const KILLS: usize = 12;
     let mut shards = Vec::new();
@@ -222,7 +222,8 @@ pub async fn terminated(cluster: &Cluster, gateway: &Gateway) -> Result<()> {
     let (well, errors) = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     println!("       {killed} sessions ended, {well} reads, {errors} errors");
     ensure!(killed >= KILLS as i64 && super::shared(gateway).await? > before, "{killed} sessions ended");
-    ensure!(errors * 100 <= well, "{errors} errors beside {well} reads");
+    // A session that ends takes the one read with it that ran on it alone; those that shared it run again.
+    ensure!(errors as i64 <= killed, "{errors} errors of {killed} sessions");
     at_rest(gateway).await
 }
 
