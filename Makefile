@@ -12,8 +12,10 @@ BIN = $(or $(CARGO_TARGET_DIR),target)/release
 DIST = $(or $(CARGO_TARGET_DIR),target)/dist
 
 FUZZ_SECONDS ?= 20
+SOAK_SEED ?= 100000
+SOAK_STATEMENTS ?= 100000
 
-.PHONY: demo test test-drivers grammar up down bench microbench callgrind fuzz build gateway-dist postgresql install fmt lint
+.PHONY: demo test test-drivers grammar up down bench microbench callgrind fuzz soak build gateway-dist postgresql install fmt lint
 
 # The live split, with its audit.
 demo: postgresql
@@ -41,6 +43,13 @@ test: postgresql lint
 test-drivers: postgresql
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked -p ringway-tests --test drivers -- --nocapture
+
+# More generated statements than CI has time for: SOAK_STATEMENTS of them, over schemas and rows made of SOAK_SEED and the numbers after it.
+# What differs is made small and printed as paragraphs of a .slt file.
+soak: postgresql
+	$(CARGO) build --locked --workspace --bins
+	RINGWAY_DIFFERENTIAL_SEED=$(SOAK_SEED) RINGWAY_DIFFERENTIAL_STATEMENTS=$(SOAK_STATEMENTS) \
+		$(CARGO) test --locked -p ringway-tests --test differential generated_statements -- --nocapture
 
 # How much of PostgreSQL's own regression tests the gateway can parse: of the sources unpacked in POSTGRESQL_SOURCE, else of those that
 # apt-get fetches (it needs no deb-src line). The statements are PostgreSQL's and stay out of this repository.

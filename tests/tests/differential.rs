@@ -2,8 +2,9 @@
 //! over two shards. Rows, column names and types, command tags, SQLSTATEs and transaction status must be the same, or the
 //! gateway refuses with 0A000.
 //!
-//! `RINGWAY_DIFFERENTIAL_SEED` and `RINGWAY_DIFFERENTIAL_STATEMENTS` choose what is generated; every failure prints the
-//! seed that repeats it.
+//! What is generated is chosen by `RINGWAY_DIFFERENTIAL_SEED` and `RINGWAY_DIFFERENTIAL_STATEMENTS` (`make soak` takes many);
+//! world `n` of schema, rows and statements is made of the seed plus `n` and nothing else. Every failure prints its world and is made
+//! small: what it prints can be put into a .slt file.
 
 #[path = "differential/answer.rs"]
 mod answer;
@@ -15,8 +16,14 @@ mod fixture;
 mod generate;
 #[path = "differential/pair.rs"]
 mod pair;
+#[path = "differential/random.rs"]
+mod random;
 #[path = "differential/score.rs"]
 mod score;
+#[path = "differential/shrink.rs"]
+mod shrink;
+#[path = "differential/shrink_tests.rs"]
+mod shrink_tests;
 
 use anyhow::{ensure, Result};
 use ringway_tests::cluster::{single_postgres, Cluster, Options};
@@ -49,10 +56,15 @@ const FILES: &[(&str, &str)] = &[
 /// Run last: what of it is not refused changes the schema.
 const BEYOND_SHARDS: (&str, &str) = ("beyond_shards.slt", include_str!("differential/beyond_shards.slt"));
 
-const SEED: u64 = 20_240_607;
-const STATEMENTS: usize = 1_500;
-/// All files and generated statements together.
-const STATEMENTS_MIN: usize = 1_000;
+/// Worlds that are always run.
+const SEED: u64 = 1_000;
+const STATEMENTS: usize = 2_000;
+/// Statements that two PostgreSQL servers are asked.
+const STATEMENTS_OF_SERVERS: usize = 800;
+/// Of the generated SELECTs that PostgreSQL accepts.
+const SELECTS_REFUSED_MAX_PERCENT: usize = 1;
+/// All files together.
+const STATEMENTS_MIN: usize = 600;
 /// Of the statements that are neither hard nor beyond what shards can hold.
 const PLAIN_REFUSED_MAX_PERCENT: usize = 5;
 /// Mismatches that are printed whole.
@@ -71,6 +83,30 @@ async fn every_answer_is_postgresqls_or_a_refusal() -> Result<()> {
     outcome
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generated_statements_are_answered_alike() -> Result<()> {
+    let _turn = turn().await?;
+    let single = single_postgres().await?;
+    let cluster = Cluster::start(Options { shards: 2, ..Options::default() }).await?;
+    let outcome = generated(single.port(), cluster.listen_port(), STATEMENTS).await;
+    let score = match outcome {
+        Ok(score) => score,
+        Err(error) => {
+            eprintln!("{}", cluster.logs());
+            return Err(error);
+        }
+    };
+    cluster.stop().await?;
+    ensure!(score.failures.is_empty(), "{} generated statements failed", score.failures.len());
+    ensure!(
+        score.selects_refused * 100 <= score.selects * SELECTS_REFUSED_MAX_PERCENT,
+        "{} of {} generated SELECTs were refused",
+        score.selects_refused,
+        score.selects
+    );
+    Ok(())
+}
+
 /// The statements and the comparison themselves: two PostgreSQL servers never differ.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_never_differ() -> Result<()> {
@@ -82,19 +118,24 @@ async fn two_servers_never_differ() -> Result<()> {
     }
     let mut pair = Pair::connect(one.port(), other.port()).await?;
     let mut total = Score::new("all");
-    run_everything(&mut pair, &mut total).await?;
+    run_files(&mut pair, &mut total).await?;
     println!("{total}");
     for failure in total.failures.iter().filter(|failure| !failure.contains("must be refused")).take(SHOWN_MAX) {
         eprintln!("{failure}\n");
     }
-    ensure!(total.different == 0, "{} statements have no one answer", total.different);
+    let mut generated = Score::new("generated");
+    let statements = STATEMENTS_OF_SERVERS.min(chosen_statements(STATEMENTS)?);
+    random::run(&mut pair, chosen_seed()?, statements, &mut generated).await?;
+    println!("{}", generated.counts());
+    let different = total.different + generated.different;
+    ensure!(different == 0, "{different} statements have no one answer");
     Ok(())
 }
 
 async fn run(postgres_port: u16, gateway_port: u16) -> Result<()> {
     let mut pair = Pair::connect(postgres_port, gateway_port).await?;
     let mut total = Score::new("all");
-    let ended = run_everything(&mut pair, &mut total).await;
+    let ended = run_files(&mut pair, &mut total).await;
     println!("{total}");
     println!("reasons of refusals:\n{}", total.reasons());
     for failure in total.failures.iter().take(SHOWN_MAX) {
@@ -112,16 +153,10 @@ async fn run(postgres_port: u16, gateway_port: u16) -> Result<()> {
     Ok(())
 }
 
-async fn run_everything(pair: &mut Pair, total: &mut Score) -> Result<()> {
+async fn run_files(pair: &mut Pair, total: &mut Score) -> Result<()> {
     for (name, text) in FILES {
         let cases = case::parse(name, text)?;
         run_all(pair, name, cases, total).await?;
-    }
-    let seed = from_environment("RINGWAY_DIFFERENTIAL_SEED", SEED)?;
-    let statements = from_environment("RINGWAY_DIFFERENTIAL_STATEMENTS", STATEMENTS as u64)? as usize;
-    println!("generated with RINGWAY_DIFFERENTIAL_SEED={seed}");
-    for (family, cases) in generate::families(seed, statements) {
-        run_all(pair, family, cases, total).await?;
     }
     let (name, text) = BEYOND_SHARDS;
     let mut score = Score::new(name);
@@ -158,6 +193,25 @@ async fn run_cases(pair: &mut Pair, cases: &[Case], score: &mut Score) -> Result
         score.failures.push(format!("at the end the tables differ: {error:#}"));
     }
     pair.reload().await
+}
+
+async fn generated(postgres_port: u16, gateway_port: u16, statements: usize) -> Result<Score> {
+    let mut pair = Pair::connect(postgres_port, gateway_port).await?;
+    let (seed, statements) = (chosen_seed()?, chosen_statements(statements)?);
+    println!("RINGWAY_DIFFERENTIAL_SEED={seed} RINGWAY_DIFFERENTIAL_STATEMENTS={statements}");
+    let mut score = Score::new("generated");
+    let ended = random::run(&mut pair, seed, statements, &mut score).await;
+    println!("{}\n{}", score.counts(), score.causes());
+    ended?;
+    Ok(score)
+}
+
+fn chosen_seed() -> Result<u64> {
+    from_environment("RINGWAY_DIFFERENTIAL_SEED", SEED)
+}
+
+fn chosen_statements(default: usize) -> Result<usize> {
+    Ok(from_environment("RINGWAY_DIFFERENTIAL_STATEMENTS", default as u64)? as usize)
 }
 
 fn from_environment(name: &str, default: u64) -> Result<u64> {

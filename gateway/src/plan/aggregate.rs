@@ -182,6 +182,9 @@ impl Builder<'_, '_> {
         if place.is_none() && matches!(stripped, Expr::Value(_) | Expr::Tuple(_)) {
             return Err(Self::refuse("GROUP BY of a constant or a list."));
         }
+        if matches!(stripped, Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_)) {
+            return Err(Self::refuse("Rows of several shards are grouped in more than one way."));
+        }
         let (expr, text) = match place {
             None => (stripped.clone(), text.slice(*extent.start(), *extent.end()).to_owned()),
             Some(place) => {

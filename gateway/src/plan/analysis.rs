@@ -62,6 +62,8 @@ pub struct Scope {
     pub relations: Vec<Relation>,
     /// Columns merged by USING or NATURAL.
     pub merged: Vec<Output>,
+    /// A subquery in FROM that is no relation (in ON, in a function's arguments) reads a sharded table.
+    pub sharded_conditions: bool,
 }
 
 /// What is known of a query as a whole.

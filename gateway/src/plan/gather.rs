@@ -13,11 +13,13 @@ mod conditions;
 mod filters;
 mod level;
 mod links;
+mod renamed;
 mod semi_joins;
 #[cfg(test)]
 mod tests;
 mod uses;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ringway_topology::model::quote_ident;
@@ -60,7 +62,7 @@ pub fn plan(analysis: &Analysis<'_>, query: &SqlQuery, access: Access, why: PgEr
     if access != Access::Read || analysis.system || unknown {
         return Err(why);
     }
-    let sources = sources(analysis).ok_or(why.clone())?;
+    let sources = sources(analysis, query).ok_or(why.clone())?;
     whole_rows::refuse(query, &sources.iter().map(|source| &source.of).collect::<Vec<_>>())?;
     let uses = uses::find(query, analysis.text)?;
     if let Some(column) = SYSTEM_COLUMNS.iter().find(|column| uses.names.contains(**column)) {
@@ -131,14 +133,21 @@ impl Gather {
     }
 }
 
-fn sources<'a>(analysis: &Analysis<'a>) -> Option<Vec<Source<'a>>> {
-    analysis.sharded_references().into_iter().map(|reference| source(analysis, reference)).collect()
+fn sources<'a>(analysis: &Analysis<'a>, query: &SqlQuery) -> Option<Vec<Source<'a>>> {
+    let mut renamed = renamed::find(analysis, query);
+    let references = analysis.sharded_references().into_iter();
+    references.map(|reference| source(analysis, reference, &mut renamed)).collect()
 }
 
-fn source<'a>(analysis: &Analysis<'a>, reference: ShardedReference) -> Option<Source<'a>> {
+fn source<'a>(
+    analysis: &Analysis<'a>,
+    reference: ShardedReference,
+    renamed: &mut HashMap<usize, Vec<String>>,
+) -> Option<Source<'a>> {
     let FilterSplice::Relation { start, end, alias, aliased } = reference.splice else { return None };
     let relation = analysis.context.catalog.relation(&reference.table)?;
-    let of = Replaced { table: reference.table, relation, alias };
+    let renamed = renamed.remove(&start).unwrap_or_default();
+    let of = Replaced { table: reference.table, relation, alias, renamed };
     Some(Source { of, key_column: reference.key_column, start, end, aliased })
 }
 
@@ -156,8 +165,10 @@ fn fragment(analysis: &Analysis<'_>, source: &Source<'_>, uses: &uses::Uses, fil
     let best =
         |filter: &Filter| filter.texts(&shape).into_iter().chain([shape.clone()]).find(|sql| is_plain(analysis, sql));
     let (sql, alone) = (best(filter)?, Arc::from(best(&filter.alone())?));
+    // Under other names it is not known by which columns rows are grouped.
+    let by = |name: &String| !source.of.renamed.is_empty() || uses.grouped.contains(name);
     let grouped = !source.of.relation.primary_key.is_empty()
-        && source.of.relation.primary_key.iter().all(|name| uses.grouped.contains(name) && columns.contains(&&**name));
+        && source.of.relation.primary_key.iter().all(|name| by(name) && columns.contains(&&**name));
     let primary_key = if grouped { source.of.relation.primary_key.clone() } else { Vec::new() };
     let filtered = sql != shape;
     Some(Fragment { sql: Arc::from(sql), alone, shape, primary_key, filtered, limited: Vec::new() })

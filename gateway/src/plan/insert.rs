@@ -54,7 +54,7 @@ pub fn plan(
         insert.columns.iter().map(|name| target_column(name).unwrap_or_default()).collect()
     };
     // ON CONFLICT and RETURNING see the target only; their subqueries are analysed in its scope.
-    analysis.scopes.push(Scope { relations: vec![target], merged: Vec::new() });
+    analysis.scopes.push(Scope { relations: vec![target], ..Scope::default() });
     let mut level = match &insert.on {
         Some(on) => analysis.collect(&[on]),
         None => super::names::LevelExpressions::default(),

@@ -199,26 +199,41 @@ impl<'a> Analysis<'a> {
             let level = self.collect(&expressions);
             if level.sublinks.iter().any(|_| true) {
                 for sublink in level.sublinks {
-                    self.query(&sublink.query)?;
+                    facts.sharded |= self.query(&sublink.query)?.sharded;
                 }
                 facts.core = facts.core.or_else(|| {
                     Some(Box::new(not_over_shards("LIMIT or OFFSET is a subquery.", "Use a constant or a parameter.")))
                 });
             }
         }
-        // WITH items that nothing refers to.
-        while self.common.len() > common {
-            let Some(table) = self.common.pop() else { break };
+        // WITH items that nothing refers to: nothing runs them, but their tables are the statement's.
+        for index in (common..self.common.len()).rev() {
+            let table = Rc::clone(&self.common[index]);
             if let (CommonBody::Query(body), false) = (&table.body, table.referenced.get()) {
-                let inner = self.query(body)?;
-                facts.sharded |= inner.sharded;
-                if let (true, Some(block)) = (inner.sharded, inner.block()) {
-                    facts.core = facts.core.or_else(|| Some(Box::new(block.clone())));
-                }
+                self.unreferenced(index, &table, body)?;
             }
         }
+        self.common.truncate(common);
         self.depth -= 1;
         Ok(facts)
+    }
+
+    /// A WITH item, which sees itself and its neighbours under RECURSIVE, else those before it.
+    fn unreferenced(&mut self, index: usize, table: &Rc<CommonTable>, body: &Query) -> Result<(), PgError> {
+        let before = self.recursive;
+        if table.visible < usize::MAX {
+            let hidden = self.common.split_off(index);
+            let facts = self.query(body);
+            self.common.extend(hidden);
+            facts?;
+        } else {
+            let recursive = CommonTable { body: CommonBody::Recursive, ..(**table).clone() };
+            self.common[index] = Rc::new(recursive);
+            self.query(body)?;
+            self.common[index] = Rc::clone(table);
+        }
+        self.recursive = before;
+        Ok(())
     }
 
     /// ORDER BY of what is no plain SELECT: its names are those of the result.
@@ -422,12 +437,13 @@ impl<'a> Analysis<'a> {
 
         let here = self.scopes.len() - 1;
         let from_sharded = self.scopes[here].relations.iter().any(|relation| relation.sharded);
+        let conditions_sharded = self.scopes[here].sharded_conditions;
         let colocated = self.colocated(&joins);
         core = core.or(colocated).or(sublinks_core);
         let columns = self.output(&select.projection);
         let anchor = self.scopes[here].relations.iter().find_map(|relation| relation.anchor);
         let mut facts = Facts {
-            sharded: from_sharded || sublinks_sharded,
+            sharded: from_sharded || sublinks_sharded || conditions_sharded,
             columns,
             anchor,
             core,

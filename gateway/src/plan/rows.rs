@@ -524,6 +524,10 @@ fn several(analysis: &mut Analysis<'_>, query: &SqlQuery, facts: &Facts, calls: 
     }
     let pushed_down = match &facts.core {
         Some(core) => MultiShard::Refused(core.clone()),
+        None if !facts.sharded => MultiShard::Refused(Box::new(not_over_shards(
+            "Its sharded tables are read where they give no rows of its own.",
+            GIVE_THE_KEY,
+        ))),
         None => concatenate::select(analysis, query, facts),
     };
     match pushed_down {
@@ -539,7 +543,7 @@ fn several(analysis: &mut Analysis<'_>, query: &SqlQuery, facts: &Facts, calls: 
 
 /// What no tier makes exact.
 fn blocked_multi(analysis: &Analysis<'_>, facts: &Facts, calls: &Calls) -> Option<PgError> {
-    if !facts.sharded {
+    if !facts.sharded && analysis.modifying_with {
         return Some(not_over_shards("Its sharded tables are read by a statement in WITH only.", GIVE_THE_KEY));
     }
     if analysis.system {

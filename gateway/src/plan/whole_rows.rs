@@ -17,6 +17,15 @@ pub struct Replaced<'a> {
     pub table: TableName,
     pub relation: &'a Relation,
     pub alias: String,
+    /// Names that the alias gives to the first columns.
+    pub renamed: Vec<String>,
+}
+
+impl Replaced<'_> {
+    fn has(&self, column: &str) -> bool {
+        let kept = self.relation.columns.iter().skip(self.renamed.len());
+        self.renamed.iter().any(|name| name == column) || kept.into_iter().any(|kept| kept.name == column)
+    }
 }
 
 struct Finder<'s, 'a> {
@@ -43,7 +52,7 @@ fn whole_row(alias: &str) -> PgError {
 impl Finder<'_, '_> {
     /// A name by itself is a column, or else the row of the table that is called so.
     fn alone(&self, name: &str) -> Result<(), PgError> {
-        let is_row = |known: &&&Replaced<'_>| known.alias == name && known.relation.column(name).is_none();
+        let is_row = |known: &&&Replaced<'_>| known.alias == name && !known.has(name);
         self.replaced.iter().find(is_row).map_or(Ok(()), |known| Err(whole_row(&known.alias)))
     }
 
@@ -58,7 +67,7 @@ impl Finder<'_, '_> {
                     format!("Write {table}.{column}, or give the table an alias."),
                 ));
             }
-            if !schema && known.alias == table && known.relation.column(&column).is_none() {
+            if !schema && known.alias == table && !known.has(&column) {
                 return Err(not_over_shards(
                     format!("No column {column} of {} is known, so that it may be a call on its rows.", known.table),
                     format!("Write {column}(...) for a call."),

@@ -256,7 +256,7 @@ fn open(analysis: &mut Analysis<'_>, factor: &TableFactor, first: Option<usize>)
     };
     let mut relation = analysis.base(&table, splice, true);
     relation.alias = alias;
-    analysis.scopes.push(Scope { relations: vec![relation], merged: Vec::new() });
+    analysis.scopes.push(Scope { relations: vec![relation], ..Scope::default() });
     Ok(table)
 }
 

@@ -139,6 +139,12 @@ fn read(messages: Vec<Message>) -> Result<Answer> {
     Ok(answer)
 }
 
+impl Answer {
+    pub fn failed_with(&self, code: &str) -> bool {
+        self.error.as_ref().is_some_and(|error| error.code == code)
+    }
+}
+
 /// None: the same. Otherwise what differs.
 pub fn difference(postgres: &Answer, gateway: &Answer, rows: &Rows) -> Option<String> {
     let code = |answer: &Answer| answer.error.as_ref().map_or("no error".to_owned(), |error| error.code.clone());

@@ -59,6 +59,8 @@ pub struct Case {
     pub protocol: Protocol,
     /// What is sent when the server asks for a COPY's data.
     pub copy_data: String,
+    /// Generated to read, WITH or without WITH: how many of these are refused is bounded.
+    pub select: bool,
 }
 
 impl Case {
@@ -71,6 +73,7 @@ impl Case {
             rows: Rows::AnyOrder,
             protocol: Protocol::Simple,
             copy_data: String::new(),
+            select: false,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::case::{Case, Expectation, Protocol, Rows};
 use crate::fixture;
 
 const NOT_SUPPORTED: &str = "0A000";
+const QUERY_CANCELED: &str = "57014";
 
 pub struct Pair {
     /// Of PostgreSQL and the gateway.
@@ -28,8 +29,12 @@ pub enum Outcome {
     },
     Refused {
         message: String,
+        /// Whether PostgreSQL does it.
+        possible: bool,
     },
     Different(Box<Mismatch>),
+    /// One of them did not end in time.
+    TooLong,
     /// It stands in a transaction that was given up.
     Skipped,
 }
@@ -57,6 +62,10 @@ impl Pair {
             gateway: Raw::session(gateway_port, "postgres").await.context("connecting to the gateway")?,
             skipping: false,
         };
+        // Statements that distribute tables can go to both.
+        for statement in fixture::NO_DISTRIBUTION {
+            pair.both_ends(statement, false).await?;
+        }
         for statement in fixture::SCHEMA {
             pair.both(statement).await?;
         }
@@ -68,12 +77,17 @@ impl Pair {
         Ok(pair)
     }
 
-    /// Makes both hold the fixture's rows again.
-    pub async fn reload(&mut self) -> Result<()> {
-        // Whatever the sessions have set or made for themselves is gone with them.
+    /// Whatever the sessions have set or made for themselves is gone with them.
+    pub async fn reconnect(&mut self) -> Result<()> {
         self.postgres = Raw::session(self.ports.0, "postgres").await.context("connecting to PostgreSQL")?;
         self.gateway = Raw::session(self.ports.1, "postgres").await.context("connecting to the gateway")?;
         self.skipping = false;
+        Ok(())
+    }
+
+    /// Makes both hold the fixture's rows again.
+    pub async fn reload(&mut self) -> Result<()> {
+        self.reconnect().await?;
         for (table, _) in fixture::TABLES.iter().rev() {
             // They may hold different rows.
             self.both_ends(&format!("DELETE FROM {table}"), true).await?;
@@ -95,7 +109,12 @@ impl Pair {
 
     /// Whether every row is where its key says, and every copy of a reference table is whole.
     pub async fn check_places(&mut self) -> Result<()> {
-        for (table, key) in fixture::SHARDED_TABLES {
+        self.check_places_of(fixture::SHARDED_TABLES, fixture::REFERENCE_TABLES).await
+    }
+
+    /// Sharded tables with their keys, and reference tables.
+    pub async fn check_places_of(&mut self, sharded: &[(&str, &str)], reference: &[&str]) -> Result<()> {
+        for (table, key) in sharded {
             let keys =
                 ask(&mut self.postgres, &format!("SELECT DISTINCT {key}::text FROM {table}"), &Protocol::Simple, "")
                     .await?;
@@ -106,7 +125,7 @@ impl Pair {
                 self.same_rows(&sql).await?;
             }
         }
-        for table in fixture::REFERENCE_TABLES {
+        for table in reference {
             for shard in ["s1", "s2"] {
                 ask(&mut self.gateway, &format!("SET ringway.shard = '{shard}'"), &Protocol::Simple, "").await?;
                 let same = self.same_rows(&format!("SELECT * FROM {table}")).await;
@@ -117,9 +136,14 @@ impl Pair {
         Ok(())
     }
 
-    async fn same_rows(&mut self, sql: &str) -> Result<()> {
+    pub async fn ask_both(&mut self, sql: &str) -> Result<(Answer, Answer)> {
         let postgres = ask(&mut self.postgres, sql, &Protocol::Simple, "").await?;
         let gateway = ask(&mut self.gateway, sql, &Protocol::Simple, "").await?;
+        Ok((postgres, gateway))
+    }
+
+    async fn same_rows(&mut self, sql: &str) -> Result<()> {
+        let (postgres, gateway) = self.ask_both(sql).await?;
         match difference(&postgres, &gateway, &Rows::AnyOrder) {
             Some(what) => bail!("{sql}\n{}", Mismatch { what, postgres, gateway }),
             None => Ok(()),
@@ -137,6 +161,10 @@ impl Pair {
         let Some(refusal) = refused else {
             let postgres =
                 ask(&mut self.postgres, &case.sql, &case.protocol, &case.copy_data).await.context("PostgreSQL")?;
+            if [&postgres, &gateway].iter().any(|answer| answer.failed_with(QUERY_CANCELED)) {
+                self.leave_transaction(&gateway, &postgres, case).await?;
+                return Ok(Outcome::TooLong);
+            }
             return match difference(&postgres, &gateway, &case.rows) {
                 None => Ok(Outcome::Equal { error: postgres.error.map(|error| error.code) }),
                 Some(what) => {
@@ -153,7 +181,8 @@ impl Pair {
         }
         let postgres =
             ask(&mut self.postgres, &case.sql, &case.protocol, &case.copy_data).await.context("PostgreSQL")?;
-        let also = postgres.error.as_ref().is_some_and(|error| error.code == NOT_SUPPORTED);
+        let also = postgres.failed_with(NOT_SUPPORTED);
+        let possible = postgres.error.is_none();
         if !in_transaction {
             self.both_ends("ROLLBACK", false).await?;
         } else if !also {
@@ -161,8 +190,14 @@ impl Pair {
         }
         Ok(match also {
             true => Outcome::Equal { error: Some(NOT_SUPPORTED.to_owned()) },
-            false => Outcome::Refused { message },
+            false => Outcome::Refused { message, possible },
         })
+    }
+
+    /// Rolls back whatever is open.
+    pub async fn give_up(&mut self) -> Result<()> {
+        self.skipping = false;
+        self.both_ends("ROLLBACK", true).await
     }
 
     async fn leave_transaction(&mut self, gateway: &Answer, postgres: &Answer, case: &Case) -> Result<()> {
@@ -174,7 +209,7 @@ impl Pair {
     }
 
     /// On PostgreSQL, and on the gateway too if asked.
-    async fn both_ends(&mut self, sql: &str, gateway: bool) -> Result<()> {
+    pub async fn both_ends(&mut self, sql: &str, gateway: bool) -> Result<()> {
         let answer = ask(&mut self.postgres, sql, &Protocol::Simple, "").await?;
         ensure!(answer.error.is_none(), "PostgreSQL: {sql}\n{answer}");
         if gateway {
@@ -189,9 +224,9 @@ impl Pair {
         match self.run(&case).await? {
             Outcome::Equal { error: None } => Ok(()),
             Outcome::Equal { error: Some(code) } => bail!("{code}: {sql}"),
-            Outcome::Refused { message } => bail!("refused: {message}\n{sql}"),
+            Outcome::Refused { message, .. } => bail!("refused: {message}\n{sql}"),
             Outcome::Different(mismatch) => bail!("{sql}\n{mismatch}"),
-            Outcome::Skipped => bail!("skipped: {sql}"),
+            Outcome::Skipped | Outcome::TooLong => bail!("skipped: {sql}"),
         }
     }
 }

@@ -83,6 +83,7 @@ impl<'a> Analysis<'a> {
                 pairs = self.condition(on, &filter);
                 let level = self.collect(&[on]);
                 let (sharded, block, _) = self.level_sublinks(level)?;
+                self.sharded_conditions(sharded);
                 if sharded {
                     *core = core.take().or(block).or_else(|| {
                         let why = "A join condition has a subquery over a sharded table.";
@@ -139,6 +140,12 @@ impl<'a> Analysis<'a> {
             }
         }
         Ok(left.into_iter().chain(right).collect())
+    }
+
+    fn sharded_conditions(&mut self, sharded: bool) {
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.sharded_conditions |= sharded;
+        }
     }
 
     fn common_columns(&self, left: &[usize], right: &[usize]) -> Result<Vec<String>, PgError> {
@@ -287,6 +294,7 @@ impl<'a> Analysis<'a> {
         core: &mut Blocked,
     ) -> Result<(Tree, Vec<usize>), PgError> {
         let (sharded, block, _) = self.level_sublinks(level)?;
+        self.sharded_conditions(sharded);
         if sharded {
             *core = core.take().or(block).or_else(|| {
                 Some(Box::new(not_over_shards("A function in FROM has a subquery over a sharded table.", GIVE_THE_KEY)))

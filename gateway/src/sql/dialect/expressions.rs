@@ -79,7 +79,8 @@ fn typed_string(parser: &mut Parser) -> Option<Parsed> {
     })
 }
 
-/// `((SELECT 1) UNION SELECT 2)`, where the crate expects an expression in the outer parentheses.
+/// `((SELECT 1) UNION SELECT 2)`, where the crate expects an expression in the outer parentheses, and `(VALUES (1), (2) LIMIT 1)`,
+/// behind whose rows it expects the end.
 fn set_operation(parser: &mut Parser) -> Option<Parsed> {
     let mut opened = 1;
     while parser.peek_nth_token_ref(opened).token == Token::LParen {
@@ -87,7 +88,11 @@ fn set_operation(parser: &mut Parser) -> Option<Parsed> {
     }
     let query = matches!(&parser.peek_nth_token_ref(opened).token, Token::Word(word)
         if matches!(word.keyword, Keyword::SELECT | Keyword::WITH | Keyword::VALUES));
-    if opened == 1 || !query || !is_operand(parser) {
+    let known = match opened {
+        1 => keyword(parser, 1) == Keyword::VALUES,
+        _ => query && is_operand(parser),
+    };
+    if !known {
         return None;
     }
     parser.advance_token();
@@ -230,18 +235,25 @@ fn quantified_operation(parser: &mut Parser, left: &Expr, compare_op: BinaryOper
     let quantifier = keyword(parser, 0);
     parser.advance_token();
     let left = Box::new(left.clone());
-    parser.expect_token(&Token::LParen)?;
-    let right = if matches!(keyword(parser, 0), Keyword::SELECT | Keyword::WITH | Keyword::VALUES) {
-        Expr::Subquery(parser.parse_query()?)
-    } else {
-        parser.parse_expr()?
+    let right = match set_operation(parser) {
+        Some(query) => Box::new(query?),
+        None => quantified(parser)?,
     };
-    parser.expect_token(&Token::RParen)?;
-    let right = Box::new(right);
     Ok(match quantifier {
         Keyword::ALL => Expr::AllOp { left, compare_op, right },
         other => Expr::AnyOp { left, compare_op, right, is_some: other == Keyword::SOME },
     })
+}
+
+/// An array or a query, in parentheses.
+fn quantified(parser: &mut Parser) -> Result<Box<Expr>, ParserError> {
+    parser.expect_token(&Token::LParen)?;
+    let right = match keyword(parser, 0) {
+        Keyword::SELECT | Keyword::WITH | Keyword::VALUES => Expr::Subquery(parser.parse_query()?),
+        _ => parser.parse_expr()?,
+    };
+    parser.expect_token(&Token::RParen)?;
+    Ok(Box::new(right))
 }
 
 /// `[NOT] LIKE ANY (...)`, `[NOT] BETWEEN SYMMETRIC ...`.

@@ -1,61 +1,69 @@
-//! Statements made by chance over the shop, in families; the same seed gives the same statements.
+//! Schemas, rows and statements made by chance; the same seed makes the same. Statements are typed, so that PostgreSQL accepts nearly
+//! all of them, and have one answer: orders are total, floats are exact sums, nothing is volatile.
 
-mod reads;
-mod terms;
+mod aggregates;
+mod expressions;
+mod from;
+mod predicates;
+mod queries;
+mod schema;
+mod scope;
+mod scripts;
+mod selects;
+mod tree;
+mod types;
 mod writes;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::case::Case;
+pub use schema::{Schema, Table};
+pub use scripts::{Kind, Script, Statement};
+pub use tree::{Ordered, Tag};
 
-/// The source of chance, and what must not repeat.
+/// The source of chance, and what a statement has used up.
 pub struct Maker {
     random: StdRng,
-    /// For primary keys that are not taken.
-    next_id: i64,
+    schema: Schema,
+    /// For aliases and primary keys that are not taken.
+    next: i64,
+    /// Subqueries that the statement may still have.
+    subqueries: u32,
+    /// Whether literals may be parameters.
+    parameters: bool,
 }
 
-type Family = (&'static str, fn(&mut Maker) -> Vec<Case>, usize);
+/// A schema and what is done with it.
+pub struct World {
+    pub schema: Schema,
+    pub scripts: Vec<Script>,
+}
 
-/// Name, maker, share in per cent.
-const FAMILIES: &[Family] = &[
-    ("generated: point reads", |maker| vec![maker.point_read()], 10),
-    ("generated: key joins", |maker| vec![maker.key_join()], 7),
-    ("generated: fan-out", |maker| vec![maker.fan_out()], 9),
-    ("generated: ordered", |maker| vec![maker.ordered()], 12),
-    ("generated: aggregates", |maker| vec![maker.aggregate()], 14),
-    ("generated: colocated joins", |maker| vec![maker.colocated_join()], 8),
-    ("generated: subqueries", |maker| vec![maker.subquery()], 8),
-    ("generated: windows", |maker| vec![maker.window()], 4),
-    ("generated: set operations", |maker| vec![maker.set_operation()], 4),
-    ("generated: parameters", |maker| vec![maker.with_parameters()], 6),
-    ("generated: inserts", |maker| vec![maker.insert()], 5),
-    ("generated: updates, deletes", |maker| vec![maker.change()], 7),
-    ("generated: transactions", Maker::transaction, 6),
-];
+/// Subqueries of a statement.
+const SUBQUERIES_MAX: i64 = 5;
 
-pub fn families(seed: u64, statements: usize) -> Vec<(&'static str, Vec<Case>)> {
-    let mut families = Vec::new();
-    for (index, (name, make, share)) in FAMILIES.iter().enumerate() {
-        let random = StdRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(index as u64));
-        let mut maker = Maker { random, next_id: 1_000 * (index as i64 + 1) };
-        let mut cases = Vec::new();
-        while cases.len() < statements * share / 100 {
-            cases.extend(make(&mut maker));
-        }
-        for (number, case) in cases.iter_mut().enumerate() {
-            case.origin = format!("{name}, seed {seed}, number {number}");
-        }
-        families.push((*name, cases));
+pub fn world(seed: u64, statements: usize) -> World {
+    let random = StdRng::seed_from_u64(seed);
+    let mut maker = Maker { random, schema: Schema::default(), next: 0, subqueries: 0, parameters: false };
+    maker.schema = maker.schema();
+    let mut scripts: Vec<Script> = Vec::new();
+    let mut made = 0;
+    while made < statements {
+        let script = maker.script();
+        made += script.statements.len();
+        scripts.push(script);
     }
-    families
+    World { schema: maker.schema, scripts }
 }
 
 impl Maker {
-    fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+    fn pick<'a>(&mut self, choices: &[&'a str]) -> &'a str {
         choices.choose(&mut self.random).expect("there are choices")
+    }
+
+    fn choose<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices.choose(&mut self.random).expect("there are choices").clone()
     }
 
     fn chance(&mut self, probability: f64) -> bool {
@@ -66,17 +74,12 @@ impl Maker {
         self.random.random_range(range)
     }
 
-    /// A few of the list, in its order, at least one.
-    fn some<'a>(&mut self, choices: &[&'a str]) -> Vec<&'a str> {
-        let mut picked: Vec<&str> = choices.iter().copied().filter(|_| self.random.random_bool(0.4)).collect();
-        if picked.is_empty() {
-            picked.push(self.pick(choices));
-        }
-        picked
+    fn fresh(&mut self) -> i64 {
+        self.next += 1;
+        self.next
     }
 
-    fn fresh_id(&mut self) -> i64 {
-        self.next_id += 1;
-        self.next_id
+    fn alias(&mut self) -> String {
+        format!("a{}", self.fresh())
     }
 }

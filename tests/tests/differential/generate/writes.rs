@@ -1,208 +1,270 @@
-//! Writing statements and transactions.
+//! INSERT, UPDATE, DELETE, and WITH them.
 
-use super::terms::{quoted, CUSTOMER_TABLE, ITEM_TABLE, ORDER_TABLE};
+use super::schema::{Placement, Table};
+use super::scope::{CommonTable, Name, Scope};
+use super::tree::{form, list, optional, text, Node};
+use super::types::Type;
 use super::Maker;
-use crate::case::Case;
-use crate::case::Expectation::{Equal, Hard, Plain};
-use crate::fixture::{CUSTOMERS, PRODUCTS, STATUSES, TENANTS};
+
+/// A writing statement and the index of its table.
+pub type Write = (Node, usize);
+
+/// A statement without RETURNING, and what RETURNING may name.
+struct Change {
+    node: Node,
+    table: usize,
+    returned: Vec<Name>,
+}
 
 impl Maker {
-    fn known_tenant(&mut self) -> i64 {
-        self.number(1..TENANTS + 1)
+    pub fn write(&mut self) -> Write {
+        let change = self.change();
+        let table = change.table;
+        let scope = Scope { local: change.returned.clone(), ..Scope::default() };
+        if self.chance(0.05) {
+            return (self.with_change(change, &scope), table);
+        }
+        let returning = match self.number(0..6) {
+            // Of USING any row that fits may be given.
+            0 => format!(" RETURNING {}.*", change.returned[0].text.split('.').next().unwrap_or_default()),
+            1 | 2 => {
+                let held = std::mem::replace(&mut self.subqueries, 0);
+                let items = (0..self.number(1..4)).map(|_| {
+                    let ty = self.known_type(&scope);
+                    self.expression(&scope, ty, 1)
+                });
+                let items = list(", ", items.collect());
+                self.subqueries = held;
+                return (Node::Sequence(vec![change.node, optional(form(" RETURNING {}", vec![items]))]), table);
+            }
+            _ => String::new(),
+        };
+        (Node::Sequence(vec![change.node, optional(text(returning))]), table)
     }
 
-    fn customer_row(&mut self) -> String {
-        let (tenant, id) = (self.known_tenant(), self.fresh_id());
-        let score = if self.chance(0.3) { "NULL".to_owned() } else { format!("{}.25", self.number(-9..99)) };
-        format!("({tenant}, {id}, 'Customer {id}', {score})")
+    /// WITH w AS (INSERT ... RETURNING ...) SELECT ... FROM w.
+    fn with_change(&mut self, change: Change, scope: &Scope) -> Node {
+        let returned: Vec<Name> = (0..self.number(1..3)).map(|_| self.choose(&scope.local)).collect();
+        let name = format!("w{}", self.fresh());
+        let columns: Vec<(String, Type)> =
+            returned.iter().enumerate().map(|(index, name)| (format!("y{index}"), name.ty)).collect();
+        let items = returned.iter().zip(&columns).map(|(name, (alias, _))| format!("{} AS {alias}", name.text));
+        let items = items.collect::<Vec<_>>().join(", ");
+        let names = columns.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>().join(", ");
+        let common = CommonTable { name: name.clone(), columns };
+        let inner = Scope { common: vec![common], ..Scope::default() };
+        let body = match self.chance(0.7) {
+            true => text(format!("SELECT {names} FROM {name}")),
+            false => self.select(&inner, None, 0).node,
+        };
+        form(&format!("WITH {name} AS ({{}} RETURNING {items}) {{}}"), vec![change.node, body])
     }
 
-    pub fn insert(&mut self) -> Case {
-        let returning = self.pick(&["", "", " RETURNING *", " RETURNING id, upper(name) AS u"]);
+    fn change(&mut self) -> Change {
+        let table = self.number(0..self.schema.tables.len() as i64) as usize;
         match self.number(0..10) {
-            0 => {
-                // A key that is taken: none of the rows must come in.
-                let (row, tenant) = (self.customer_row(), self.known_tenant());
-                Case::new(
-                    Equal,
-                    format!(
-                        "INSERT INTO customers (tenant_id, id, name, score) VALUES {row}, ({tenant}, 1, 'taken', 1)"
-                    ),
-                )
-            }
-            1 => {
-                let (tenant, other) = (self.known_tenant(), self.known_tenant());
-                let id = self.fresh_id();
-                Case::new(
-                    Equal,
-                    format!(
-                        "INSERT INTO customers (tenant_id, id, name) VALUES ({tenant}, 1, 'old'), ({other}, {id}, 'new') \
-                         ON CONFLICT (tenant_id, id) DO UPDATE SET name = customers.name || '+' || excluded.name{returning}"
-                    ),
-                )
-            }
-            2 => {
-                let (tenant, other) = (self.known_tenant(), self.known_tenant());
-                let id = self.fresh_id();
-                Case::new(
-                    Equal,
-                    format!(
-                        "INSERT INTO customers (tenant_id, id, name) VALUES ({tenant}, 2, 'old'), ({other}, {id}, 'new') \
-                         ON CONFLICT DO NOTHING{returning}"
-                    ),
-                )
-            }
-            3 => {
-                let tenant = TENANTS + 50 + self.number(0..9);
-                Case::new(
-                    Equal,
-                    format!("INSERT INTO customers (tenant_id, id, name) VALUES ({tenant}, 1, 'no such tenant')"),
-                )
-            }
-            4 => {
-                let (tenant, source) = (self.known_tenant(), self.known_tenant());
-                let offset = self.fresh_id() * 100;
-                Case::new(
-                    if tenant == source { Equal } else { Hard },
-                    format!(
-                        "INSERT INTO orders (tenant_id, id, customer_id, status) SELECT {tenant}, id + {offset}, 1, status \
-                         FROM orders WHERE tenant_id = {source} AND id < 20"
-                    ),
-                )
-            }
-            5 => {
-                let offset = self.fresh_id() * 100;
-                Case::new(
-                    Hard,
-                    format!(
-                        "INSERT INTO orders (tenant_id, id, customer_id) SELECT tenant_id, id + {offset}, id FROM customers \
-                         WHERE id <= {CUSTOMERS}"
-                    ),
-                )
-            }
-            6 => {
-                let slug = quoted(&format!("it''s {}", self.fresh_id()));
-                Case::new(
-                    Equal,
-                    format!("INSERT INTO documents (slug, size) VALUES ({slug}, 7) RETURNING slug, size + 1"),
-                )
-            }
-            _ => {
-                let rows: Vec<String> = (0..self.number(1..6)).map(|_| self.customer_row()).collect();
-                Case::new(
-                    Equal,
-                    format!("INSERT INTO customers (tenant_id, id, name, score) VALUES {}{returning}", rows.join(", ")),
-                )
-            }
+            0..=2 => self.insert(table),
+            3 => self.insert_select(table).unwrap_or_else(|| self.insert(table)),
+            4..=7 => self.update(table),
+            _ => self.delete(table),
         }
     }
 
-    pub fn change(&mut self) -> Case {
-        let tenant = self.tenant();
-        let id = self.number(1..9);
-        let status = quoted(self.pick(&STATUSES));
-        let order = self.condition(&ORDER_TABLE, "");
-        let returning = self.pick(&["", "", " RETURNING tenant_id, id, status, total"]);
-        match self.number(0..14) {
-            0 | 1 => Case::new(
-                Equal,
-                format!("UPDATE orders SET status = {status} WHERE tenant_id = {tenant} AND id = {id}{returning}"),
-            ),
-            2 | 3 => Case::new(
-                Equal,
-                format!(
-                    "UPDATE orders SET total = coalesce(total, 0) + 1.50, status = {status} WHERE {order}{returning}"
-                ),
-            ),
-            4 => Case::new(
-                Equal,
-                format!(
-                    "UPDATE customers SET score = score * 2, vip = NOT vip WHERE tenant_id IN ({tenant}, {})",
-                    self.tenant()
-                ),
-            ),
-            5 => Case::new(
-                Plain,
-                format!(
-                    "UPDATE orders o SET note = c.name FROM customers c WHERE c.tenant_id = o.tenant_id \
-                     AND c.id = o.customer_id AND {}",
-                    self.condition(&CUSTOMER_TABLE, "c.")
-                ),
-            ),
-            6 => Case::new(
-                Equal,
-                format!(
-                    "DELETE FROM order_items WHERE tenant_id = {tenant} AND order_id = {id} RETURNING line, product"
-                ),
-            ),
-            7 => Case::new(
-                Plain,
-                format!("DELETE FROM order_items WHERE {} AND line = 3", self.condition(&ITEM_TABLE, "")),
-            ),
-            8 => Case::new(
-                Plain,
-                format!(
-                    "DELETE FROM order_items i USING orders o WHERE o.tenant_id = i.tenant_id AND o.id = i.order_id \
-                     AND o.status = {status} AND i.quantity = {id}"
-                ),
-            ),
-            9 => Case::new(Equal, format!("DELETE FROM customers WHERE tenant_id = {tenant} AND id > 1000")),
-            10 => Case::new(
-                Equal,
-                format!(
-                    "UPDATE order_items SET quantity = quantity - {} WHERE product = {}",
-                    self.number(1..4),
-                    quoted(self.pick(&PRODUCTS))
-                ),
-            ),
-            11 => Case::new(Hard, format!("UPDATE tenants SET id = id + 100 WHERE id = {tenant}")),
-            12 => Case::new(Plain, format!("UPDATE countries SET vat = coalesce(vat, 0) + {id} WHERE eu")),
-            _ => Case::new(
-                Equal,
-                format!("UPDATE settings SET number = number + {id} WHERE name <> 'setting3' RETURNING name, number"),
-            ),
+    fn columns_of(&self, table: usize, alias: &str) -> Vec<Name> {
+        let columns = &self.schema.tables[table].columns;
+        columns.iter().map(|column| Name { text: format!("{alias}.{}", column.name), ty: column.ty }).collect()
+    }
+
+    /// One that no row has yet.
+    fn fresh_value(&mut self, ty: Type) -> String {
+        let number = self.fresh() + 100;
+        match ty {
+            Type::Uuid => format!("'{number:08}-0000-4000-8000-000000000000'"),
+            Type::Date => format!("DATE '2030-01-01' + {number}"),
+            _ if ty.is_text() => format!("'n{number}'"),
+            _ => number.to_string(),
         }
     }
 
-    /// BEGIN, some statements, perhaps savepoints and errors, COMMIT or ROLLBACK.
-    pub fn transaction(&mut self) -> Vec<Case> {
-        let begin = self.pick(&[
-            "BEGIN",
-            "BEGIN",
-            "START TRANSACTION",
-            "BEGIN ISOLATION LEVEL REPEATABLE READ",
-            "BEGIN TRANSACTION READ WRITE",
-        ]);
-        let mut cases = vec![Case::new(Equal, begin)];
-        for _ in 0..self.number(1..5) {
-            match self.number(0..8) {
-                0 => {
-                    cases.push(Case::new(Equal, "SAVEPOINT a"));
-                    let inner = if self.chance(0.5) { self.insert() } else { self.change() };
-                    cases.push(inner);
-                    cases.push(Case::new(Equal, self.pick(&["ROLLBACK TO SAVEPOINT a", "ROLLBACK TO a", "RELEASE a"])));
-                    if self.chance(0.5) {
-                        cases.push(self.aggregate());
-                    }
+    /// The columns that an INSERT gives: those that it must, and some.
+    fn given(&mut self, table: &Table) -> Vec<usize> {
+        let must = |index: usize| index < table.primary_key || table.columns[index].not_null;
+        (0..table.columns.len()).filter(|index| must(*index) || *index == 0 || self.chance(0.7)).collect()
+    }
+
+    fn insert(&mut self, index: usize) -> Change {
+        let table = self.schema.tables[index].clone();
+        let given = self.given(&table);
+        let taken = self.chance(0.12);
+        let mut rows = Vec::new();
+        for _ in 0..self.choose(&[1, 1, 2, 4]) {
+            let mut items = Vec::new();
+            for &column in &given {
+                let ty = table.columns[column].ty;
+                let unique = column + 1 == table.primary_key;
+                items.push(match unique && !taken {
+                    true => text(self.fresh_value(ty)),
+                    false if column < table.primary_key || table.columns[column].not_null => self.certain(ty),
+                    false if table.columns[column].default.is_some() && self.chance(0.2) => text("DEFAULT"),
+                    false => self.constant(ty),
+                });
+            }
+            rows.push(form("({})", vec![Node::List { separator: ", ", least: items.len(), items }]));
+        }
+        let names: Vec<&str> = given.iter().map(|column| &table.columns[*column].name[..]).collect();
+        let head = format!("INSERT INTO {} ({}) VALUES ", table.name, names.join(", "));
+        let conflict = if self.chance(0.3) { self.on_conflict(&table) } else { text("") };
+        let node = Node::Sequence(vec![text(head), list(", ", rows), conflict]);
+        Change { node, table: index, returned: self.columns_of(index, &table.name) }
+    }
+
+    /// No NULL.
+    fn certain(&mut self, ty: Type) -> Node {
+        match self.parameters && self.chance(0.5) {
+            true => Node::Parameter(ty, Some(self.value(ty).replace("''", "'"))),
+            false => text(self.bare_literal(ty)),
+        }
+    }
+
+    fn on_conflict(&mut self, table: &Table) -> Node {
+        let free: Vec<usize> = (table.primary_key.max(1)..table.columns.len()).collect();
+        if table.primary_key == 0 || free.is_empty() || self.chance(0.4) {
+            return optional(text(" ON CONFLICT DO NOTHING"));
+        }
+        let column = table.columns[self.choose(&free)].name.clone();
+        let key = table.names(table.primary_key);
+        let condition = match self.chance(0.3) {
+            true => format!(" WHERE {}.{column} IS DISTINCT FROM excluded.{column}", table.name),
+            false => String::new(),
+        };
+        optional(text(format!(" ON CONFLICT ({key}) DO UPDATE SET {column} = excluded.{column}{condition}")))
+    }
+
+    /// Rows of a query. What must not repeat is numbered.
+    fn insert_select(&mut self, index: usize) -> Option<Change> {
+        let table = self.schema.tables[index].clone();
+        let sharded = matches!(table.placement, Placement::Sharded(_));
+        if sharded && table.primary_key == 1 {
+            return None;
+        }
+        let given = self.given(&table);
+        let source = self.table_relation();
+        let scope = Scope { local: source.columns.clone(), ..Scope::default() };
+        let offset = self.fresh() * 1_000;
+        let mut items = Vec::new();
+        for &column in &given {
+            let ty = table.columns[column].ty;
+            items.push(match column {
+                _ if table.columns[column].name == "id" => {
+                    text(format!("(row_number() OVER (ORDER BY {}))::integer + {offset}", source.unique.join(", ")))
                 }
-                1 => {
-                    cases.push(Case::new(Equal, "SAVEPOINT s"));
-                    let tenant = self.tenant();
-                    let failing = self.pick(&["1 / (id - id)", "no_such_column", "name::int"]);
-                    cases.push(Case::new(
-                        Plain,
-                        format!("SELECT {failing} FROM customers WHERE tenant_id = {tenant} AND id = 1 AND name <> ''"),
-                    ));
-                    cases.push(Case::new(Equal, "ROLLBACK TO SAVEPOINT s"));
-                    cases.push(self.point_read());
+                _ if table.columns[column].not_null => {
+                    form("coalesce({}, {})", vec![self.expression(&scope, ty, 0), text(self.literal(ty))])
                 }
-                2 | 3 => cases.push(self.insert()),
-                4 => cases.push(self.point_read()),
-                5 => cases.push(self.aggregate()),
-                _ => cases.push(self.change()),
+                _ => self.expression(&scope, ty, 1),
+            });
+        }
+        let names: Vec<&str> = given.iter().map(|column| &table.columns[*column].name[..]).collect();
+        let condition = self.filter(&scope, &source, 0.6, 1);
+        let outputs = Node::List { separator: ", ", least: items.len(), items };
+        let head = format!("INSERT INTO {} ({}) SELECT ", table.name, names.join(", "));
+        let node = Node::Sequence(vec![text(head), outputs, text(" FROM "), source.node, condition]);
+        Some(Change { node, table: index, returned: self.columns_of(index, &table.name) })
+    }
+
+    fn update(&mut self, index: usize) -> Change {
+        let table = self.schema.tables[index].clone();
+        let alias = self.alias();
+        let columns = self.columns_of(index, &alias);
+        let mut scope = Scope { local: columns.clone(), ..Scope::default() };
+        let (from, joined) = self.update_from(&mut scope);
+        let free: Vec<usize> = (table.primary_key.max(1)..table.columns.len()).collect();
+        let first = self.choose(&free);
+        let mut changed = vec![first];
+        changed.extend(free.into_iter().filter(|column| *column != first && self.chance(0.2)));
+        let mut sets = Vec::new();
+        for column in changed {
+            let ty = table.columns[column].ty;
+            let value = match table.columns[column].not_null {
+                true => form("coalesce({}, {})", vec![self.expression(&scope, ty, 1), text(self.literal(ty))]),
+                false => self.expression(&scope, ty, 2),
+            };
+            sets.push(form(&format!("{} = {{}}", table.columns[column].name), vec![value]));
+        }
+        let condition = self.change_condition(&table, &scope, joined);
+        let head = format!("UPDATE {} AS {alias} SET ", table.name);
+        let node = Node::Sequence(vec![text(head), list(", ", sets), text(from), condition]);
+        Change { node, table: index, returned: columns }
+    }
+
+    /// FROM one row at most: the row that a whole primary key names.
+    fn update_from(&mut self, scope: &mut Scope) -> (String, Option<Node>) {
+        if !self.chance(0.15) {
+            return (String::new(), None);
+        }
+        let index = self.number(0..self.schema.tables.len() as i64) as usize;
+        let key = self.schema.tables[index].primary_key;
+        if key == 0 {
+            return (String::new(), None);
+        }
+        let relation = self.named_table(index);
+        let held = (std::mem::replace(&mut self.parameters, false), std::mem::replace(&mut self.subqueries, 0));
+        let target = scope.clone();
+        let mut conditions = Vec::new();
+        for column in &relation.columns[..key] {
+            let value = self.expression(&target, column.ty, 0).render().0;
+            conditions.push(format!("{} = {value}", column.text));
+        }
+        (self.parameters, self.subqueries) = held;
+        scope.local.extend(relation.columns.iter().cloned());
+        (format!(" FROM {}", relation.node.render().0), Some(text(conditions.join(" AND "))))
+    }
+
+    fn change_condition(&mut self, table: &Table, scope: &Scope, joined: Option<Node>) -> Node {
+        let mut items = Vec::new();
+        if self.chance(0.4) {
+            let key = scope.local[0].clone();
+            let value = match table.rows.is_empty() {
+                true => self.literal(key.ty),
+                false => {
+                    let row = self.number(0..table.rows.len() as i64) as usize;
+                    table.rows[row][0].clone()
+                }
+            };
+            items.push(text(format!("{} = {value}", key.text)));
+        }
+        if items.is_empty() || self.chance(0.6) {
+            items.push(self.condition(scope, 1));
+        }
+        match joined {
+            Some(joined) => form(" WHERE {} AND {}", vec![joined, list(" AND ", items)]),
+            None => optional(form(" WHERE {}", vec![list(" AND ", items)])),
+        }
+    }
+
+    fn delete(&mut self, index: usize) -> Change {
+        let table = self.schema.tables[index].clone();
+        let alias = self.alias();
+        let columns = self.columns_of(index, &alias);
+        let mut scope = Scope { local: columns.clone(), ..Scope::default() };
+        let mut using = text("");
+        let mut joined = None;
+        if self.chance(0.15) {
+            let relation = self.table_relation();
+            let pairs: Vec<(Name, Name)> = columns
+                .iter()
+                .flat_map(|a| relation.columns.iter().map(move |b| (a.clone(), b.clone())))
+                .filter(|(a, b)| a.ty == b.ty)
+                .collect();
+            if !pairs.is_empty() {
+                let (a, b) = self.choose(&pairs);
+                joined = Some(text(format!("{} = {}", a.text, b.text)));
+                scope.local.extend(relation.columns.iter().cloned());
+                using = form(" USING {}", vec![relation.node]);
             }
         }
-        cases.push(Case::new(Equal, self.pick(&["COMMIT", "COMMIT", "ROLLBACK", "END"])));
-        cases
+        let condition = self.change_condition(&table, &scope, joined);
+        let node = Node::Sequence(vec![text(format!("DELETE FROM {} AS {alias}", table.name)), using, condition]);
+        Change { node, table: index, returned: columns }
     }
 }

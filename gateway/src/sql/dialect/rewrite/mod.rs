@@ -168,6 +168,7 @@ impl Rewriter<'_> {
             b"exclude" => Ok(self.exclude(at)),
             b"grouping" => self.grouping_sets(at),
             b"group" => self.group_by(at),
+            b"rollup" | b"cube" => self.rollup(at),
             b"conflict" => self.conflict_target(at),
             b"current" => Ok(self.current_of(at)),
             b"insert" => Ok(self.merge_default_values(at)),

@@ -82,6 +82,39 @@ impl Rewriter<'_> {
         Ok(Some(close))
     }
 
+    /// `ROLLUP ((a)::text, b)`: what begins with a parenthesis and goes on behind it.
+    pub(super) fn rollup(&mut self, at: usize) -> Result<Option<usize>, String> {
+        if !self.text.punctuation(at + 1, b'(') {
+            return Ok(None);
+        }
+        let close = self.closing(at + 1)?;
+        (at..at + 2).try_for_each(|index| self.push(index).map(|_| ()))?;
+        let mut from = at + 2;
+        while from < close {
+            from = match self.element(from, close)? {
+                Some(end) => end,
+                None => self.nested_set(from)?,
+            };
+        }
+        Ok(Some(close))
+    }
+
+    /// An element of a list of sets that is no set, though it begins like one: put into parentheses. Gives the token behind it.
+    fn element(&mut self, at: usize, to: usize) -> Result<Option<usize>, String> {
+        let first = self.text.punctuation(at - 1, b'(') || self.text.punctuation(at - 1, b',');
+        if !first || !self.text.punctuation(at, b'(') {
+            return Ok(None);
+        }
+        let end = self.find(at, to, |at| self.text.punctuation(at, b',')).unwrap_or(to);
+        if self.closing(at)? + 1 == end {
+            return Ok(None);
+        }
+        self.put(at, Token::LParen);
+        self.copy(at, end)?;
+        self.put(end, Token::RParen);
+        Ok(Some(end))
+    }
+
     /// What stands in GROUPING SETS, one in another if `inner`.
     fn sets(&mut self, from: usize, to: usize, inner: bool) -> Result<(), String> {
         self.depth += 1;
@@ -96,6 +129,9 @@ impl Rewriter<'_> {
             } else if self.is_any(at, &["rollup", "cube"]) && self.text.punctuation(at + 1, b'(') {
                 self.put_made_up(at, &self.text.slice(at, at).to_ascii_lowercase());
                 at + 1
+            } else if let Some(end) = self.element(at, to)? {
+                at = end;
+                continue;
             } else {
                 if inner && self.text.punctuation(at, b'(') && self.text.punctuation(at + 1, b')') {
                     self.put_made_up(at, EMPTY_SET);
