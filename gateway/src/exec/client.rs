@@ -59,9 +59,17 @@ pub struct Client {
 #[derive(Debug)]
 pub struct Capture {
     pub bytes: BytesMut,
+    /// 0: all of it is dropped.
     pub bytes_max: usize,
     /// What is said about more.
     pub too_large: fn(usize) -> PgError,
+}
+
+impl Capture {
+    /// Keeps nothing.
+    pub fn nothing() -> Capture {
+        Capture { bytes: BytesMut::new(), bytes_max: 0, too_large }
+    }
 }
 
 impl Client {
@@ -253,6 +261,9 @@ impl Client {
             self.out.extend_from_slice(bytes);
             return Ok(());
         };
+        if capture.bytes_max == 0 {
+            return Ok(());
+        }
         if capture.bytes.len() + bytes.len() > capture.bytes_max {
             return Err((capture.too_large)(capture.bytes_max).into());
         }

@@ -1,20 +1,26 @@
 //! COPY TO STDOUT: from one shard as it comes; from several one after the other, as one stream.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use ringway_topology::ids::ShardId;
 
 use super::answers::queue_call;
+use super::bound::Bound;
 use super::dispatch::{single, Completed, Run};
 use super::executor::{Executor, Lent};
 use super::failure::Failure;
 use super::filter;
+use super::gather;
 use super::guarded;
 use super::hold::Admitted;
 use super::prefix::drained;
 use super::pump::Outcome;
 use super::type_oids::refuse_oids_in_copy;
-use crate::plan::types::{Access, CopyFormat, CopyOut};
+use crate::plan::types::{Access, CopyFormat, CopyMulti, CopyOut, MultiShard, Query};
 use crate::pool::error::ServerError;
 use crate::wire::backend::{self, CommandTag};
+use crate::wire::{PgError, SqlState};
 
 /// Signature, flags and an empty extension area (COPY's documentation, "File Header").
 const BINARY_HEADER_BYTES: usize = 19;
@@ -26,6 +32,9 @@ pub async fn run(
     admitted: &Admitted,
     copy: &CopyOut,
 ) -> Result<Completed, Failure> {
+    if let (CopyMulti::Gather(query, place), None) = (&copy.multi, admitted.placement.single()) {
+        return gathered(executor, run, admitted, copy, query, place).await;
+    }
     refuse_oids_in_copy(executor, admitted, &copy.format, &copy.columns_sql).await?;
     if let Some(shard) = admitted.placement.single() {
         let text = if admitted.placement.keyed {
@@ -35,7 +44,7 @@ pub async fn run(
         };
         return single(executor, run, admitted, shard, text.as_deref()).await;
     }
-    if let Err(error) = &copy.multi {
+    if let CopyMulti::Refused(error) = &copy.multi {
         return Err(Failure::Error(error.clone()));
     }
     // Every text first: a refusal must come before the first row.
@@ -57,6 +66,35 @@ pub async fn run(
     }
     backend::copy_done(executor.client.out());
     Ok(Completed { tag: Some(format!("COPY {}", joined.rows)), ..Completed::default() })
+}
+
+/// The rows that the query reads come to the workbench, which copies what it finds in them.
+async fn gathered(
+    executor: &mut Executor,
+    run: &Run<'_>,
+    admitted: &Admitted,
+    copy: &CopyOut,
+    query: &Query,
+    place: &Range<usize>,
+) -> Result<Completed, Failure> {
+    let MultiShard::Gather(plan) = &query.multi else {
+        return Err(PgError::internal("a query that is gathered has no fragments").into());
+    };
+    if plan.parameters > 0 {
+        return Err(PgError::new(SqlState::UNDEFINED_PARAMETER, "there is no parameter $1").into());
+    }
+    let statement = executor.statement(Arc::clone(&query.sql), Vec::new());
+    let inner = Bound { statement: Arc::new(statement), bind: None };
+    let gathered = gather::gather(executor, &inner, admitted, query, plan).await?;
+    let (before, after) = (copy.sql.get(..place.start), copy.sql.get(place.end..));
+    let (Some(before), Some(after)) = (before, after) else {
+        return Err(PgError::internal("the query of a COPY has no place in it").into());
+    };
+    let text = format!("{before}{}{after}", gathered.bound.statement.sql);
+    let reading = gather::on(admitted, gathered.workbench);
+    let completed = single(executor, run, &reading, gathered.workbench, Some(&text)).await?;
+    gather::drop_tables(executor, admitted, gathered.workbench, &gathered.tables).await?;
+    Ok(Completed { shard: None, ..completed })
 }
 
 /// The stream that the client sees.

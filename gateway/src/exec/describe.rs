@@ -302,7 +302,7 @@ fn own(plan: &Plan) -> Option<Description> {
         ) => return None,
         Plan::Session(_) => None,
         Plan::Admin(command) => Some(admin_fields(command)?),
-        Plan::Explain(explain) if explain.route_only => Some(vec![text_field("QUERY PLAN")]),
+        Plan::Explain(explain) if explain.options.route => Some(super::explain::fields(&explain.options)),
         Plan::Ddl(_) | Plan::CopyIn(_) | Plan::CopyOut(_) => None,
         _ => return None,
     };

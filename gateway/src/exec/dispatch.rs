@@ -160,7 +160,7 @@ fn runs_in_transactions(plan: &Plan) -> bool {
     }
 }
 
-async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) -> Result<Completed, Failure> {
+pub async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) -> Result<Completed, Failure> {
     let plan = admitted.planned.plan.as_ref().map_err(|error| Failure::Error(error.clone()))?;
     match plan {
         Plan::Query(query) => self::query(executor, run, admitted, query).await,
@@ -172,7 +172,7 @@ async fn attempt(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted) ->
         Plan::Ddl(ddl) => ddl::run(executor, run, admitted, ddl).await,
         Plan::CopyIn(copy) => copy_in::run(executor, run, admitted, copy).await,
         Plan::CopyOut(copy) => copy_out::run(executor, run, admitted, copy).await,
-        Plan::Explain(plan) => explain::run(executor, run, admitted, plan).await,
+        Plan::Explain(plan) => Box::pin(explain::run(executor, run, admitted, plan)).await,
         Plan::Admin(command) => admin::run(executor, run, command).await,
         Plan::Session(_) => Err(PgError::internal("a command of the session reached execution").into()),
     }
@@ -225,6 +225,8 @@ async fn several(
     admitted: &Admitted,
     query: &Query,
 ) -> Result<Completed, Failure> {
+    let bound = fanout::as_planned(executor, run.bound, &query.sql);
+    let run = &Run { bound: &bound, ..run.clone() };
     match &query.multi {
         MultiShard::Concatenate(plan) => fanout::concatenate(executor, run, admitted, query, plan).await,
         MultiShard::MergeSort(plan) => fanout::merge_sort(executor, run, admitted, query, plan).await,
@@ -280,7 +282,7 @@ async fn home(executor: &mut Executor, run: &Run<'_>, admitted: &Admitted, home:
 }
 
 /// What is done whole, for a client that takes its rows piece by piece.
-async fn whole(
+pub async fn whole(
     executor: &mut Executor,
     run: &Run<'_>,
     work: impl AsyncFnOnce(&mut Executor, &Run<'_>) -> Result<Completed, Failure>,

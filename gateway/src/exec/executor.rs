@@ -19,6 +19,7 @@ use super::pump::{Expect, Outcome};
 use super::reports::Reports;
 use super::search_path::Names;
 use super::statistics::Statistics;
+use super::trace::Trace;
 use super::transaction::{Block, Participant, Transaction};
 use super::view::View;
 use crate::config::pools::PoolMode;
@@ -87,6 +88,8 @@ pub struct Executor {
     pub notifies: bool,
     /// The session's and the transaction's settings under which a shard has said that values' text is exact, as far as these settings go.
     pub exact_text: Option<((Settings, Settings), Vec<&'static str>)>,
+    /// EXPLAIN ANALYZE looks at what shards do.
+    pub trace: Option<Box<Trace>>,
 }
 
 /// When the session's end comes by itself, as its settings say.

@@ -1,5 +1,6 @@
 //! Statements over several shards whose rows are concatenated or merged, and writes on several shards.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -60,6 +61,18 @@ pub async fn rebound(
     Ok(Bound { statement, bind })
 }
 
+/// The statement as the planner reads it: with SELECT where the client has written TABLE.
+pub fn as_planned<'b>(executor: &Executor, bound: &'b Bound, sql: &Arc<str>) -> Cow<'b, Bound> {
+    if **sql == *bound.statement.sql {
+        return Cow::Borrowed(bound);
+    }
+    let types = bound.statement.types.clone();
+    let id = executor.statement_id(sql, &types);
+    let mut statement = executor.statement_with(Arc::clone(sql), types, id);
+    statement.result = bound.statement.result.clone();
+    Cow::Owned(Bound { statement: Arc::new(statement), bind: bound.bind.clone() })
+}
+
 /// The value of a LIMIT or OFFSET parameter.
 fn count_parameter(values: &[Parameter<'_>], index: usize) -> Result<Option<i64>, Failure> {
     let missing = || PgError::new(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter ${}", index + 1));
@@ -89,7 +102,7 @@ impl From<MergeError> for Failure {
 }
 
 /// One request per shard with the text that it gets.
-fn requests(
+pub fn requests(
     executor: &Executor,
     admitted: &Admitted,
     query: &Query,

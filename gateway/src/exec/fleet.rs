@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use ringway_topology::ids::ShardId;
@@ -40,6 +41,7 @@ pub struct Fleet {
     ships: Vec<Ship>,
     columns: Columns,
     pub error: Option<ServerError>,
+    began: Instant,
 }
 
 /// The types that the shards' columns have to be of.
@@ -59,18 +61,31 @@ struct Ship {
     is_bound: bool,
     /// It was asked for its columns because of OIDs in the rows; nobody else wants them.
     hides_columns: bool,
+    rows: u64,
+    /// It took so long to answer.
+    elapsed: Duration,
 }
 
 impl Ship {
     fn new(mut lent: Lent, expects: VecDeque<Expect>) -> Ship {
         let outcome = Outcome { told: lent.participant.told.take(), ..Outcome::default() };
-        Ship { lent, expects, outcome, done: false, is_bound: false, hides_columns: false }
+        Ship {
+            lent,
+            expects,
+            outcome,
+            done: false,
+            is_bound: false,
+            hides_columns: false,
+            rows: 0,
+            elapsed: Duration::ZERO,
+        }
     }
 }
 
 impl Fleet {
     fn new(view: &Arc<View>, shards: usize) -> Fleet {
-        Fleet { view: Arc::clone(view), ships: Vec::with_capacity(shards), columns: Columns::Any, error: None }
+        let ships = Vec::with_capacity(shards);
+        Fleet { view: Arc::clone(view), ships, columns: Columns::Any, error: None, began: Instant::now() }
     }
 
     /// Sends everything. In the order of the shards' numbers, so that transactions wait for each other in one direction.
@@ -210,6 +225,7 @@ impl Fleet {
             if !busy || self.ships.iter().all(|ship| ship.done) {
                 return Ok(None);
             }
+            let waits = executor.trace.is_some().then(Instant::now);
             let ships = &mut self.ships;
             let client = &mut executor.client;
             poll_fn(|context| {
@@ -228,6 +244,7 @@ impl Fleet {
                 }
             })
             .await?;
+            waited(executor, waits);
         }
     }
 
@@ -235,8 +252,10 @@ impl Fleet {
     pub async fn next_of(&mut self, executor: &mut Executor, index: usize) -> Result<Option<Message>, Failure> {
         while !self.ships[index].done {
             let Some(message) = self.take(executor, index).await? else {
+                let waits = executor.trace.is_some().then(Instant::now);
                 let connection = &mut *self.ships[index].lent.participant.connection;
                 super::pump::fill(connection, &mut executor.client).await?;
+                waited(executor, waits);
                 continue;
             };
             if let Some(message) = self.seen(executor, index, message) {
@@ -272,7 +291,12 @@ impl Fleet {
         match message.tag {
             b'Z' => {
                 ship.done = ship.lent.participant.connection.outstanding == 0;
+                ship.elapsed = self.began.elapsed();
                 None
+            }
+            b'D' if !prefix => {
+                ship.rows += 1;
+                Some(message)
             }
             b'E' => {
                 let mut error = ServerError::new(message.raw.slice(5..));
@@ -384,6 +408,9 @@ impl Fleet {
             return Err(failure);
         }
         for ship in self.ships {
+            if let Some(trace) = &mut executor.trace {
+                trace.add(ship.lent.shard, ship.rows, ship.elapsed);
+            }
             executor.give_back(ship.lent, &ship.outcome).await;
         }
         match self.error {
@@ -398,6 +425,13 @@ impl Fleet {
         if let Err(failure) = self.finish(executor).await {
             tracing::debug!(code = failure.code(), "a statement was given up");
         }
+    }
+}
+
+/// A shard has been waited for since `waits`, if that is looked at.
+fn waited(executor: &mut Executor, waits: Option<Instant>) {
+    if let (Some(trace), Some(since)) = (&mut executor.trace, waits) {
+        trace.waited += since.elapsed();
     }
 }
 

@@ -26,7 +26,7 @@ use super::hold::Admitted;
 use super::place::Placement;
 use super::pump::Outcome;
 use super::transaction::Block;
-use crate::plan::types::{Access, Fragment, Gather, Isolation, MultiShard, Plan, Query};
+use crate::plan::types::{Access, CopyMulti, Fragment, Gather, Isolation, MultiShard, Plan, Query};
 use crate::pool::connection::StatementId;
 use crate::wire::backend::FieldDescription;
 use crate::wire::{backend, frontend, Format, Frame, PgError, SqlState};
@@ -36,7 +36,11 @@ use travel::fill;
 
 /// Whether it makes tables when it runs over several shards.
 pub fn is_gathered(plan: &Plan) -> bool {
-    matches!(plan, Plan::Query(query) if matches!(query.multi, MultiShard::Gather(_)))
+    match plan.executed() {
+        Plan::Query(query) => matches!(query.multi, MultiShard::Gather(_)),
+        Plan::CopyOut(copy) => matches!(copy.multi, CopyMulti::Gather(..)),
+        _ => false,
+    }
 }
 
 /// Rows that have been gathered: a statement of the workbench's own.
@@ -45,7 +49,7 @@ pub struct Gathered {
     /// The columns, as of the statement itself.
     pub fields: Vec<FieldDescription>,
     pub bound: Bound,
-    tables: Vec<String>,
+    pub tables: Vec<String>,
 }
 
 pub async fn run(
@@ -62,12 +66,22 @@ pub async fn run(
     let rest = Run { bound: &bound, describe: false, rows_max: 0, portal: "" };
     let reading = on(admitted, workbench);
     let completed = dispatch::single(executor, &rest, &reading, workbench, Some(&bound.statement.sql)).await?;
-    if executor.transaction.block == Block::Explicit {
-        // Else the transaction's end does it.
-        let sql = format!("DROP TABLE {}", tables.join(", "));
-        on_workbench(executor, admitted, workbench, &sql).await?;
-    }
+    drop_tables(executor, admitted, workbench, &tables).await?;
     Ok(Completed { shard: None, ..completed })
+}
+
+/// In a block at once; else the transaction's end does it.
+pub async fn drop_tables(
+    executor: &mut Executor,
+    admitted: &Admitted,
+    workbench: ShardId,
+    tables: &[String],
+) -> Result<(), Failure> {
+    if executor.transaction.block != Block::Explicit {
+        return Ok(());
+    }
+    let sql = format!("DROP TABLE {}", tables.join(", "));
+    on_workbench(executor, admitted, workbench, &sql).await.map(drop)
 }
 
 /// The statement there, which only reads.
@@ -120,6 +134,9 @@ pub async fn gather(
             None => None,
         };
         let fragment = of_fragment(executor, bound, &plan.fragments[index], types, known.as_ref())?;
+        if let Some(trace) = &mut executor.trace {
+            trace.fragment = Some(index);
+        }
         let count = fill(executor, admitted, workbench, &tables[index], &fragment, &mut bytes).await?;
         tracing::debug!(fragment = index + 1, rows = count, limited = known.is_some(), "gathered");
         rows[index] = Some(count);

@@ -155,7 +155,7 @@ fn consider_planned(
 
 /// In a transaction that has made a view of several shards' tables: what is no known table may be that view.
 fn check_for_new_views(executor: &Executor, plan: &Plan) -> Result<(), Failure> {
-    let tables = match plan {
+    let tables = match plan.explained() {
         Plan::Query(query) => &query.tables,
         Plan::Cursor(cursor) => &cursor.query.tables,
         Plan::InsertSelect(insert) => &insert.tables,
@@ -184,7 +184,7 @@ fn may_be_view(what: &str) -> Failure {
 }
 
 fn calls_code(plan: &Plan) -> bool {
-    match plan {
+    match plan.explained() {
         Plan::Query(query) => query.calls_code,
         Plan::InsertSelect(insert) => insert.calls_code,
         Plan::Cursor(cursor) => cursor.query.calls_code,
@@ -213,7 +213,7 @@ fn waits_for(executor: &Executor, view: &View, plan: &Plan, placement: &Placemen
     if access == Access::Read && !view.is_changing {
         return None;
     }
-    let tables = match plan {
+    let tables = match plan.explained() {
         Plan::Query(query) => query.tables.as_slice(),
         Plan::Ddl(ddl) => ddl.tables.as_slice(),
         Plan::InsertSelect(insert) => insert.tables.as_slice(),
@@ -342,7 +342,7 @@ pub fn targets(plan: &Plan) -> Option<Cow<'_, Targets>> {
         },
         Plan::Ddl(ddl) if ddl.kind == DdlKind::Temporary => Some(Cow::Owned(Targets::Home)),
         Plan::Ddl(_) => Some(Cow::Owned(Targets::EveryMember)),
-        Plan::Explain(explain) if !explain.route_only => targets(&explain.inner),
+        Plan::Explain(explain) if !explain.options.route => targets(&explain.inner),
         // The statement that it becomes has them.
         Plan::ComputedKeys(_) => None,
         // Which rows there will be is not known yet.
@@ -357,7 +357,7 @@ pub fn access(plan: &Plan) -> Access {
         Plan::AtCursor(write) => write.query.access,
         Plan::Ddl(_) | Plan::CopyIn(_) | Plan::Home(_) | Plan::InsertSelect(_) => Access::Write,
         Plan::CopyOut(_) | Plan::Cursor(_) | Plan::Session(_) | Plan::Admin(_) | Plan::ComputedKeys(_) => Access::Read,
-        Plan::Explain(explain) if explain.analyze => access(&explain.inner),
+        Plan::Explain(explain) if explain.options.analyze && !explain.options.route => access(&explain.inner),
         Plan::Explain(_) => Access::Read,
     }
 }

@@ -26,6 +26,24 @@ pub async fn run(
     query: &Query,
     plan: &InsertSplit,
 ) -> Result<Completed, Failure> {
+    let describe = run.describe && query.returns_rows;
+    let (requests, sources) = requests(executor, run.bound, admitted, query, plan, describe)?;
+    if query.returns_rows {
+        rows_in_order(executor, run, admitted, requests, &sources).await
+    } else {
+        all_rows(executor, run, admitted, requests).await
+    }
+}
+
+/// What each owner is sent, and for each row the request that has it.
+pub fn requests(
+    executor: &Executor,
+    bound: &Bound,
+    admitted: &Admitted,
+    query: &Query,
+    plan: &InsertSplit,
+    describe: bool,
+) -> Result<(Vec<ShardRequest>, Vec<usize>), Failure> {
     let Targets::Keys(keys) = &query.targets else {
         return Err(PgError::internal("rows of an INSERT without keys").into());
     };
@@ -35,7 +53,7 @@ pub async fn run(
         .keyspace(keys.keyspace)
         .ok_or_else(|| PgError::internal("a keyspace of the plan is not in the topology"))?;
     let shards = &admitted.placement.shards;
-    let values = run.bound.values()?;
+    let values = bound.values()?;
     let mut owners = Vec::with_capacity(plan.rows.len());
     for row in &plan.rows {
         let key = evaluate(&row.key, &values)?.ok_or_else(|| {
@@ -52,12 +70,12 @@ pub async fn run(
     inserts.sort_by_key(|insert| insert.shard);
     let sources: Vec<usize> =
         owners.iter().filter_map(|owner| inserts.iter().position(|insert| insert.shard == *owner)).collect();
-    let bind = run.bound.parsed()?;
+    let bind = bound.parsed()?;
     let readings = executor.readings();
     let mut requests = Vec::with_capacity(inserts.len());
     for insert in inserts {
         let shard: ShardId = shards[insert.shard];
-        let types = &run.bound.statement.types;
+        let types = &bound.statement.types;
         let types = insert.parameters.iter().map(|index| types.get(*index).copied().unwrap_or(0)).collect();
         let statement = executor.statement_with(Arc::from(insert.sql.as_str()), types, StatementId(0));
         let frame = match &bind {
@@ -73,14 +91,9 @@ pub async fn run(
         let bound = Bound { statement: Arc::new(statement), bind: frame };
         // Its text is used once: it is not kept prepared.
         let text = at(query, &readings, None, &insert.sql).or(Some(insert.sql));
-        let describe = run.describe && query.returns_rows;
         requests.push(ShardRequest { shard, bound, text, describe, before: Vec::new() });
     }
-    if query.returns_rows {
-        rows_in_order(executor, run, admitted, requests, &sources).await
-    } else {
-        all_rows(executor, run, admitted, requests).await
-    }
+    Ok((requests, sources))
 }
 
 /// RETURNING in the order of VALUES, as PostgreSQL gives it: many applications pair rows and objects by their place. A shard that

@@ -52,6 +52,7 @@ pub mod show;
 pub mod sick;
 pub mod statistics;
 pub mod takeover;
+pub mod trace;
 pub mod transaction;
 pub mod type_oids;
 pub mod view;

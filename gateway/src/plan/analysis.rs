@@ -113,6 +113,8 @@ pub enum CommonBody {
 pub struct Analysis<'a> {
     pub context: &'a PlanContext<'a>,
     pub text: &'a Text<'a>,
+    /// No cheaper tier is wanted.
+    pub only_gathers: bool,
     pub occurrences: Vec<Occurrence>,
     /// Key type of each attribute.
     pub attributes: Vec<KeyType>,
@@ -153,6 +155,7 @@ impl<'a> Analysis<'a> {
         Analysis {
             context,
             text,
+            only_gathers: false,
             occurrences: Vec::new(),
             attributes: Vec::new(),
             implies: Vec::new(),

@@ -9,11 +9,12 @@ use ringway_topology::model::quote_ident;
 use super::context::{Placed, PlanContext};
 use super::exact::{foreign_keys, Given};
 use super::reach::{self, Code};
-use super::refuse::{not_over_shards, refused};
+use super::refuse::{lexical_error, not_over_shards, refused};
+use super::rows;
 use super::session::Cursor;
 use super::types::{
-    Concatenate, CopyDestination, CopyFormat, CopyIn, CopyOut, FilterSplice, MultiShard, Plan, ShardedReference,
-    Targets,
+    Concatenate, CopyDestination, CopyFormat, CopyIn, CopyMulti, CopyOut, FilterSplice, MultiShard, Plan, Query,
+    ShardedReference, Targets,
 };
 use crate::catalog::Events;
 use crate::sql::clauses::split_at_commas;
@@ -143,7 +144,14 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
         Placed::Reference => (Targets::AnyOne, Vec::new()),
         Placed::Single | Placed::System => (Targets::Home, Vec::new()),
     };
-    Ok(Plan::CopyOut(CopyOut { sql: Arc::from(text.sql), targets, sharded, format, columns_sql, multi: Ok(()) }))
+    Ok(Plan::CopyOut(CopyOut {
+        sql: Arc::from(text.sql),
+        targets,
+        sharded,
+        format,
+        columns_sql,
+        multi: CopyMulti::Concatenate,
+    }))
 }
 
 fn copy_query(
@@ -167,7 +175,7 @@ fn copy_query(
                 sharded: Vec::new(),
                 format,
                 columns_sql: Arc::from(inner),
-                multi: Ok(()),
+                multi: CopyMulti::Concatenate,
             }))
         }
         _ => {
@@ -178,23 +186,23 @@ fn copy_query(
             ))
         }
     };
+    let (before, after) = (&text.sql[..offset], &text.sql[offset + inner.len()..]);
+    let sql = Arc::from(format!("{before}{}{after}", query.sql));
+    let place = offset..offset + query.sql.len();
+    let is_sharded = !matches!(&query.targets, Targets::Home | Targets::AnyOne);
     let multi = match &query.multi {
-        _ if query.clock && !matches!(&query.targets, Targets::Home | Targets::AnyOne) => {
-            Err(Box::new(not_over_shards(
-                "COPY sends the query to each shard as it is, and every shard has a clock of its own.",
-                "Give the time as a literal, or use the query by itself.",
-            )))
-        }
         MultiShard::Concatenate(Concatenate { sql: None, limit })
-            if limit.limit.is_none() && limit.offset.is_none() =>
+            if limit.limit.is_none() && limit.offset.is_none() && !(query.clock && is_sharded) =>
         {
-            Ok(())
+            CopyMulti::Concatenate
         }
-        MultiShard::Refused(error) => Err(error.clone()),
-        _ => Err(Box::new(not_over_shards(
-            "COPY gives the rows of each shard as they come; the query sorts, groups or limits rows of several shards.",
-            "Use the query by itself, or leave out ORDER BY and LIMIT.",
-        ))),
+        MultiShard::Refused(error) => CopyMulti::Refused(error.clone()),
+        MultiShard::Gather(_) => CopyMulti::Gather(Box::new(query.clone()), place),
+        // Sorted, grouped or limited: PostgreSQL copies what it finds in the rows of all shards.
+        _ => match gathered(context, &query.sql)? {
+            Ok(gathered) => CopyMulti::Gather(Box::new(gathered), place),
+            Err(error) => CopyMulti::Refused(error),
+        },
     };
     // The inner positions in the whole text.
     let shift = [Splice::insert(0, " ".repeat(offset))];
@@ -215,7 +223,17 @@ fn copy_query(
         })
         .collect();
     let columns_sql = Arc::from(inner);
-    Ok(Plan::CopyOut(CopyOut { sql: Arc::from(text.sql), targets: query.targets, sharded, format, columns_sql, multi }))
+    Ok(Plan::CopyOut(CopyOut { sql, targets: query.targets, sharded, format, columns_sql, multi }))
+}
+
+/// The query as one that gathers all rows that it reads; or why it cannot be one.
+fn gathered(context: &PlanContext<'_>, sql: &str) -> Result<Result<Query, Box<PgError>>, PgError> {
+    let text = Text::new(sql).map_err(|error| lexical_error(&error, sql))?;
+    Ok(match rows::gathered(context, &text)? {
+        Plan::Query(Query { multi: MultiShard::Refused(error), .. }) => Err(error),
+        Plan::Query(query @ Query { multi: MultiShard::Gather(_), .. }) => Ok(query),
+        _ => Err(Box::new(not_over_shards("Its rows cannot come together on one shard.", "Use the query by itself."))),
+    })
 }
 
 /// STDIN or STDOUT and the options, in the form `WITH (FORMAT csv, ...)` and the older `CSV HEADER ...`.

@@ -1,201 +1,203 @@
-//! EXPLAIN: `EXPLAIN (ROUTE) statement` tells tier, shards, texts and combine step without asking a shard; other forms are
-//! forwarded with the statement, to its shard.
+//! EXPLAIN: what it is asked for, and of which statement.
+//!
+//! `EXPLAIN (ROUTE) statement` tells tier, shards, texts and combine step without asking a shard ([`route`]). Other forms go to the
+//! statement's shard as they are, if that is one; of several shards each explains the text that it would get, and the
+//! answers stand in one report ([`report`]).
+
+pub mod report;
+pub mod route;
 
 use std::sync::Arc;
 
-use ringway_topology::ids::ShardId;
-use ringway_topology::model::Topology;
-
 use super::context::PlanContext;
-use super::filter::filtered;
 use super::refuse::refused;
-use super::route::Route;
 use super::session::Cursor;
-use super::types::{CopyDestination, DdlKind, Explain, Limited, MultiShard, Plan, Query, SessionCommand, Targets};
+use super::types::{Explain, Plan, SessionCommand};
 use crate::sql::clauses::split_at_commas;
 use crate::sql::parse::Text;
-use crate::wire::PgError;
+use crate::wire::{PgError, SqlState};
 
-pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
+/// Options that PostgreSQL takes with ANALYZE only, and that have no meaning for the route.
+const OF_EXECUTION: &[&str] = &["analyze", "timing", "wal", "serialize"];
+/// Options of PostgreSQL's, up to version 18.
+const OF_POSTGRESQL: &[&str] = &[
+    "analyze",
+    "verbose",
+    "costs",
+    "settings",
+    "generic_plan",
+    "buffers",
+    "serialize",
+    "wal",
+    "timing",
+    "summary",
+    "memory",
+    "format",
+];
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+    /// YAML, XML, and what PostgreSQL does not know.
+    Other,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// No shard is asked.
+    pub route: bool,
+    pub analyze: bool,
+    pub format: Format,
+    /// Times of parts are shown.
+    pub timing: bool,
+    /// The time of the whole is shown.
+    pub summary: bool,
+    /// What stands before the statement that a shard explains, or executes and explains.
+    pub prefix: String,
+    /// The same, without executing.
+    pub estimate: String,
+}
+
+/// The options, and the token that the explained statement begins with.
+pub fn options(text: &Text<'_>) -> Result<(Options, usize), PgError> {
     let mut cursor = Cursor { text, at: 1 };
-    let (mut analyze, mut route_only) = (false, false);
-    if text.punctuation(1, b'(')
-        && !["select", "with", "values", "table", "("]
-            .iter()
-            .any(|word| text.word(2, word) || text.punctuation(2, b'('))
-    {
+    // Name, value, and both as they are written.
+    let mut given: Vec<(String, Option<String>, String)> = Vec::new();
+    let is_query =
+        |at| text.punctuation(at, b'(') || ["select", "with", "values", "table"].iter().any(|word| text.word(at, word));
+    if text.punctuation(1, b'(') && !is_query(2) {
         let close = text.closing(1).ok_or_else(|| cursor.unexpected())?;
         for extent in split_at_commas(text, 2, close).ok_or_else(|| cursor.unexpected())? {
-            let name = text.lexemes[*extent.start()].text(text.sql).to_ascii_lowercase();
-            let value = (extent.end() > extent.start())
-                .then(|| text.lexemes[*extent.end()].text(text.sql).to_ascii_lowercase());
-            let on = !value.is_some_and(|value| matches!(value.trim_matches('\''), "false" | "off" | "0"));
-            match name.as_str() {
-                "analyze" => analyze = on,
-                "route" => route_only = on,
-                _ => {}
-            }
+            let (first, last) = (*extent.start(), *extent.end());
+            let name = text.lexemes[first].text(text.sql).to_ascii_lowercase();
+            let value = (last > first).then(|| text.lexemes[last].text(text.sql).to_ascii_lowercase());
+            given.push((name, value, text.slice(first, last).to_owned()));
         }
         cursor.at = close + 1;
     } else {
-        while text.word(cursor.at, "analyze") || text.word(cursor.at, "verbose") {
-            analyze |= text.word(cursor.at, "analyze");
-            cursor.at += 1;
+        for word in ["analyze", "verbose"] {
+            if cursor.take(word) {
+                given.push((word.to_owned(), None, word.to_owned()));
+            }
         }
     }
     if cursor.done() {
         return Err(cursor.unexpected());
     }
-    let inner_start = text.lexemes[cursor.at].start;
-    let inner_sql = text.slice(cursor.at, text.lexemes.len() - 1);
+    let value = |name: &str| {
+        let last = given.iter().rev().find(|(given, ..)| given == name);
+        last.map(|(_, value, _)| value.as_deref().unwrap_or("on").trim_matches('\'').to_owned())
+    };
+    let on = |name: &str, default: bool| {
+        value(name).map_or(default, |value| !matches!(value.as_str(), "false" | "off" | "0"))
+    };
+    let (route, analyze) = (on("route", false), on("analyze", false));
+    let unknown = given.iter().find(|(name, ..)| name != "route" && !OF_POSTGRESQL.contains(&name.as_str()));
+    if let (true, Some((name, ..))) = (route, unknown) {
+        let message = format!("unrecognized EXPLAIN option \"{name}\"");
+        return Err(PgError::new(SqlState::SYNTAX_ERROR, message));
+    }
+    let format = match value("format").as_deref() {
+        None | Some("text") => Format::Text,
+        Some("json") => Format::Json,
+        Some(_) => Format::Other,
+    };
+    let start = text.lexemes[cursor.at].start;
+    let without = |left_out: &[&str]| {
+        let kept = given.iter().filter(|(name, ..)| name != "route" && !left_out.contains(&name.as_str()));
+        let kept: Vec<&str> = kept.map(|(_, _, written)| written.as_str()).collect();
+        if kept.is_empty() {
+            "EXPLAIN ".to_owned()
+        } else {
+            format!("EXPLAIN ({}) ", kept.join(", "))
+        }
+    };
+    let names_route = given.iter().any(|(name, ..)| name == "route");
+    let options = Options {
+        route,
+        analyze,
+        format,
+        timing: on("timing", true),
+        summary: on("summary", analyze),
+        prefix: if names_route { without(&[]) } else { text.sql[..start].to_owned() },
+        estimate: without(OF_EXECUTION),
+    };
+    Ok((options, cursor.at))
+}
+
+pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
+    let (options, at) = options(text)?;
+    let written = text.slice(at, text.lexemes.len() - 1);
+    let inner_sql = declared(written).unwrap_or(written);
     let inner = super::plan(inner_sql, context)?;
-    if let (false, Plan::Session(SessionCommand::Execute { name, arguments })) = (route_only, &inner) {
+    if let Plan::Session(SessionCommand::Execute { name, arguments }) = &inner {
         let (name, arguments) = (name.clone(), arguments.clone());
-        let explain = text.sql[..inner_start].to_owned();
+        let explain = text.sql[..text.lexemes[at].start].to_owned();
         return Ok(Plan::Session(SessionCommand::ExplainExecute { explain, name, arguments }));
     }
-    if !route_only && !matches!(inner, Plan::Query(_) | Plan::Home(_)) {
+    let explained = matches!(inner, Plan::Query(_) | Plan::Home(_) | Plan::ComputedKeys(_) | Plan::InsertSelect(_));
+    if !options.route && !explained {
         return Err(refused(
             "only queries are explained by the shards",
             "The gateway carries this statement out itself, or on every shard.",
             "Use EXPLAIN (ROUTE), which tells where it goes.",
         ));
     }
-    Ok(Plan::Explain(Explain {
-        sql: Arc::from(text.sql),
-        route_only,
-        analyze,
-        inner: Box::new(inner),
-        inner_sql: Arc::from(inner_sql),
-        inner_start,
-    }))
+    let sql = Arc::from(format!("{}{written}", options.prefix));
+    Ok(Plan::Explain(Explain { sql, options, inner: Box::new(inner), inner_sql: Arc::from(inner_sql) }))
 }
 
-/// Lines of text that tell what happens to a statement. `route` is `None` when the plan has no targets.
-pub fn render(plan: &Plan, route: Option<&Route>, topology: &Topology) -> Vec<String> {
-    let mut lines = Vec::new();
-    match plan {
-        Plan::Session(_) => lines.push("Tier: session".to_owned()),
-        Plan::Admin(_) => lines.push("Tier: administration".to_owned()),
-        Plan::ComputedKeys(keys) => {
-            lines.push("Tier: insert, keys computed by a shard first".to_owned());
-            lines.push(format!("Keys: {}", keys.keys_sql));
-        }
-        Plan::InsertSelect(insert) => {
-            lines.push("Tier: insert, rows of a query split by owner".to_owned());
-            lines.push(format!("Query: {}", insert.select_sql));
-        }
-        Plan::Home(_) => {
-            lines.push("Tier: single shard".to_owned());
-            lines.extend(topology.home_shard().map(|shard| format!("Shards: {}", name(topology, shard))));
-        }
-        Plan::Ddl(ddl) => {
-            let how = match ddl.kind {
-                DdlKind::Transactional => "every shard, one transaction",
-                DdlKind::ShardByShard => "shard by shard",
-                DdlKind::Temporary => "temporary, pinned to one shard",
-            };
-            lines.push(format!("Tier: schema change ({how})"));
-        }
-        Plan::CopyIn(copy) => lines.push(format!(
-            "Tier: copy in ({})",
-            match copy.destination {
-                CopyDestination::Sharded { .. } => "split by owner",
-                CopyDestination::EveryMember => "every shard",
-                CopyDestination::Home => "home shard",
-            }
-        )),
-        Plan::CopyOut(_) => lines.push("Tier: copy out".to_owned()),
-        Plan::Cursor(cursor) => query_lines(&cursor.query, route, topology, &mut lines),
-        Plan::AtCursor(_) => lines.push("Tier: single shard (the cursor's)".to_owned()),
-        Plan::Explain(explain) => return render(&explain.inner, route, topology),
-        Plan::Query(query) => query_lines(query, route, topology, &mut lines),
-    }
-    if let (Some(route), false) = (route, matches!(plan, Plan::Query(_) | Plan::Cursor(_))) {
-        lines.push(shards_line(topology, &route.shards));
-    }
-    lines
+/// The query of a DECLARE, which is explained without its cursor.
+fn declared(sql: &str) -> Option<&str> {
+    let text = Text::new(sql).ok()?;
+    text.word(0, "declare").then(|| super::cursor::options(&text)).flatten().map(|options| &sql[options.query_start..])
 }
 
-fn name(topology: &Topology, shard: ShardId) -> String {
-    topology.shard(shard).map_or_else(|| shard.to_string(), |shard| shard.name.clone())
+impl Plan {
+    /// What is carried out, or asked for, where EXPLAIN goes to the shards: the explained statement.
+    pub fn explained(&self) -> &Plan {
+        match self {
+            Plan::Explain(explain) if !explain.options.route => &explain.inner,
+            plan => plan,
+        }
+    }
+
+    /// The same of EXPLAIN ANALYZE.
+    pub fn executed(&self) -> &Plan {
+        match self {
+            Plan::Explain(explain) if explain.options.analyze => self.explained(),
+            plan => plan,
+        }
+    }
 }
 
-fn shards_line(topology: &Topology, shards: &[ShardId]) -> String {
-    let names: Vec<String> = shards.iter().map(|shard| name(topology, *shard)).collect();
-    format!("Shards: {}", names.join(", "))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn query_lines(query: &Query, route: Option<&Route>, topology: &Topology, lines: &mut Vec<String>) {
-    let several = match route {
-        Some(route) => route.shards.len() > 1,
-        None => matches!(query.targets, Targets::Keyspace(_) | Targets::EveryMember),
-    };
-    if !several {
-        lines.push("Tier: single shard".to_owned());
-        if let Some(route) = route {
-            lines.push(shards_line(topology, &route.shards));
-            lines.extend(route.tokens.iter().map(|token| format!("Token: {token}")));
-        }
-        lines.push(format!("SQL: {}", query.sql));
-        return;
+    fn parsed(sql: &str) -> Options {
+        options(&Text::new(sql).unwrap()).unwrap().0
     }
-    let (tier, sql) = match &query.multi {
-        MultiShard::Concatenate(c) => ("push down and concatenate", c.sql.as_ref().unwrap_or(&query.sql)),
-        MultiShard::MergeSort(m) => ("push down and merge", &m.sql),
-        MultiShard::Aggregate(a) => ("partial aggregate", &a.partial_sql),
-        MultiShard::Write => ("write on every shard of the keyspace", &query.sql),
-        MultiShard::WriteEverywhere => ("write on every shard", &query.sql),
-        MultiShard::InsertSplit(_) => ("insert, rows split by owner", &query.sql),
-        MultiShard::InsertSelect(insert) => ("insert, rows of a query split by owner", &insert.sql),
-        MultiShard::Gather(gather) => {
-            lines.push("Tier: gather".to_owned());
-            lines.extend(route.map(|route| shards_line(topology, &route.shards)));
-            for (index, fragment) in gather.fragments.iter().enumerate() {
-                lines.push(format!("Fragment {}: {}", index + 1, fragment.sql));
-                let limited =
-                    |by: &Limited| format!("  if there are few rows of fragment {}: {}", by.fragment + 1, by.sql);
-                lines.extend(fragment.limited.iter().map(limited));
-            }
-            let workbench = topology.home_shard().map(|shard| name(topology, shard)).unwrap_or_default();
-            lines.push(format!("SQL on {workbench}: {}", gather.text(1).unwrap_or_default()));
-            return;
-        }
-        MultiShard::Refused(error) => {
-            lines.push(format!("Tier: refused: {}", error.message));
-            return;
-        }
-    };
-    lines.push(format!("Tier: {tier}"));
-    if let Some(route) = route {
-        lines.push(shards_line(topology, &route.shards));
-        let mut common = true;
-        for shard in &route.shards {
-            if let Ok(Some(text)) = filtered(sql, &query.rewritten, topology, *shard) {
-                lines.push(format!("SQL on {}: {text}", name(topology, *shard)));
-                common = false;
-            }
-        }
-        if common {
-            lines.push(format!("SQL: {sql}"));
-        }
-    } else {
-        lines.push(format!("SQL: {sql}"));
-    }
-    match &query.multi {
-        MultiShard::Aggregate(a) => lines.push(format!("Combine: {}", a.combine_sql)),
-        MultiShard::MergeSort(m) => {
-            let keys: Vec<String> = m
-                .order
-                .iter()
-                .map(|key| {
-                    let direction = if key.descending { "DESC" } else { "ASC" };
-                    let nulls = if key.nulls_first { "FIRST" } else { "LAST" };
-                    format!("{} {direction} NULLS {nulls}", key.column + 1)
-                })
-                .collect();
-            lines.push(format!("Merge: {}", keys.join(", ")));
-        }
-        _ => {}
+
+    #[test]
+    fn options_are_read() {
+        let plain = parsed("EXPLAIN SELECT 1");
+        assert_eq!((plain.analyze, plain.route, plain.timing, plain.summary), (false, false, true, false));
+        assert_eq!((plain.prefix.as_str(), plain.estimate.as_str()), ("EXPLAIN ", "EXPLAIN "));
+        let old = parsed("explain  ANALYZE verbose SELECT 1");
+        assert!(old.analyze && old.summary);
+        assert_eq!((old.prefix.as_str(), old.estimate.as_str()), ("explain  ANALYZE verbose ", "EXPLAIN (verbose) "));
+        let new = parsed("EXPLAIN (Analyze, COSTS off, timing 'off', FORMAT json, wal) (SELECT 1)");
+        assert_eq!((new.analyze, new.timing, new.format), (true, false, Format::Json));
+        assert_eq!(new.estimate, "EXPLAIN (COSTS off, FORMAT json) ");
+        assert!(!parsed("EXPLAIN (SELECT 1)").route);
+        let route = parsed("EXPLAIN (ROUTE false, ANALYZE true, ANALYZE false) SELECT 1");
+        assert_eq!((route.route, route.analyze), (false, false));
+        assert_eq!(route.prefix, "EXPLAIN (ANALYZE true, ANALYZE false) ");
+        assert_eq!(parsed("EXPLAIN (FORMAT yaml) SELECT 1").format, Format::Other);
+        assert!(options(&Text::new("EXPLAIN (ROUTE, NONSENSE) SELECT 1").unwrap()).is_err());
+        assert!(options(&Text::new("EXPLAIN ANALYZE").unwrap()).is_err());
     }
 }

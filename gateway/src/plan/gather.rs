@@ -171,7 +171,8 @@ fn fragment(analysis: &Analysis<'_>, source: &Source<'_>, uses: &uses::Uses, fil
         && source.of.relation.primary_key.iter().all(|name| by(name) && columns.contains(&&**name));
     let primary_key = if grouped { source.of.relation.primary_key.clone() } else { Vec::new() };
     let filtered = sql != shape;
-    Some(Fragment { sql: Arc::from(sql), alone, shape, primary_key, filtered, limited: Vec::new() })
+    let (table, columns) = (source.of.table.clone(), columns.into_iter().map(str::to_owned).collect());
+    Some(Fragment { sql: Arc::from(sql), alone, shape, table, columns, primary_key, filtered, limited: Vec::new() })
 }
 
 /// By which rows that are there already fragments may be limited.

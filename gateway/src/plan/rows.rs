@@ -15,15 +15,16 @@ use super::analysis::{Analysis, Facts};
 use super::context::{FunctionUse, Placed, PlanContext};
 use super::notation::{self, Columns};
 use super::reach::{self, Code, Reach};
-use super::refuse::{not_over_shards, refused, syntax_error, GIVE_THE_KEY};
+use super::refuse::{lexical_error, not_over_shards, refused, syntax_error, GIVE_THE_KEY};
 use super::types::{Access, Home, MultiShard, Plan, Query, Targets};
 use super::{clock, concatenate, current_of, exact, gather, insert, oid_columns, oids, point_read, unseen, write};
 use crate::catalog::builtin::{is_clock_function, is_clock_word, is_grammar};
 use crate::catalog::effects::Effects;
 use crate::catalog::{Events, Volatility};
-use crate::sql::dialect::{is_between_symmetric, is_made_up_name, ROWS_FROM};
+use crate::sql::dialect::{is_between_symmetric, is_made_up_name, table_commands, ROWS_FROM};
 use crate::sql::lexer::{lex, Kind};
 use crate::sql::parse::{ident_value, name_parts, parse, ParseError, Text};
+use crate::sql::splice::{apply, Splice};
 use crate::wire::{PgError, SqlState};
 
 /// Those that `[NOT] BETWEEN [SYMMETRIC]` stands for.
@@ -288,6 +289,41 @@ fn calls_within(context: &PlanContext<'_>, statement: &impl Visit, by_row: usize
 }
 
 pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
+    plan_with(context, text, false)
+}
+
+/// Rows of sharded tables are gathered even where a cheaper tier takes the statement, or one shard has them all.
+pub fn gathered(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError> {
+    plan_with(context, text, true)
+}
+
+fn plan_with(context: &PlanContext<'_>, text: &Text<'_>, only_gathers: bool) -> Result<Plan, PgError> {
+    if let Some(sql) = selected(context, text) {
+        let text = Text::new(&sql).map_err(|error| lexical_error(&error, &sql))?;
+        return plan_text(context, &text, only_gathers);
+    }
+    plan_text(context, text, only_gathers)
+}
+
+/// `TABLE t` of a sharded table as the SELECT that it stands for: what is spliced into a text has a place there.
+fn selected(context: &PlanContext<'_>, text: &Text<'_>) -> Option<String> {
+    let commands = table_commands(text);
+    let is_sharded = |name: usize| {
+        let next = |at: &usize| text.punctuation(at + 1, b'.').then_some(at + 2);
+        let parts = std::iter::successors(Some(name), next).map(|at| text.lexemes.get(at)?.identifier(text.sql));
+        let table = parts.collect::<Option<Vec<_>>>().and_then(|parts| context.table(&parts).ok());
+        table.is_some_and(|table| matches!(table.placed, Placed::Sharded { .. }))
+    };
+    if !commands.iter().any(|(_, name)| is_sharded(*name)) {
+        return None;
+    }
+    let splice = |(at, _): &(usize, usize)| {
+        Splice::replace(text.lexemes[*at].start..text.lexemes[*at].end, "SELECT * FROM".to_owned())
+    };
+    apply(text.sql, &commands.iter().map(splice).collect::<Vec<_>>())
+}
+
+fn plan_text(context: &PlanContext<'_>, text: &Text<'_>, only_gathers: bool) -> Result<Plan, PgError> {
     let statement = match parse(text) {
         Ok(statement) => statement,
         Err(error) => return unparsed(context, text, &error),
@@ -296,6 +332,7 @@ pub fn plan(context: &PlanContext<'_>, text: &Text<'_>) -> Result<Plan, PgError>
     let mut calls = calls_within(context, &statement, by_row);
     calls.code.extend(typed_strings(context, text));
     let mut analysis = Analysis::new(context, text);
+    analysis.only_gathers = only_gathers;
     let plan = match &statement {
         Statement::Query(query) => select(&mut analysis, query, &calls),
         Statement::Insert(insert) => insert::plan(&mut analysis, insert, None, &calls),
@@ -508,7 +545,7 @@ pub fn targets<'a>(
     };
     let constant_key = matches!(&targets, Targets::Keys(keys) if keys.values.len() == 1
         && !matches!(keys.values[0], super::types::KeyExpression::ParameterArray { .. }));
-    let multi = if constant_key {
+    let multi = if constant_key && !analysis.only_gathers {
         // Never asked for: one key is one shard.
         MultiShard::Concatenate(super::types::Concatenate { sql: None, limit: super::types::LimitOffset::default() })
     } else {
@@ -528,6 +565,7 @@ fn several(analysis: &mut Analysis<'_>, query: &SqlQuery, facts: &Facts, calls: 
             "Its sharded tables are read where they give no rows of its own.",
             GIVE_THE_KEY,
         ))),
+        None if analysis.only_gathers => MultiShard::Refused(Box::new(not_gathered())),
         None => concatenate::select(analysis, query, facts),
     };
     match pushed_down {
@@ -539,6 +577,10 @@ fn several(analysis: &mut Analysis<'_>, query: &SqlQuery, facts: &Facts, calls: 
         }
         multi => multi,
     }
+}
+
+fn not_gathered() -> PgError {
+    not_over_shards("Its rows cannot come together on one shard.", "Use the query by itself.")
 }
 
 /// What no tier makes exact.

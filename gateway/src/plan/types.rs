@@ -392,11 +392,20 @@ pub struct Fragment {
     pub alone: Arc<str>,
     /// The same without its condition: its columns.
     pub shape: String,
+    pub table: TableName,
+    pub columns: Vec<String>,
     /// Columns by which the statement may group instead of all others.
     pub primary_key: Vec<String>,
     /// A condition leaves rows out.
     pub filtered: bool,
     pub limited: Vec<Limited>,
+}
+
+impl Fragment {
+    /// Which rows it reads; None: all.
+    pub fn conditions(&self) -> Option<&str> {
+        self.sql.strip_prefix(self.shape.as_str())?.strip_prefix(" WHERE ")
+    }
 }
 
 /// A fragment's query once the rows of another are there: only rows that match these.
@@ -599,21 +608,28 @@ pub struct CopyOut {
     pub format: CopyFormat,
     /// A query of the columns that are copied: their types.
     pub columns_sql: Arc<str>,
-    /// Refused over more than one shard (a query that cannot be concatenated).
-    pub multi: Result<(), Box<PgError>>,
+    pub multi: CopyMulti,
+}
+
+/// COPY TO over more than one shard.
+#[derive(Clone, Debug)]
+pub enum CopyMulti {
+    /// Each shard's rows as they come.
+    Concatenate,
+    /// The query's rows come together: the place of the query in the statement.
+    Gather(Box<Query>, Range<usize>),
+    /// Cannot be made exact.
+    Refused(Box<PgError>),
 }
 
 #[derive(Clone, Debug)]
 pub struct Explain {
+    /// As a shard takes it.
     pub sql: Arc<str>,
-    /// EXPLAIN (ROUTE): no shard is asked.
-    pub route_only: bool,
-    pub analyze: bool,
+    pub options: super::explain::Options,
     pub inner: Box<Plan>,
     /// The explained statement's text.
     pub inner_sql: Arc<str>,
-    /// Byte offset in `sql` where the explained statement begins.
-    pub inner_start: usize,
 }
 
 /// DECLARE ... CURSOR FOR a query over sharded tables that only reads.

@@ -106,6 +106,7 @@ pub async fn login(server: &Arc<Server>, stream: TcpStream, room: Room) -> Resul
                 behind: None,
                 notifies: false,
                 exact_text: None,
+                trace: None,
             };
             executor.client.set_entry(Arc::clone(&executor.entry));
             executor.settings_changed();

@@ -13,7 +13,6 @@ use crate::exec::describe::describe;
 use crate::exec::dispatch::{self, check_not_failed, Run};
 use crate::exec::failure::Failure;
 use crate::exec::forward::{forward, Request};
-use crate::exec::hold::admit;
 use crate::exec::listen::session::Change;
 use crate::exec::pump::{Expect, Show};
 use crate::exec::transaction::{merge_modes, modes_text, Block, Savepoint, Transaction};
@@ -476,7 +475,7 @@ impl Session {
         Ok(())
     }
 
-    /// EXPLAIN EXECUTE: the prepared text is explained with the same values, where one shard has all of its rows.
+    /// EXPLAIN EXECUTE: the prepared text is explained with the same values.
     async fn explain_prepared(
         &mut self,
         explain: &str,
@@ -488,15 +487,6 @@ impl Session {
         let sql = Arc::from(format!("{explain}{}", statement.sql));
         let statement = Arc::new(self.executor.statement(sql, statement.types.clone()));
         let bound = Bound { statement, bind };
-        let admitted = admit(&mut self.executor, &bound.statement.sql, &bound.values()?).await?;
-        if admitted.placement.single().is_none() {
-            return Err(PgError::refused(
-                "EXPLAIN EXECUTE is not supported for a statement over several shards",
-                "Use EXPLAIN (ROUTE) with the statement itself, or SET ringway.shard to look at one shard.",
-            )
-            .detail("Every shard has a plan of its own.")
-            .into());
-        }
         let run = Run { bound: &bound, describe, rows_max: 0, portal: "" };
         let completed = dispatch::run(&mut self.executor, run).await?;
         let mut complete = BytesMut::new();

@@ -194,7 +194,7 @@ async fn explained(pair: &mut Pair) -> Result<()> {
     pair.same_messages(sql, &messages).await?;
     pair.same("PREPARE several AS SELECT count(*) FROM items").await?;
     let code = pair.gateway_alone("EXPLAIN EXECUTE several").await?;
-    ensure!(code == "0A000", "EXPLAIN of several shards: {code:?}");
+    ensure!(code.is_empty(), "EXPLAIN of several shards: {code:?}");
     pair.same("DEALLOCATE ALL").await?;
     Ok(())
 }

@@ -186,9 +186,7 @@ impl Clear {
         match self {
             Clear::Indexes => !std::mem::take(&mut table.indexes).is_empty(),
             Clear::Constraints => !std::mem::take(&mut table.constraints).is_empty(),
-            Clear::Defaults => {
-                table.columns.iter_mut().fold(false, |any, column| column.default.take().is_some() || any)
-            }
+            Clear::Defaults => table.columns.iter_mut().filter_map(|column| column.default.take()).count() > 0,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What drivers do with a session, through the gateway, on rows of two shards.
 
 mod copy;
+mod explain;
 mod gathered;
 mod names;
 mod one_server;
@@ -59,6 +60,7 @@ async fn sessions_behave_like_postgresqls() -> Result<()> {
     stages.run("foreign keys in any order", one_server::foreign_keys(&cluster)).await;
     stages.run("locks of rows that have copies", one_server::locked_copies(&cluster)).await;
     stages.run("gathered rows", gathered::tables(&cluster)).await;
+    stages.run("EXPLAIN", explain::explain(&cluster)).await;
     stages.run("notices", state::notices(&cluster)).await;
     stages.run("portals with limits", protocol::portals(&cluster)).await;
     stages.run("cursors", protocol::cursors(&cluster)).await;

@@ -1,6 +1,7 @@
 //! How rows come to the workbench: its own are inserted, those of other shards pass through as they are.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::BufMut;
 use ringway_topology::ids::ShardId;
@@ -57,8 +58,14 @@ pub async fn fill(
     let fleet = Fleet::launch(executor, view, Access::Read, requests).await?;
     let mut rows = 0;
     if let Some(text) = own {
+        let began = Instant::now();
         match insert(executor, &reading, workbench, table, bound, &text).await {
-            Ok(inserted) => rows = inserted,
+            Ok(inserted) => {
+                rows = inserted;
+                if let Some(trace) = &mut executor.trace {
+                    trace.add(workbench, rows, began.elapsed());
+                }
+            }
             Err(failure) => {
                 fleet.finish(executor).await?;
                 return Err(failure);

@@ -18,6 +18,8 @@ fn fragment(filtered: bool, by: &[usize]) -> Fragment {
         sql: Arc::clone(&sql),
         alone: Arc::clone(&sql),
         shape: sql.to_string(),
+        table: ringway_topology::model::TableName::new("public", "t"),
+        columns: Vec::new(),
         primary_key: Vec::new(),
         filtered,
         limited,

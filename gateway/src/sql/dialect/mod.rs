@@ -71,6 +71,8 @@ pub fn is_made_up_call(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
+pub use rewrite::table_commands;
+
 /// The parser's tokens of a statement.
 pub fn tokens(text: &Text<'_>) -> Result<Vec<TokenWithSpan>, String> {
     rewrite::rewrite(text)

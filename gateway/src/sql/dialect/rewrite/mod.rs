@@ -5,6 +5,8 @@ mod tables;
 mod windows;
 mod writes;
 
+pub use tables::table_commands;
+
 use std::cell::Cell;
 
 use sqlparser::tokenizer::{Span, Token, TokenWithSpan};

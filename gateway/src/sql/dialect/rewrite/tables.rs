@@ -2,9 +2,36 @@
 
 use sqlparser::tokenizer::Token;
 
+use super::super::places::places;
 use super::super::{ALIAS, ROWS_FROM};
 use super::{Place, Rewriter};
 use crate::sql::lexer::Kind;
+use crate::sql::parse::Text;
+
+/// Whether the token is TABLE that stands for a query: where the name of its table begins.
+fn table_command(text: &Text<'_>, places: &[Place], at: usize) -> Option<usize> {
+    let is_any = |at: usize, words: &[&str]| words.iter().any(|word| text.word(at, word));
+    let is_name =
+        |at: usize| text.lexemes.get(at).is_some_and(|token| matches!(token.kind, Kind::Word | Kind::QuotedWord));
+    let operators = ["union", "intersect", "except"];
+    let begins = at == 0
+        || text.punctuation(at - 1, b'(')
+        || matches!(places[at], Place::Into | Place::With)
+            && (text.punctuation(at - 1, b')') || is_name(at - 1) && !text.word(at - 1, "into"))
+        || is_any(at - 1, &operators)
+        || at >= 2 && is_any(at - 1, &["all", "distinct"]) && is_any(at - 2, &operators);
+    let name = at + 1 + usize::from(text.word(at + 1, "only"));
+    (begins && text.word(at, "table") && is_name(at + 1)).then_some(name)
+}
+
+/// Every TABLE that stands for a query, and where the name of its table begins.
+pub fn table_commands(text: &Text<'_>) -> Vec<(usize, usize)> {
+    if !(0..text.lexemes.len()).any(|at| text.word(at, "table")) {
+        return Vec::new();
+    }
+    let places = places(text);
+    (0..text.lexemes.len()).filter_map(|at| Some((at, table_command(text, &places, at)?))).collect()
+}
 
 impl Rewriter<'_> {
     /// `ONLY t` and `ONLY (t)`: whether descendants count is not the planner's business.
@@ -44,21 +71,10 @@ impl Rewriter<'_> {
 
     /// `TABLE t` is `SELECT * FROM t`.
     pub(super) fn table(&mut self, at: usize) -> Option<usize> {
-        let begins = at == 0
-            || self.text.punctuation(at - 1, b'(')
-            || matches!(self.places[at], Place::Into | Place::With)
-                && (self.text.punctuation(at - 1, b')') || self.is_name(at - 1) && !self.text.word(at - 1, "into"))
-            || self.is_any(at - 1, &["union", "intersect", "except"])
-            || at >= 2
-                && self.is_any(at - 1, &["all", "distinct"])
-                && self.is_any(at - 2, &["union", "intersect", "except"]);
-        if !begins || !self.is_name(at + 1) {
-            return None;
-        }
+        let name = table_command(self.text, &self.places, at)?;
         self.put_word(at, "SELECT");
         self.put(at, Token::Mul);
         self.put_word(at, "FROM");
-        let name = at + 1 + usize::from(self.text.word(at + 1, "only"));
         let end = self.behind_name(name);
         let star = self.text.lexemes.get(end).is_some_and(|next| next.is_operator(self.text.sql, "*"));
         (name..end).try_for_each(|part| self.push(part).map(|_| ())).ok()?;
