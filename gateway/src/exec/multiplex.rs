@@ -2,8 +2,7 @@
 //!
 //! Those that come in one turn of a thread's runtime are sent in one write. Neighbours that read the same table make a group with one
 //! Sync, so that the shard answers them in one write, too; a [`Carrier`] receives the answers of its [`Batch`] and gives each out as it
-//! came. That saves most of a write and of a read per statement, on both sides, and the shard most of a wake-up. When few statements are
-//! at work, each has a connection of its own.
+//! came. That saves most of a write and of a read per statement, on both sides, and the shard most of a wake-up.
 //!
 //! A group is one transaction of the shard, whose statements have all arrived before it begins: each sees what was committed before
 //! it was sent, whatever the isolation level. It locks one table, and only the first read can wait for that: in a transaction of several tables
@@ -48,8 +47,6 @@ const ABANDONED_MAX: Duration = Duration::from_secs(1);
 const JOIN_MAX: Duration = Duration::from_millis(5);
 /// Reads join for so long: then the connection goes back to its pool, where it may be waited for, or be too old.
 const BATCH_MAX: Duration = Duration::from_millis(100);
-/// With fewer other connections of the pool at work, a read gets one of its own.
-const OTHERS_MIN: usize = 1;
 /// Carriers of a thread that wait for a batch.
 const IDLE_CARRIERS_MAX: usize = 64;
 /// A statement whose read was not plain has this many of them run the ordinary way before one shares a connection again.
@@ -200,7 +197,7 @@ fn is_fit(connection: &mut ServerConnection, joining: &Joining<'_>) -> bool {
     connection.settings.as_ref() == Some(joining.settings) && joining.statement.is_none_or(has_room)
 }
 
-/// Begins a batch, if enough others are at work and an idle connection is fit for it. It is sent at the end of this turn of the
+/// Begins a batch, if an idle connection is fit for it. It is sent at the end of this turn of the
 /// thread's runtime. `client`: whom the connection works for, as SHOW SERVERS tells it.
 pub fn begin(
     pool: &Arc<Pool>,
@@ -209,7 +206,7 @@ pub fn begin(
     write: impl FnOnce(&mut ServerConnection) -> Option<StatementId>,
 ) -> bool {
     let reads_max = pool.shared_reads_max();
-    if reads_max < 2 || pool.lent() < OTHERS_MIN {
+    if reads_max < 2 {
         return false;
     }
     let Some(mut connection) = pool.try_checkout(Claim::First) else { return false };

@@ -1,5 +1,5 @@
-//! A pipeline or a simple query that is one point read: answered, while there is enough to do, over a connection that it shares with
-//! other clients' reads ([`crate::exec::multiplex`]).
+//! A pipeline or a simple query that is one point read: answered over a connection that it shares with other clients' reads
+//! ([`crate::exec::multiplex`]).
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
