@@ -28,9 +28,10 @@ use crate::plan::explain::{Format, Options};
 use crate::plan::refuse::refused;
 use crate::plan::route::route;
 use crate::plan::types::{Access, Explain, MultiShard, Plan, Query};
+use crate::sql::lexer::{lex, Kind};
 use crate::wire::backend::{self, FieldDescription};
 use crate::wire::frontend::Formats;
-use crate::wire::{frontend, Format as WireFormat, Frame, PgError};
+use crate::wire::{frontend, Format as WireFormat, Frame, PgError, SqlState};
 
 const JSON_OID: u32 = 114;
 
@@ -86,6 +87,9 @@ async fn several(
     admitted: &Admitted,
     explain: &Explain,
 ) -> Result<Completed, Failure> {
+    if let (None, false, Some(number)) = (&run.bound.bind, explain.options.route, first_parameter(&explain.inner_sql)) {
+        return Err(PgError::new(SqlState::UNDEFINED_PARAMETER, format!("there is no parameter ${number}")).into());
+    }
     let inner = of_inner(executor, run, explain)?;
     let node = routed(executor, &inner, admitted, explain)?;
     let Explained { node, elapsed } = match explain.options.route {
@@ -97,6 +101,14 @@ async fn several(
         }
     };
     answer(executor, run, &explain.options, node, elapsed).await
+}
+
+fn first_parameter(sql: &str) -> Option<u32> {
+    let lexemes = lex(sql).ok()?;
+    lexemes.iter().find_map(|lexeme| match lexeme.kind {
+        Kind::Parameter(number) => Some(number),
+        _ => None,
+    })
 }
 
 /// The explained statement with the same values, its rows as text.

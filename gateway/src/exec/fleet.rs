@@ -88,7 +88,7 @@ impl Fleet {
         Fleet { view: Arc::clone(view), ships, columns: Columns::Any, error: None, began: Instant::now() }
     }
 
-    /// Sends everything. In the order of the shards' numbers, so that transactions wait for each other in one direction.
+    /// Sends everything, in the order of the shards' numbers, without waiting in between.
     pub async fn launch(
         executor: &mut Executor,
         view: &Arc<View>,

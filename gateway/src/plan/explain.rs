@@ -88,7 +88,7 @@ pub fn options(text: &Text<'_>) -> Result<(Options, usize), PgError> {
     }
     let value = |name: &str| {
         let last = given.iter().rev().find(|(given, ..)| given == name);
-        last.map(|(_, value, _)| value.as_deref().unwrap_or("on").trim_matches('\'').to_owned())
+        last.map(|(_, value, _)| value.as_deref().unwrap_or("on").trim_matches(['\'', '"']).to_owned())
     };
     let on = |name: &str, default: bool| {
         value(name).map_or(default, |value| !matches!(value.as_str(), "false" | "off" | "0"))
@@ -99,10 +99,17 @@ pub fn options(text: &Text<'_>) -> Result<(Options, usize), PgError> {
         let message = format!("unrecognized EXPLAIN option \"{name}\"");
         return Err(PgError::new(SqlState::SYNTAX_ERROR, message));
     }
+    if given.iter().any(|(name, value, _)| name == "format" && value.is_none()) {
+        return Err(PgError::new(SqlState::SYNTAX_ERROR, "format requires a parameter"));
+    }
     let format = match value("format").as_deref() {
         None | Some("text") => Format::Text,
         Some("json") => Format::Json,
-        Some(_) => Format::Other,
+        Some("xml" | "yaml") => Format::Other,
+        Some(other) => {
+            let message = format!("unrecognized value for EXPLAIN option \"format\": \"{other}\"");
+            return Err(PgError::new(SqlState::INVALID_PARAMETER_VALUE, message));
+        }
     };
     let start = text.lexemes[cursor.at].start;
     let without = |left_out: &[&str]| {
@@ -199,5 +206,9 @@ mod tests {
         assert_eq!(parsed("EXPLAIN (FORMAT yaml) SELECT 1").format, Format::Other);
         assert!(options(&Text::new("EXPLAIN (ROUTE, NONSENSE) SELECT 1").unwrap()).is_err());
         assert!(options(&Text::new("EXPLAIN ANALYZE").unwrap()).is_err());
+        assert_eq!(parsed("EXPLAIN (FORMAT \"json\") SELECT 1").format, Format::Json);
+        let code = |sql| options(&Text::new(sql).unwrap()).unwrap_err().code;
+        assert_eq!(code("EXPLAIN (FORMAT) SELECT 1"), SqlState::SYNTAX_ERROR);
+        assert_eq!(code("EXPLAIN (FORMAT bogus) SELECT 1"), SqlState::INVALID_PARAMETER_VALUE);
     }
 }
