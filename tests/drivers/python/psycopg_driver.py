@@ -452,9 +452,9 @@ with t.refused("another client encoding"):
     with psycopg.connect(dsn, autocommit=True) as other:
         other.execute("SET client_encoding TO latin1")
 
-with t.refused("COPY of a sorted query over all shards"):
+with t.step("COPY of a sorted query over all shards"):
     with conn.cursor() as cursor, cursor.copy("COPY (SELECT id FROM tenants ORDER BY id) TO STDOUT") as copy:
-        b"".join(copy)
+        t.show(b"".join(bytes(block) for block in copy))
 
 with t.step("statement_timeout"):
     conn.execute("SET statement_timeout = 150")
